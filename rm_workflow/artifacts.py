@@ -1,0 +1,447 @@
+"""Immutable, content-keyed artifacts: staging -> checks -> fsync -> rename -> record, and reuse.
+
+Layout under RMW_HOME::
+
+    artifacts/<asset>/<version>/{data files, manifest.json}   never changes once it is there
+    events/<sequence>.<kind>.<asset>.json                     one fact each; the highest sequence is the latest
+    staging/<token>/                                          swept when its owner is gone
+    work/<asset>/<version>/                                   a trainer's own folder, kept across failures
+
+Manifests and events are the truth; the lineage database is an index over them.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rm_workflow.errors import UserError
+from rm_workflow.keys import content_id, file_sha256
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+RECORDED_PACKAGES = (
+    *("rm-workflow", "dagster", "duckdb", "pyarrow", "torch", "transformers", "trl", "peft", "accelerate"),
+    *("tokenizers", "safetensors", "numpy"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement about an artifact that must hold before it is published.
+
+    Attributes:
+        name: identifier, a Dagster check name.
+        description: the law as a sentence.
+        metadata: the figures behind the verdict.
+    """
+
+    name: str
+    passed: bool
+    description: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build function says about the files it wrote.
+
+    Attributes:
+        facts: JSON values kept in the manifest (row counts, drop counts, metrics).
+        checks: every declared check, passed or not.
+    """
+
+    facts: Mapping[str, Any]
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExternalFile:
+    """A file from outside RMW_HOME that an artifact was made from.
+
+    Attributes:
+        name: ``<hub id or path>/<file>``, never absolute.
+        sha256: hash of its bytes.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact."""
+
+    asset: str
+    version: str
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Return ``asset@version``."""
+        return f"{self.asset}@{self.version}"
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of asset: raw, pairs, mixture, ..."""
+        return str(self.manifest["kind"])
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the build function stated."""
+        facts: Mapping[str, Any] = self.manifest["facts"]
+        return facts
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the artifact's files."""
+        if name not in self.manifest["files"]:
+            raise UserError(
+                f"artifact {self.id} has no file {name} (it has: {', '.join(self.manifest['files'])})"
+            )
+        return self.folder / name
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: everything that decides the content of one artifact.
+
+    Attributes:
+        asset: name of the Dagster asset.
+        code_version: constant beside the building code, raised when its output changes.
+        parameters: JSON values that decide the output.
+        requested: id of the parameters of this asset and of all upstream ones; finds the latest answer.
+        overridden: the run changed the recipe (``--set``), so this is not the latest of the bare name.
+    """
+
+    asset: str
+    kind: str
+    code_version: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[Artifact, ...] = ()
+    external_files: tuple[ExternalFile, ...] = ()
+    partition: str | None = None
+    requested: str = ""
+    overridden: bool = False
+
+    @property
+    def version(self) -> str:
+        """Return the content key."""
+        return content_id(
+            {
+                "asset": self.asset,
+                "partition": self.partition,
+                "code_version": self.code_version,
+                "parameters": self.parameters,
+                "inputs": sorted([artifact.asset, artifact.version] for artifact in self.inputs),
+                "external_files": sorted([file.name, file.sha256] for file in self.external_files),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A request answered: the artifact, and whether it was there already."""
+
+    artifact: Artifact
+    reused: bool
+
+
+class CheckFailedError(UserError):
+    """A blocking check failed; nothing was published."""
+
+    def __init__(self, asset: str, checks: tuple[Check, ...]) -> None:
+        self.checks = checks
+        failed = "; ".join(f"{c.name}: {c.description} {_figures(c)}" for c in checks if not c.passed)
+        super().__init__(f"{asset} was not published because a blocking check failed: {failed}")
+
+
+def _figures(check: Check) -> str:
+    return "(" + ", ".join(f"{key} {value}" for key, value in check.metadata.items()) + ")"
+
+
+class ArtifactStore:
+    """The artifacts and events under one RMW_HOME."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.artifacts = home / "artifacts"
+        self.events_folder = home / "events"
+        self.staging = home / "staging"
+
+    def find(self, asset: str, version: str) -> Artifact | None:
+        """Return the published artifact with this key, its files checked for size, or None."""
+        folder = self.artifacts / asset / version
+        path = folder / MANIFEST
+        if not path.is_file():
+            return None
+        manifest = json.loads(path.read_text("utf-8"))
+        for name, entry in manifest["files"].items():
+            size = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if size != entry["bytes"]:
+                raise UserError(
+                    f"artifact {asset}@{version}: file {name} has {size} bytes where its manifest says "
+                    f"{entry['bytes']}; delete the folder artifacts/{asset}/{version} and run again"
+                )
+        return Artifact(asset, version, folder, manifest)
+
+    def latest(
+        self, asset: str, requested: str | None = None, partition: str | None = None
+    ) -> Artifact | None:
+        """Return the artifact that the highest publish or reuse of ``asset`` names.
+
+        Args:
+            requested: only answers to this request; None takes the bare name, without overridden runs.
+        """
+        for event in self.events(asset=asset, kinds=("publish", "reuse"), newest_first=True):
+            matches = not event["overridden"] if requested is None else event["requested"] == requested
+            if matches and event["partition"] == partition:
+                artifact = self.find(asset, event["version"])
+                if artifact:
+                    return artifact
+        return None
+
+    def require(self, asset: str, requested: str | None = None) -> Artifact:
+        """Return the latest artifact of ``asset``, or say how to make one."""
+        artifact = self.latest(asset, requested)
+        if artifact is None:
+            raise UserError(
+                f"asset {asset} has no artifact for these parameters under RMW_HOME ({self.home}); materialize it first"
+            )
+        failed = [check["name"] for check in artifact.manifest["checks"] if not check["passed"]]
+        if failed:
+            raise UserError(
+                f"artifact {artifact.id} is recorded with failed checks ({', '.join(failed)}); rebuild it"
+            )
+        return artifact
+
+    def inputs_of(self, artifact: Artifact) -> list[Artifact]:
+        """Return the artifacts that ``artifact`` was made from."""
+        found = [
+            (entry, self.find(entry["asset"], entry["version"])) for entry in artifact.manifest["inputs"]
+        ]
+        missing = [f"{entry['asset']}@{entry['version']}" for entry, artifact in found if artifact is None]
+        if missing:
+            raise UserError(f"artifact {artifact.id} was made from {missing[0]}, which is gone from RMW_HOME")
+        return [artifact for _, artifact in found if artifact]
+
+    def events(
+        self, asset: str | None = None, kinds: tuple[str, ...] = (), newest_first: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Yield events in the order of their sequence numbers."""
+        if not self.events_folder.is_dir():
+            return
+        for path in sorted(self.events_folder.glob("*.json"), reverse=newest_first):
+            _, kind, name, _ = path.name.split(".", 3)
+            if (asset is None or name == asset) and (not kinds or kind in kinds):
+                yield json.loads(path.read_text("utf-8"))
+
+    def record(self, kind: str, asset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one event under the next sequence number and return it."""
+        self.events_folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.events_folder / ".lock"):
+            last = max(
+                (int(path.name.split(".")[0]) for path in self.events_folder.glob("*.json")), default=0
+            )
+            event = {
+                "sequence": last + 1,
+                "kind": kind,
+                "asset": asset,
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                **facts,
+            }
+            path = self.events_folder / f"{last + 1:08d}.{kind}.{asset}.json"
+            draft = self.events_folder / f".draft-{uuid.uuid4().hex}"
+            draft.write_text(json.dumps(event, ensure_ascii=False, indent=1), "utf-8")
+            _fsync(draft)
+            draft.rename(path)
+            _fsync(self.events_folder)
+        return event
+
+    def work_folder(self, asset: str, version: str) -> Path:
+        """Return the folder where a long build of this key keeps its own files across failures."""
+        folder = self.home / "work" / asset / version
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def _staged(self) -> Iterator[Path]:
+        self.staging.mkdir(parents=True, exist_ok=True)
+        folder = self.staging / uuid.uuid4().hex
+        with _locked(folder.with_suffix(".lock")):
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove the staging folders of processes that are gone and return their number."""
+        removed = 0
+        for lock in self.staging.glob("*.lock") if self.staging.is_dir() else ():
+            with contextlib.suppress(BlockingIOError), _locked(lock, wait=False):
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+    def publish(self, staged: Path, request: Request, built: Built, run_id: str) -> Artifact:
+        """Make a staged folder visible under its key in one rename; a concurrent winner is kept."""
+        target = self.artifacts / request.asset / request.version
+        manifest = _manifest(staged, request, built, run_id)
+        (staged / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
+        for path in sorted(staged.rglob("*"), reverse=True):
+            _fsync(path)
+        _fsync(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            _rename_new(staged, target)
+        _fsync(target.parent)
+        artifact = self.find(request.asset, request.version)
+        assert artifact is not None
+        return artifact
+
+    def materialize(self, request: Request, build: Callable[[Path], Built], run_id: str) -> Outcome:
+        """Answer a request: reuse the artifact with its key, or build, check and publish it.
+
+        Raises:
+            CheckFailedError: a check did not hold; nothing was published.
+            UserError: the disk is full or read-only; nothing was published.
+        """
+        found = self.find(request.asset, request.version)
+        if found:
+            self.record("reuse", request.asset, _event_facts(request, run_id))
+            return Outcome(found, reused=True)
+        try:
+            with self._staged() as folder:
+                built = build(folder)
+                if not all(check.passed for check in built.checks):
+                    facts = {
+                        **_event_facts(request, run_id),
+                        "checks": [_check_json(c) for c in built.checks],
+                    }
+                    self.record("failed_check", request.asset, facts)
+                    raise CheckFailedError(request.asset, built.checks)
+                artifact = self.publish(folder, request, built, run_id)
+        except OSError as error:
+            raise storage_error(error, self.home) from error
+        self.record("publish", request.asset, _event_facts(request, run_id))
+        return Outcome(artifact, reused=False)
+
+
+def storage_error(error: OSError, home: Path) -> Exception:
+    """Return a sentence for a full or read-only disk, and the error itself for all else."""
+    reasons = {
+        errno.ENOSPC: "the disk is full; free space there",
+        errno.EDQUOT: "the disk quota is used up; free space there",
+        errno.EROFS: "the file system is read-only; make it writable",
+        errno.EACCES: "permission is denied; make it writable",
+    }
+    reason = reasons.get(error.errno or 0)
+    if reason is None:
+        return error
+    return UserError(f"cannot write {error.filename or home}: {reason} or set RMW_HOME to another folder")
+
+
+def prepare_home(home: Path) -> None:
+    """Create RMW_HOME and prove that it can be written, before any work is done."""
+    probe = home / f".probe-{uuid.uuid4().hex}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(1 << 20))
+        _fsync(probe)
+    except OSError as error:
+        raise storage_error(error, home) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _manifest(staged: Path, request: Request, built: Built, run_id: str) -> dict[str, Any]:
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    return {
+        "format": MANIFEST_FORMAT,
+        "asset": request.asset,
+        "kind": request.kind,
+        "version": request.version,
+        "partition": request.partition,
+        "code_version": request.code_version,
+        "parameters": request.parameters,
+        "requested": request.requested,
+        "inputs": [{"asset": a.asset, "version": a.version, "kind": a.kind} for a in request.inputs],
+        "external_files": [{"name": file.name, "sha256": file.sha256} for file in request.external_files],
+        "files": {
+            str(path.relative_to(staged)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            for path in files
+        },
+        "facts": built.facts,
+        "checks": [_check_json(check) for check in built.checks],
+        "run_id": run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "packages": installed_packages(),
+    }
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the versions of the packages that shape results; recorded, not keyed."""
+    versions = {}
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _check_json(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "passed": check.passed,
+        "description": check.description,
+        "metadata": dict(check.metadata),
+    }
+
+
+def _event_facts(request: Request, run_id: str) -> dict[str, Any]:
+    return {
+        "version": request.version,
+        "partition": request.partition,
+        "requested": request.requested,
+        "overridden": request.overridden,
+        "run_id": run_id,
+    }
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    """Rename a folder to a name that must not hold files yet (rename onto a filled folder fails on POSIX)."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(target) from error
+        raise
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the system releases it when the process ends, however it ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield

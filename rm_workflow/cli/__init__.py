@@ -1,0 +1,1 @@
+"""The `rmw` command: thin, one file a group of verbs."""

@@ -1,0 +1,1 @@
+"""Scorer, benchmarks and statistics."""

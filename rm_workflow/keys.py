@@ -1,0 +1,27 @@
+"""Content ids: the same value has the same id on every machine and in every process."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+ID_DIGITS = 32
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON in UTF-8 text with sorted keys and no spaces, the form that every id is taken over."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_id(value: Any) -> str:
+    """Return the first 32 lower-case hex digits of sha256 over the canonical JSON of ``value``.
+
+    Lone surrogates, which JSON text may hold and UTF-8 may not, are hashed as their own three bytes.
+    """
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()[:ID_DIGITS]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The lineage database: an index over manifests and events that people query."""

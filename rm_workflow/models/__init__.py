@@ -1,0 +1,1 @@
+"""Base models, the reward head and its pooling, token recipes."""

@@ -1,0 +1,1 @@
+"""Raw rows -> prompts, responses and pairs: adapters, rules, decontamination, mixing."""

@@ -1,0 +1,1 @@
+"""Schema readers, one small file each."""

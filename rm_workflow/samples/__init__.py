@@ -1,0 +1,1 @@
+"""The embedded sample: seeded generator of small data sets with planted defects."""

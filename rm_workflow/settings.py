@@ -1,0 +1,97 @@
+"""Where things live on this machine; everything that is not in a recipe.
+
+Environment variables: ``RMW_HOME`` (artifacts, lineage, Dagster's own storage), ``RMW_HUB_MIRROR`` (a folder with
+the hub's layout), ``RMW_CATALOG`` (a folder merged over the built-in catalogue), ``RMW_DEVICE`` (auto, cpu, cuda).
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from rm_workflow.errors import UserError
+
+PROJECT_MARKERS = ("workspace.yaml", ".rmw")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Resolved locations, all absolute.
+
+    Attributes:
+        home: root of everything the project writes.
+        hub_mirror: folder asked before the Hugging Face hub, or None.
+        catalog: the user's catalogue folder, or None.
+        project: nearest parent folder with ``workspace.yaml`` or ``.rmw``, or None.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    home: Path
+    hub_mirror: Path | None
+    catalog: Path | None
+    project: Path | None
+    device: str
+
+    @property
+    def dagster_home(self) -> Path:
+        """Return the DAGSTER_HOME that belongs to this home."""
+        return self.home / "dagster"
+
+    @property
+    def lineage_file(self) -> Path:
+        """Return the DuckDB file that indexes all artifacts and events."""
+        return self.home / "lineage.duckdb"
+
+    @property
+    def cache(self) -> Path:
+        """Return the folder for downloads and other files that can be fetched again."""
+        return self.home / "cache"
+
+
+def _project_folder(start: Path) -> Path | None:
+    for folder in (start, *start.parents):
+        if any((folder / marker).exists() for marker in PROJECT_MARKERS):
+            return folder
+    return None
+
+
+def load_settings() -> Settings:
+    """Read the environment once and export RMW_HOME as an absolute path, so that children agree."""
+    project = _project_folder(Path.cwd())
+    default_home = project / "data" / "home" if project else user_data_path("rm_workflow")
+    home = Path(os.environ.get("RMW_HOME") or default_home).expanduser().absolute()
+    os.environ["RMW_HOME"] = str(home)
+    mirror = os.environ.get("RMW_HUB_MIRROR")
+    device = os.environ.get("RMW_DEVICE", "auto")
+    if device not in DEVICES:
+        raise UserError(
+            f"environment variable RMW_DEVICE is {device!r}; set it to one of {', '.join(DEVICES)}"
+        )
+    return Settings(
+        home=home,
+        hub_mirror=_existing_folder("RMW_HUB_MIRROR", mirror) if mirror else None,
+        catalog=_catalog_folder(project),
+        project=project,
+        device=device,
+    )
+
+
+def _catalog_folder(project: Path | None) -> Path | None:
+    named = os.environ.get("RMW_CATALOG")
+    if named:
+        return _existing_folder("RMW_CATALOG", named)
+    if project and (project / "catalog").is_dir():
+        return project / "catalog"
+    return None
+
+
+def _existing_folder(variable: str, value: str) -> Path:
+    folder = Path(value).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"environment variable {variable}: folder {value} does not exist; create it or unset {variable}"
+        )
+    os.environ[variable] = str(folder)
+    return folder

@@ -1,0 +1,1 @@
+"""Objectives, the trainer and its entry point."""
