@@ -106,9 +106,7 @@ class Artifact:
     def file(self, name: str) -> Path:
         """Return the path of one of the artifact's files."""
         if name not in self.manifest["files"]:
-            raise UserError(
-                f"artifact {self.id} has no file {name} (it has: {', '.join(self.manifest['files'])})"
-            )
+            raise UserError(f"artifact {self.id} has no file {name} (it has: {', '.join(self.manifest['files'])})")
         return self.folder / name
 
 
@@ -195,9 +193,7 @@ class ArtifactStore:
                 )
         return Artifact(asset, version, folder, manifest)
 
-    def latest(
-        self, asset: str, requested: str | None = None, partition: str | None = None
-    ) -> Artifact | None:
+    def latest(self, asset: str, requested: str | None = None, partition: str | None = None) -> Artifact | None:
         """Return the artifact that the highest publish or reuse of ``asset`` names.
 
         Args:
@@ -220,16 +216,12 @@ class ArtifactStore:
             )
         failed = [check["name"] for check in artifact.manifest["checks"] if not check["passed"]]
         if failed:
-            raise UserError(
-                f"artifact {artifact.id} is recorded with failed checks ({', '.join(failed)}); rebuild it"
-            )
+            raise UserError(f"artifact {artifact.id} is recorded with failed checks ({', '.join(failed)}); rebuild it")
         return artifact
 
     def inputs_of(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that ``artifact`` was made from."""
-        found = [
-            (entry, self.find(entry["asset"], entry["version"])) for entry in artifact.manifest["inputs"]
-        ]
+        found = [(entry, self.find(entry["asset"], entry["version"])) for entry in artifact.manifest["inputs"]]
         missing = [f"{entry['asset']}@{entry['version']}" for entry, artifact in found if artifact is None]
         if missing:
             raise UserError(f"artifact {artifact.id} was made from {missing[0]}, which is gone from RMW_HOME")
@@ -250,9 +242,7 @@ class ArtifactStore:
         """Write one event under the next sequence number and return it."""
         self.events_folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.events_folder / ".lock"):
-            last = max(
-                (int(path.name.split(".")[0]) for path in self.events_folder.glob("*.json")), default=0
-            )
+            last = max((int(path.name.split(".")[0]) for path in self.events_folder.glob("*.json")), default=0)
             event = {
                 "sequence": last + 1,
                 "kind": kind,
@@ -278,13 +268,14 @@ class ArtifactStore:
     def _staged(self) -> Iterator[Path]:
         self.staging.mkdir(parents=True, exist_ok=True)
         folder = self.staging / uuid.uuid4().hex
-        with _locked(folder.with_suffix(".lock")):
+        lock = folder.with_suffix(".lock")
+        with _locked(lock):
             folder.mkdir()
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-        folder.with_suffix(".lock").unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
 
     def sweep(self) -> int:
         """Remove the staging folders of processes that are gone and return their number."""
@@ -382,8 +373,7 @@ def _manifest(staged: Path, request: Request, built: Built, run_id: str) -> dict
         "inputs": [{"asset": a.asset, "version": a.version, "kind": a.kind} for a in request.inputs],
         "external_files": [{"name": file.name, "sha256": file.sha256} for file in request.external_files],
         "files": {
-            str(path.relative_to(staged)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            for path in files
+            str(path.relative_to(staged)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files
         },
         "facts": built.facts,
         "checks": [_check_json(check) for check in built.checks],

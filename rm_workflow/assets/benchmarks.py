@@ -1,0 +1,48 @@
+"""``bench_<name>``: an evaluation set parsed to prompts, responses and items."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from rm_workflow import hub
+from rm_workflow.artifacts import Artifact, Built, ExternalFile
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, publish, table
+from rm_workflow.catalog.models import Catalog
+from rm_workflow.evaluation import benchmarks
+
+CHECKS = (("items_accounted_for", "Every row of the benchmark is one item."),)
+
+
+def benchmark_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
+    """Define the asset of one benchmark."""
+    benchmark = catalog.benchmarks[name]
+    planned = Flow(catalog).benchmark(name)
+
+    def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        files = hub.resolve_files(benchmark, workplace.settings)
+        external = tuple(ExternalFile(file.name, file.path, file.sha256) for file in files)
+        request = planned.request((), overridden=False, external_files=external)
+
+        def build(out: Path) -> Built:
+            return benchmarks.build_benchmark(name, benchmark, files, out)
+
+        def describe(artifact: Artifact) -> Metadata:
+            facts = artifact.facts
+            return {
+                "dagster/row_count": facts["items"],
+                "subsets": table([{"subset": subset, "items": n} for subset, n in facts["subsets"].items()]),
+                "licence": benchmark.licence,
+            }
+
+        yield from publish(context, workplace, request, build, describe)
+
+    return define_asset(
+        planned,
+        catalog,
+        body,
+        group="benchmarks",
+        kinds={"parquet", "python"},
+        description=f"{benchmark.description or name}\n\nScored by the rule `{benchmark.scoring}`.",
+        checks=CHECKS,
+    )

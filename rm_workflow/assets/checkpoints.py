@@ -1,0 +1,135 @@
+"""``<recipe>_run_config`` and ``<recipe>_checkpoint``: everything one checkpoint needs, then the training itself."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import dagster as dg
+
+from rm_workflow.artifacts import Artifact, Built, Check
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, markdown, publish
+from rm_workflow.assets.trainer_process import run_trainer
+from rm_workflow.catalog.models import Catalog
+from rm_workflow.reporting import plots
+
+GPU_POOL = "gpu"
+CHECKPOINT_CHECKS = (
+    (
+        "head_survives_reload",
+        "The saved model, loaded by plain transformers, gives the rewards of the trained one.",
+    ),
+)
+
+
+def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+    """Define the resolved configuration of one recipe's checkpoint."""
+
+    def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        recipe = workplace.recipe(recipe_name)
+        planned = workplace.flow.run_config(recipe)
+        inputs = planned.inputs(workplace.store)
+        tokens = inputs[f"{recipe_name}_tokens"]
+        resolved = _machine(workplace, recipe.training.precision)
+        request = planned.request(tuple(inputs.values()), workplace.overridden, resolved=resolved)
+
+        def build(out: Path) -> Built:
+            from rm_workflow.training import run_config
+
+            config = run_config.resolve(recipe, tokens.facts, resolved["device"], resolved["precision"])
+            (out / "run_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
+            return Built(facts=config)
+
+        def describe(artifact: Artifact) -> Metadata:
+            return {
+                "num_train_pairs": artifact.facts["num_train_pairs"],
+                "num_steps": artifact.facts["num_steps"],
+                "run_config": markdown(f"```json\n{json.dumps(dict(artifact.facts), indent=1, sort_keys=True)}\n```"),
+            }
+
+        yield from publish(context, workplace, request, build, describe)
+
+    return define_asset(
+        Flow(catalog).run_config(catalog.recipes[recipe_name]),
+        catalog,
+        body,
+        group=recipe_name,
+        kinds={"json"},
+        description="The resolved recipe of one checkpoint: data, base, objective, optimisation, device, precision.",
+        checks=(),
+    )
+
+
+def _machine(workplace: Workplace, precision: str) -> dict[str, str]:
+    """Return device and precision as this machine resolves them; both decide the trained weights."""
+    from rm_workflow.models.reward_model import resolve_device, resolve_precision
+
+    device = resolve_device(workplace.settings.device)
+    return {"device": device, "precision": resolve_precision(precision, device)}
+
+
+def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+    """Define the trained checkpoint of one recipe."""
+
+    def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        recipe = workplace.recipe(recipe_name)
+        planned = workplace.flow.checkpoint(recipe)
+        inputs = planned.inputs(workplace.store)
+        request = planned.request(tuple(inputs.values()), workplace.overridden)
+
+        def build(out: Path) -> Built:
+            run_config, tokens, base = (inputs[upstream.asset] for upstream in planned.upstream)
+            work = workplace.store.work_folder(request.asset, request.version)
+            run_trainer(context, _command(run_config, tokens, base, work))
+            return _collect(work, out)
+
+        yield from publish(context, workplace, request, build, _describe_checkpoint)
+
+    recipe = catalog.recipes[recipe_name]
+    return define_asset(
+        Flow(catalog).checkpoint(recipe),
+        catalog,
+        body,
+        group=recipe_name,
+        kinds={"pytorch", "huggingface"},
+        description=(
+            f"Reward model trained from `{recipe.base}` with objective `{recipe.objective}`, "
+            f"{'LoRA' if recipe.training.lora else 'all weights'}, in its own process."
+        ),
+        checks=CHECKPOINT_CHECKS,
+        pool=GPU_POOL,
+    )
+
+
+def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path) -> list[str]:
+    from rm_workflow.models.base import model_folder
+
+    arguments = {
+        "--run-config": run_config.file("run_config.json"),
+        "--tokens": tokens.folder,
+        "--base": model_folder(base.folder),
+        "--out": work,
+    }
+    flat = [str(part) for pair in arguments.items() for part in pair]
+    return [sys.executable, "-m", "rm_workflow.training.entry", *flat]
+
+
+def _collect(work: Path, out: Path) -> Built:
+    """Move what the trainer left in its folder to the staging folder and read what it says of itself."""
+    result = json.loads((work / "result.json").read_text("utf-8"))
+    for name in ("model", "adapter", "metrics.jsonl", "result.json"):
+        if (work / name).exists():
+            shutil.move(work / name, out / name)
+    shutil.rmtree(work, ignore_errors=True)
+    reload = result["reload"]
+    check = Check("head_survives_reload", bool(reload["passed"]), CHECKPOINT_CHECKS[0][1], reload)
+    return Built(facts=result, checks=(check,))
+
+
+def _describe_checkpoint(artifact: Artifact) -> Metadata:
+    lines = artifact.file("metrics.jsonl").read_text("utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+    figures = {key: value for key, value in artifact.facts.items() if isinstance(value, str | int | float)}
+    curves = image(plots.training_curves(metrics, artifact.asset), "training curves")
+    return {"curves": curves, **figures}

@@ -1,0 +1,149 @@
+"""The data flow: which asset is made from which, and what decides its content.
+
+One place answers for Dagster's ``deps``, for content keys and for the command line. ``requested`` is the id of an
+asset's parameters and of all parameters upstream; by it a consumer finds the artifact that answers this very recipe.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rm_workflow.artifacts import Artifact, ArtifactStore, ExternalFile, Request
+from rm_workflow.catalog.models import Catalog, Recipe, base_asset_name
+from rm_workflow.code_versions import CODE_VERSIONS
+from rm_workflow.keys import content_id
+
+UNKEYED_SOURCE_FIELDS = {
+    *("hub", "path", "licence", "attribution", "description", "published_rows", "proven_on_real_rows"),
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One asset as a recipe asks for it.
+
+    Attributes:
+        name: entry of the catalogue or recipe that the asset stands for.
+        parameters: what decides the content beside the inputs, as the catalogue states it.
+    """
+
+    asset: str
+    kind: str
+    name: str
+    parameters: Mapping[str, Any]
+    upstream: tuple["Planned", ...] = ()
+
+    @cached_property
+    def requested(self) -> str:
+        """Return the id of this asset's parameters and of all upstream ones."""
+        upstream = sorted(planned.requested for planned in self.upstream)
+        return content_id({"asset": self.asset, "parameters": self.parameters, "upstream": upstream})
+
+    def upstream_of_kind(self, kind: str) -> list["Planned"]:
+        """Return the direct inputs of one kind, in the recipe's order."""
+        return [planned for planned in self.upstream if planned.kind == kind]
+
+    def lineage(self) -> Iterator["Planned"]:
+        """Yield this asset and everything upstream, inputs first, each once."""
+        seen: set[str] = set()
+        for planned in self.upstream:
+            for found in planned.lineage():
+                if found.asset not in seen:
+                    seen.add(found.asset)
+                    yield found
+        yield self
+
+    def request(
+        self,
+        inputs: tuple[Artifact, ...],
+        overridden: bool,
+        external_files: tuple[ExternalFile, ...] = (),
+        resolved: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """Return the request for the artifact store.
+
+        Args:
+            resolved: parameters that only the machine knows (device, precision).
+        """
+        return Request(
+            asset=self.asset,
+            kind=self.kind,
+            code_version=CODE_VERSIONS[self.kind].version,
+            parameters={**self.parameters, **(resolved or {})},
+            inputs=inputs,
+            external_files=external_files,
+            requested=self.requested,
+            overridden=overridden,
+        )
+
+    def inputs(self, store: ArtifactStore) -> dict[str, Artifact]:
+        """Return the latest answers to the direct inputs, by asset name."""
+        return {planned.asset: store.require(planned.asset, planned.requested) for planned in self.upstream}
+
+    def latest(self, store: ArtifactStore) -> Artifact | None:
+        """Return the latest answer to this very request, if there is one."""
+        return store.latest(self.asset, self.requested)
+
+
+class Flow:
+    """Plans assets from a catalogue."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    def raw(self, source: str) -> Planned:
+        """Plan ``raw_<source>``."""
+        parameters = self.catalog.sources[source].model_dump(mode="json", exclude=UNKEYED_SOURCE_FIELDS)
+        return Planned(f"raw_{source}", "raw", source, parameters)
+
+    def pairs(self, pair_set: str) -> Planned:
+        """Plan ``pairs_<set>``."""
+        entry = self.catalog.pair_sets[pair_set]
+        parameters = entry.model_dump(mode="json", exclude={"description"})
+        return Planned(f"pairs_{pair_set}", "pairs", pair_set, parameters, (self.raw(entry.source),))
+
+    def benchmark(self, name: str) -> Planned:
+        """Plan ``bench_<name>``."""
+        parameters = self.catalog.benchmarks[name].model_dump(mode="json", include={"files", "scoring"})
+        return Planned(f"bench_{name}", "benchmark", name, parameters)
+
+    def base(self, base: str) -> Planned:
+        """Plan ``base_<name>``."""
+        return Planned(base_asset_name(base), "base", base, {"base": base})
+
+    def mixture(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_mixture``."""
+        mixture = recipe.mixture
+        upstream = (
+            *map(self.pairs, mixture.pair_sets),
+            *map(self.benchmark, mixture.decontaminate_against),
+        )
+        return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, mixture.model_dump(mode="json"), upstream)
+
+    def tokens(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_tokens``."""
+        upstream = (self.mixture(recipe), self.base(recipe.base))
+        return Planned(f"{recipe.name}_tokens", "tokens", recipe.name, recipe.tokens.model_dump(mode="json"), upstream)
+
+    def run_config(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_run_config``."""
+        parameters = {"objective": recipe.objective, "training": recipe.training.model_dump(mode="json")}
+        upstream = (self.tokens(recipe), self.base(recipe.base))
+        return Planned(f"{recipe.name}_run_config", "run_config", recipe.name, parameters, upstream)
+
+    def checkpoint(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_checkpoint``."""
+        upstream = (self.run_config(recipe), self.tokens(recipe), self.base(recipe.base))
+        return Planned(f"{recipe.name}_checkpoint", "checkpoint", recipe.name, {}, upstream)
+
+    def scores(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_scores``."""
+        benchmarks = (name for name in recipe.evaluation.evaluate_on if name != "test")
+        upstream = (self.checkpoint(recipe), self.tokens(recipe), *map(self.benchmark, benchmarks))
+        parameters = recipe.evaluation.model_dump(mode="json")
+        return Planned(f"{recipe.name}_scores", "scores", recipe.name, parameters, upstream)
+
+    def of_recipe(self, recipe: Recipe) -> list[Planned]:
+        """Return every asset of a recipe, inputs first."""
+        return list(self.scores(recipe).lineage())

@@ -1,0 +1,39 @@
+"""Jobs and schedules: one job a recipe, one for its data alone, one schedule that retrains it weekly."""
+
+import dagster as dg
+
+from rm_workflow.assets.flow import Flow
+from rm_workflow.catalog.models import Catalog, Recipe
+
+WEEKLY = "0 3 * * 0"
+DATA_KINDS = ("raw", "pairs", "benchmark", "mixture")
+# Small assets take longer to start in processes of their own than to build; the launchpad can switch.
+IN_PROCESS = {"execution": {"config": {"in_process": {}}}}
+
+
+def recipe_job(catalog: Catalog, recipe: Recipe) -> dg.UnresolvedAssetJobDefinition:
+    """Define the job that brings a recipe from raw rows to scores."""
+    return _job(catalog, recipe, recipe.name, None, f"{recipe.name}: raw rows to scores.")
+
+
+def data_job(catalog: Catalog, recipe: Recipe) -> dg.UnresolvedAssetJobDefinition:
+    """Define the job that makes a recipe's mixture."""
+    return _job(catalog, recipe, f"{recipe.name}_data", DATA_KINDS, f"{recipe.name}: raw rows to the mixture.")
+
+
+def _job(
+    catalog: Catalog, recipe: Recipe, name: str, kinds: tuple[str, ...] | None, description: str
+) -> dg.UnresolvedAssetJobDefinition:
+    planned = [p for p in Flow(catalog).of_recipe(recipe) if kinds is None or p.kind in kinds]
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(*(p.asset for p in planned)),
+        config=IN_PROCESS,
+        tags={"rm_workflow/recipe": recipe.name},
+        description=description,
+    )
+
+
+def retraining_schedule(job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    """Define a weekly retraining, stopped until a person switches it on; unchanged assets are reused."""
+    return dg.ScheduleDefinition(name=f"{job.name}_weekly", job=job, cron_schedule=WEEKLY, execution_timezone="UTC")

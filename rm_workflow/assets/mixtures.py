@@ -1,0 +1,124 @@
+"""``<recipe>_mixture`` and ``<recipe>_tokens``: pairs joined, split, decontaminated; then as token ids."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from rm_workflow.artifacts import Artifact, Built
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.pairs import describe_pairs
+from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, publish, table
+from rm_workflow.catalog.models import Catalog
+from rm_workflow.preferences import mixture
+from rm_workflow.preferences.mixture import Member
+from rm_workflow.reporting import plots
+
+MIXTURE_CHECKS = (
+    ("candidates_accounted_for", "Every pair of the pair sets is kept or dropped under a named rule."),
+    ("groups_stay_on_one_side", "No group of prompts has pairs in train and in test."),
+    ("no_benchmark_prompt_in_train", "No train pair asks a benchmark's question, unless the policy is to mark them."),
+)
+TOKENS_CHECKS = (("pairs_accounted_for", "Every pair of the mixture is kept or dropped under a named rule."),)
+
+
+def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+    """Define the mixture of one recipe."""
+
+    def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        recipe = workplace.recipe(recipe_name)
+        planned = workplace.flow.mixture(recipe)
+        inputs = planned.inputs(workplace.store)
+        members = [_member(workplace, inputs[f"pairs_{name}"], name) for name in recipe.mixture.pair_sets]
+        benchmarks = {name: inputs[f"bench_{name}"].folder for name in recipe.mixture.decontaminate_against}
+        request = planned.request(tuple(inputs.values()), workplace.overridden)
+
+        def build(out: Path) -> Built:
+            return mixture.build_mixture(recipe.mixture, members, benchmarks, out)
+
+        def describe(artifact: Artifact) -> Metadata:
+            facts = artifact.facts
+            return {
+                **describe_pairs(artifact, [member.raw for member in members]),
+                "train_pairs": facts["train"],
+                "test_pairs": facts["test"],
+                "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
+            }
+
+        yield from publish(context, workplace, request, build, describe)
+
+    recipe = catalog.recipes[recipe_name]
+    return define_asset(
+        Flow(catalog).mixture(recipe),
+        catalog,
+        body,
+        group=recipe_name,
+        kinds={"duckdb", "parquet"},
+        description=(
+            f"Pairs of {', '.join(f'`{name}`' for name in recipe.mixture.pair_sets)}, split by "
+            f"{recipe.mixture.split.by} and decontaminated against "
+            f"{', '.join(f'`{name}`' for name in recipe.mixture.decontaminate_against) or 'nothing'}."
+        ),
+        checks=MIXTURE_CHECKS,
+    )
+
+
+def _member(workplace: Workplace, pairs: Artifact, name: str) -> Member:
+    source_name = workplace.catalog.pair_sets[name].source
+    raw = workplace.store.inputs_of(pairs)[0]
+    return Member(name, source_name, workplace.catalog.sources[source_name], pairs.folder, raw.folder)
+
+
+def raw_folders(workplace: Workplace, mixture_artifact: Artifact) -> list[Path]:
+    """Return the folders that hold the texts of a mixture's pairs."""
+    pair_sets = [a for a in workplace.store.inputs_of(mixture_artifact) if a.kind == "pairs"]
+    return [raw.folder for pairs in pair_sets for raw in workplace.store.inputs_of(pairs)]
+
+
+def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+    """Define the token ids of one recipe's mixture."""
+
+    def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        recipe = workplace.recipe(recipe_name)
+        planned = workplace.flow.tokens(recipe)
+        inputs = planned.inputs(workplace.store)
+        mixture_artifact, base = (inputs[upstream.asset] for upstream in planned.upstream)
+        request = planned.request(tuple(inputs.values()), workplace.overridden)
+
+        def build(out: Path) -> Built:
+            from rm_workflow.models.base import model_folder
+            from rm_workflow.training.tokens import build_tokens
+
+            raws = raw_folders(workplace, mixture_artifact)
+            return build_tokens(mixture_artifact.folder, raws, model_folder(base.folder), recipe.tokens, out)
+
+        yield from publish(context, workplace, request, build, _describe_tokens)
+
+    recipe = catalog.recipes[recipe_name]
+    return define_asset(
+        Flow(catalog).tokens(recipe),
+        catalog,
+        body,
+        group=recipe_name,
+        kinds={"huggingface", "parquet"},
+        description=(
+            f"The mixture as token ids: template `{recipe.tokens.template}`, at most "
+            f"{recipe.tokens.max_length} tokens, longer ones: `{recipe.tokens.over_length}`."
+        ),
+        checks=TOKENS_CHECKS,
+    )
+
+
+def _describe_tokens(artifact: Artifact) -> Metadata:
+    facts = artifact.facts
+    histogram = facts["histogram"]
+    lengths = plots.histogram(histogram["edges"], histogram["counts"], "tokens", "tokens of prompt and reply")
+    return {
+        "dagster/row_count": facts["kept"],
+        "pairs": facts["pairs"],
+        "train_pairs": facts["train"],
+        "test_pairs": facts["test"],
+        "train_tokens": facts["train_tokens"],
+        "dropped_by_rule": table([{"rule": rule, "pairs": number} for rule, number in facts["dropped"].items()]),
+        "lengths": image(lengths, "token lengths"),
+        "template_hash": facts["template_hash"],
+    }

@@ -1,0 +1,55 @@
+"""``raw_<source>``: a raw data set parsed to prompts, responses and occurrences."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from rm_workflow import hub
+from rm_workflow.artifacts import Artifact, Built, ExternalFile
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, markdown, publish, table
+from rm_workflow.catalog.models import Catalog
+from rm_workflow.preferences import raw, show
+
+CHECKS = (("rows_accounted_for", "Every row that was read is used or dropped under a named rule."),)
+
+
+def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
+    """Define the asset of one source."""
+    source = catalog.sources[name]
+    planned = Flow(catalog).raw(name)
+
+    def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        files = hub.resolve_files(source, workplace.settings)
+        external = tuple(ExternalFile(file.name, file.path, file.sha256) for file in files)
+        request = planned.request((), overridden=False, external_files=external)
+
+        def build(out: Path) -> Built:
+            return raw.build_raw(name, source, files, out)
+
+        def describe(artifact: Artifact) -> Metadata:
+            facts = artifact.facts
+            return {
+                "dagster/row_count": facts["used"],
+                "rows_read": facts["rows"],
+                "rows_dropped": facts["rows"] - facts["used"],
+                "dropped_by_rule": table([{"rule": rule, "rows": number} for rule, number in facts["dropped"].items()]),
+                "files": table([{"file": file.name, "sha256": file.sha256} for file in external]),
+                "licence": source.licence,
+                "dropped_rows": markdown(show.as_markdown(show.dropped_rows(artifact.folder, [artifact.folder], 5))),
+            }
+
+        yield from publish(context, workplace, request, build, describe)
+
+    return define_asset(
+        planned,
+        catalog,
+        body,
+        group="raw",
+        kinds={"parquet", "python"},
+        description=(
+            f"{source.description or name}\n\nFrom {source.hub or source.path}, adapter `{source.adapter}`, "
+            f"licence {source.licence}."
+        ),
+        checks=CHECKS,
+    )

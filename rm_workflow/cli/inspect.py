@@ -1,0 +1,118 @@
+"""``rmw show``, ``rmw lineage`` and ``rmw trace``: rows, chains and what became of one pair."""
+
+from typing import Annotated, Any
+
+import typer
+
+from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.cli.run import JsonOption
+from rm_workflow.cli.targets import find_artifact, raw_of
+from rm_workflow.errors import UserError
+from rm_workflow.lineage import graph
+from rm_workflow.lineage.store import LineageStore
+from rm_workflow.preferences import show, trace
+from rm_workflow.settings import load_settings
+
+SHORT_VERSION = 12
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verbs."""
+    app.command("show")(show_command)
+    app.command("lineage")(lineage_command)
+    app.command("trace")(trace_command)
+
+
+def show_command(
+    asset: Annotated[str, typer.Argument(help="raw_<source>, pairs_<set> or <recipe>_mixture, with @version if old.")],
+    dropped: Annotated[str | None, typer.Option(help="Show rows that this rule dropped; 'any' for all rules.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 5,
+    json_: JsonOption = False,
+) -> None:
+    """Show rows of an asset, kept or dropped, as a person reads them."""
+    store = ArtifactStore(load_settings().home)
+    artifact = find_artifact(store, asset)
+    if artifact.kind not in ("raw", "pairs", "mixture"):
+        raise UserError(f"asset {artifact.asset} holds no rows to show; name a raw_, pairs_ or _mixture asset")
+    folders = [raw.folder for raw in raw_of(store, artifact)]
+    if dropped is None:
+        rows = show.kept_rows(artifact.folder, folders, n)
+    else:
+        rules = artifact.facts["dropped"]
+        if dropped != "any" and dropped not in rules:
+            raise UserError(f"asset {artifact.asset} has no rule {dropped!r}; it has: {', '.join(rules)}")
+        rows = show.dropped_rows(artifact.folder, folders, n, None if dropped == "any" else dropped)
+    if json_:
+        print_json(rows)
+    else:
+        typer.echo(show.as_text(rows) if rows else f"no such rows in {artifact.id}")
+
+
+def lineage_command(
+    target: Annotated[str, typer.Argument(help="An asset, asset@version, or 'rebuild' to make the index anew.")],
+    json_: JsonOption = False,
+) -> None:
+    """Show the chain from an artifact back to its raw files and their hashes."""
+    store = ArtifactStore(load_settings().home)
+    lineage = LineageStore(store)
+    if target == "rebuild":
+        typer.echo(f"{lineage.rebuild()} events indexed in {lineage.path.name}")
+        return
+    artifact = find_artifact(store, target)
+    lineage.catch_up()
+    chain = graph.upstream(lineage, artifact)
+    if json_:
+        print_json(chain)
+    else:
+        _print_chain(chain)
+
+
+def _print_chain(chain: dict[str, Any]) -> None:
+    made_from: dict[str, list[str]] = {}
+    for upstream, downstream in chain["edges"]:
+        made_from.setdefault(downstream, []).append(_short(upstream))
+    rows = [
+        {
+            "kind": node["kind"],
+            "name": node["id"].split("@")[0],
+            "version": node["version"][:SHORT_VERSION],
+            "made from": "\n".join(made_from.get(node["id"], [])),
+        }
+        for node in sorted(chain["nodes"], key=lambda node: (node["kind"] != "file", node["kind"], node["id"]))
+    ]
+    print_table("lineage", rows)
+
+
+def _short(node_id: str) -> str:
+    asset, at, version = node_id.partition("@")
+    return asset + at + version[:SHORT_VERSION]
+
+
+def trace_command(
+    target: Annotated[str, typer.Argument(help="A pair_id, or FILE:ROW as rmw show prints it.")],
+    json_: JsonOption = False,
+) -> None:
+    """Follow one pair or raw row: its text, the rules it met, what used it."""
+    store = ArtifactStore(load_settings().home)
+    lineage = LineageStore(store)
+    lineage.catch_up()
+    found = trace.trace(target, _latest_of_kinds(store, ("raw", "pairs", "mixture")))
+    mixtures = [store.require(name) for name in found["mixtures"]]
+    found["checkpoints"] = graph.checkpoints_from(lineage, mixtures)
+    if json_:
+        print_json(found)
+        return
+    print_table(f"trace of {target}", [{"field": key, "value": _text(value)} for key, value in found.items()])
+
+
+def _latest_of_kinds(store: ArtifactStore, kinds: tuple[str, ...]) -> dict[str, list[Artifact]]:
+    assets = sorted(folder.name for folder in store.artifacts.iterdir()) if store.artifacts.is_dir() else []
+    latest = [artifact for artifact in map(store.latest, assets) if artifact]
+    return {kind: [artifact for artifact in latest if artifact.kind == kind] for kind in kinds}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return "" if value is None else str(value)

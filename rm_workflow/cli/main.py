@@ -1,0 +1,53 @@
+"""The ``rmw`` command: registers the groups of verbs and turns errors into one sentence."""
+
+import errno
+import logging
+import os
+import sys
+
+import typer
+
+from rm_workflow.errors import UserError
+
+app = typer.Typer(
+    name="rmw",
+    help="Reward models you can trust: raw preference rows to evaluated checkpoints.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _register() -> None:
+    from rm_workflow.cli import catalog, inspect, run, score, ui
+
+    for group in (catalog, run, inspect, score, ui):
+        group.register(app)
+
+
+def main() -> None:
+    """Run the command line; exit 0 on success, 2 for wrong usage, 1 for all else."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("rm_workflow").setLevel(logging.INFO)
+    try:
+        _register()
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
+            raise
+        _fail(f"{error.strerror}: {error.filename}; free space, or set RMW_HOME to a folder that can be written")
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", code=130)
+
+
+def _fail(sentence: str, code: int = 1) -> None:
+    print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    if os.environ.get("RMW_DEBUG"):
+        raise
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""``rmw run`` and ``rmw counts``: materialize a recipe headless, and the funnel of its data."""
+
+from typing import Annotated, Any
+
+import typer
+
+from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.headless import STAGES, FinishedRun, kinds_until, run_recipe, stage_artifacts
+from rm_workflow.assets.scores import score_rows
+from rm_workflow.catalog.loading import load_catalog, parse_overrides, resolve_recipe
+from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.errors import UserError
+from rm_workflow.preferences import counts
+from rm_workflow.settings import Settings, load_settings
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or a recipe file (./my.yaml).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change the recipe for this run: training.learning_rate=1e-5.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verbs."""
+    app.command("run")(run_command)
+    app.command("counts")(counts_command)
+
+
+def run_command(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    until: Annotated[str, typer.Option(help=f"Last stage to make: {', '.join(STAGES)}.")] = "scores",
+    json_: JsonOption = False,
+) -> None:
+    """Materialize a recipe from raw rows to scores; whatever is there already is reused."""
+    if until not in STAGES:
+        raise typer.BadParameter(f"{until!r} is not a stage; choose one of {', '.join(STAGES)}", param_hint="--until")
+    settings, catalog, resolved = _load(recipe)
+    finished = _run(settings, catalog, resolved, parse_overrides(set_ or []), until)
+    scores = _scores(settings, finished)
+    if json_:
+        print_json(_run_json(finished, scores))
+        return
+    print_counts(collect_counts(settings, catalog, finished.recipe))
+    if scores:
+        print_table(f"{finished.recipe.name}: scores with 95 % intervals", score_rows(scores))
+        _print_comparability(finished.recipe)
+    reused = sum(asset.reused for asset in finished.assets.values())
+    typer.echo(f"{len(finished.assets)} assets, {reused} of them reused; home: {settings.home}", err=True)
+
+
+def counts_command(
+    recipe: RecipeArgument,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Refuse where the data is missing.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Print the funnel of a recipe's data: what was read, what each rule dropped, what is left."""
+    settings, catalog, resolved = _load(recipe)
+    if not no_run:
+        _run(settings, catalog, resolved, {}, "mixture")
+    collected = collect_counts(settings, catalog, resolved)
+    if json_:
+        print_json(collected)
+    else:
+        print_counts(collected)
+
+
+def _load(recipe: str) -> tuple[Settings, Catalog, Recipe]:
+    settings = load_settings()
+    catalog = load_catalog(settings)
+    resolved = resolve_recipe(catalog, recipe)
+    return settings, catalog, resolved
+
+
+def _run(settings: Settings, catalog: Catalog, recipe: Recipe, overrides: dict[str, Any], until: str) -> FinishedRun:
+    from rm_workflow.definitions import build_definitions
+
+    return run_recipe(settings, catalog, recipe, overrides, until, build_definitions)
+
+
+def _scores(settings: Settings, finished: FinishedRun) -> dict[str, dict[str, Any]] | None:
+    name = f"{finished.recipe.name}_scores"
+    if name not in finished.assets:
+        return None
+    artifact = ArtifactStore(settings.home).find(name, finished.assets[name].version)
+    assert artifact is not None
+    return dict(artifact.facts["scores"])
+
+
+def _run_json(finished: FinishedRun, scores: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
+    checkpoint = f"{finished.recipe.name}_checkpoint"
+    trained = finished.assets.get(checkpoint)
+    return {
+        "recipe": finished.recipe.name,
+        "assets": {name: {"version": ran.version, "reused": ran.reused} for name, ran in finished.assets.items()},
+        "checkpoint": f"{checkpoint}@{trained.version}" if trained else None,
+        "scores": scores,
+    }
+
+
+def _print_comparability(recipe: Recipe) -> None:
+    published = recipe.published
+    if published.accuracy is not None:
+        typer.echo(f"published accuracy {published.accuracy:.3f} ({published.card})")
+    if published.note:
+        typer.echo(f"note: {published.note}")
+
+
+def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe) -> dict[str, Any]:
+    """Return CONTRACT's ``counts`` shape from the latest artifacts of a recipe's data stage.
+
+    Raises:
+        UserError: a part of the data was never made.
+    """
+    flow = Flow(catalog)
+    tokens = flow.tokens(recipe)
+    planned = [p for p in tokens.lineage() if p.kind in (*kinds_until("mixture"), "tokens")]
+    found = stage_artifacts(planned, ArtifactStore(settings.home))
+    missing = [p.asset for p in planned if p.asset not in found and p.kind != "tokens"]
+    if missing:
+        raise UserError(f"asset {missing[0]} was never made; run it first: rmw run {recipe.name} --until mixture")
+
+    def facts(kind: str) -> dict[str, Any]:
+        made: list[tuple[str, Artifact]] = [
+            (p.name, found[p.asset]) for p in planned if p.kind == kind and p.asset in found
+        ]
+        return {name: artifact.facts for name, artifact in made}
+
+    mixture = {flow.mixture(recipe).asset: found[flow.mixture(recipe).asset].facts}
+    made_tokens = {tokens.asset: found[tokens.asset].facts} if tokens.asset in found else None
+    return counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
+
+
+def print_counts(collected: dict[str, Any]) -> None:
+    """Print the funnel as one table."""
+    print_table("funnel", counts.funnel(collected))

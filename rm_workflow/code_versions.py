@@ -1,0 +1,50 @@
+"""Code versions of the assets: part of every content key, raised by hand when a build's output changes.
+
+``rm_workflow_tests/test_code_versions.py`` compares a hash of the listed files (without comments and docstrings) with
+the hash noted when the version was last raised, and says which version to look at.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """Version of the code behind one kind of asset.
+
+    Attributes:
+        files: the files whose change may change the output, relative to the package.
+    """
+
+    version: str
+    files: tuple[str, ...]
+
+
+CODE_VERSIONS = {
+    "raw": CodeVersion(
+        "1",
+        (
+            *("preferences/raw.py", "preferences/files.py", "preferences/normalise.py", "preferences/tables.py"),
+            *("preferences/adapters/*.py", "keys.py"),
+        ),
+    ),
+    "pairs": CodeVersion("1", ("preferences/pairs.py", "preferences/rules/*.py", "keys.py")),
+    "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "preferences/tables.py")),
+    "base": CodeVersion("1", ("models/base.py", "models/smollm2.py")),
+    "mixture": CodeVersion("1", ("preferences/mixture.py", "preferences/normalise.py")),
+    "tokens": CodeVersion("1", ("training/tokens.py", "models/tokens.py")),
+    "run_config": CodeVersion("1", ("training/run_config.py",)),
+    "checkpoint": CodeVersion(
+        "1",
+        (
+            *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
+            *("training/saving.py", "training/canaries.py", "models/reward_model.py"),
+        ),
+    ),
+    "scores": CodeVersion(
+        "1",
+        (
+            *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
+            *("evaluation/benchmarks/*.py", "models/reward_model.py"),
+        ),
+    ),
+}

@@ -1,0 +1,105 @@
+"""Plots as PNG bytes. matplotlib is imported inside, so that loading definitions stays fast."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KEPT_COLOUR = "#3b6ea8"
+DROPPED_COLOUR = "#d9a441"
+CURVES = (
+    ("loss", "loss"),
+    ("accuracy", "accuracy (strict)"),
+    ("margin", "margin r(chosen) - r(rejected)"),
+    ("learning_rate", "learning rate"),
+)
+
+
+def funnel(steps: Sequence[tuple[str, int, int]], title: str) -> bytes:
+    """Draw what each rule dropped.
+
+    Args:
+        steps: (name of the rule, number dropped by it, number left after it), in the order of the rules.
+    """
+    figure, axes = _figure(7, 0.6 + 0.34 * max(len(steps), 2))
+    names = [name for name, _, _ in steps]
+    left = [after for _, _, after in steps]
+    dropped = [number for _, number, _ in steps]
+    positions = range(len(steps))
+    axes.barh(positions, left, color=KEPT_COLOUR, label="kept")
+    axes.barh(positions, dropped, left=left, color=DROPPED_COLOUR, label="dropped here")
+    for position, (_, number, after) in enumerate(steps):
+        text = f" {after:,}" + (f"  (-{number:,})" if number else "")
+        axes.text(after + number, position, text, va="center", fontsize=8)
+    axes.set_yticks(list(positions), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max((a + b for a, b in zip(left, dropped, strict=True)), default=1) * 1.25 or 1)
+    axes.set_title(title, fontsize=9)
+    axes.legend(fontsize=7, loc="lower right")
+    return _png(figure)
+
+
+def training_curves(metrics: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """Draw loss, accuracy, margin and learning rate over optimiser steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    for index, (name, label) in enumerate(CURVES):
+        axes = figure.add_subplot(2, 2, index + 1)
+        points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
+        axes.plot([step for step, _ in points], [value for _, value in points], color=KEPT_COLOUR, linewidth=1.2)
+        axes.set_title(label, fontsize=8)
+        axes.set_xlabel("step", fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=9)
+    return _png(figure)
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], label: str, title: str) -> bytes:
+    """Draw a histogram from its ``len(counts) + 1`` bin edges."""
+    figure, axes = _figure(6, 2.6)
+    widths = [right - left for left, right in zip(edges, edges[1:], strict=False)]
+    axes.bar(edges[:-1], counts, width=widths, align="edge", color=KEPT_COLOUR, edgecolor="white", linewidth=0.4)
+    axes.set_xlabel(label, fontsize=8)
+    axes.set_title(title, fontsize=9)
+    return _png(figure)
+
+
+def scores_with_intervals(rows: Sequence[tuple[str, float, float, float]], title: str) -> bytes:
+    """Draw scores as points with their 95 % intervals.
+
+    Args:
+        rows: (name, score, ci_low, ci_high), all fractions.
+    """
+    figure, axes = _figure(7, 0.8 + 0.34 * max(len(rows), 2))
+    for position, (_, score, low, high) in enumerate(rows):
+        axes.plot([low, high], [position, position], color=KEPT_COLOUR, linewidth=2)
+        axes.plot([score], [position], "o", color=KEPT_COLOUR)
+        axes.text(high, position, f"  {score:.3f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [name for name, _, _, _ in rows], fontsize=8)
+    axes.axvline(0.5, color="grey", linewidth=0.8, linestyle="--")
+    axes.invert_yaxis()
+    axes.set_xlim(min([0.4, *(low for _, _, low, _ in rows)]) - 0.02, 1.1)
+    axes.set_title(title, fontsize=9)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=7)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

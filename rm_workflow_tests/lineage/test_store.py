@@ -1,0 +1,135 @@
+import multiprocessing
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Check, ExternalFile, Request
+from rm_workflow.lineage import graph
+from rm_workflow.lineage import store as store_module
+from rm_workflow.lineage.store import LineageStore
+
+
+def build(out: Path) -> Built:
+    (out / "rows.txt").write_text("abc")
+    facts = {"candidates": 10, "kept": 7, "dropped": {"equal_score": 3, "cap": 0}}
+    return Built(facts, (Check("law", True, "Nothing vanishes.", {"candidates": 10}),))
+
+
+def publish(store: ArtifactStore, asset: str, kind: str, *inputs: Artifact, files: tuple[ExternalFile, ...] = ()):
+    request = Request(asset, kind, "1", {"asset": asset}, inputs, files)
+    return store.materialize(request, build, "run-1").artifact
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path)
+
+
+def chain(store: ArtifactStore) -> list[Artifact]:
+    file = ExternalFile("org/name/train.jsonl", Path("train.jsonl"), "f" * 64)
+    raw = publish(store, "raw_toy", "raw", files=(file,))
+    pairs = publish(store, "pairs_toy", "pairs", raw)
+    return [raw, pairs, publish(store, "toy_mixture", "mixture", pairs)]
+
+
+def test_counts_drops_and_checks_can_be_queried(store: ArtifactStore):
+    chain(store)
+    lineage = LineageStore(store)
+    assert lineage.catch_up()
+    dropped = lineage.query("select rule, num_dropped from drop_count where asset = 'pairs_toy' order by rule")
+    assert dropped == [("cap", 0), ("equal_score", 3)]
+    assert lineage.query("select count(*) from check_result where passed") == [(3,)]
+    assert lineage.query("select num_rows from row_count where asset = 'toy_mixture' and stage = 'kept'") == [(7,)]
+
+
+def test_the_chain_reaches_the_raw_files_with_their_hashes(store: ArtifactStore):
+    raw, pairs, mixture = chain(store)
+    lineage = LineageStore(store)
+    lineage.catch_up()
+    found = graph.upstream(lineage, mixture)
+    assert {"id": "file:org/name/train.jsonl", "kind": "file", "version": "f" * 64} in found["nodes"]
+    assert {node["id"] for node in found["nodes"]} >= {raw.id, pairs.id, mixture.id}
+    assert found["edges"] == sorted(
+        [["file:org/name/train.jsonl", raw.id], [raw.id, pairs.id], [pairs.id, mixture.id]], key=lambda edge: edge[1]
+    )
+
+
+def test_catching_up_twice_adds_nothing(store: ArtifactStore):
+    chain(store)
+    lineage = LineageStore(store)
+    lineage.catch_up()
+    lineage.catch_up()
+    assert lineage.query("select count(*) from run_output") == [(3,)]
+
+
+def test_a_deleted_or_rebuilt_index_holds_the_same_rows(store: ArtifactStore):
+    chain(store)
+    lineage = LineageStore(store)
+    lineage.catch_up()
+    before = lineage.query("from dataset_version order by all")
+    lineage.path.unlink()
+    lineage.catch_up()
+    assert lineage.query("from dataset_version order by all") == before
+    assert lineage.rebuild() == 3
+    assert lineage.query("from dataset_version order by all") == before
+
+
+def _write_events(home: Path, number: int) -> None:
+    store = ArtifactStore(home)
+    lineage = LineageStore(store)
+    for index in range(number):
+        request = Request(f"raw_{multiprocessing.current_process().name}_{index}".lower(), "raw", "1", {})
+        store.materialize(request, build, "run-1")
+        lineage.catch_up()
+
+
+def test_parallel_writers_lose_no_row(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_write_events, args=(tmp_path, 6), name=f"p{n}") for n in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    lineage = LineageStore(ArtifactStore(tmp_path))
+    lineage.catch_up()
+    assert lineage.query("select count(*), count(distinct sequence) from run_output") == [(18, 18)]
+
+
+HOLD_OPEN = """
+import duckdb, sys, time
+connection = duckdb.connect(sys.argv[1], read_only=True)
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_persons_open_shell_delays_the_index_and_never_the_publish(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    raw, *_ = chain(store)
+    lineage = LineageStore(store)
+    lineage.catch_up()
+    monkeypatch.setattr(store_module, "WRITE_BUDGET_SECONDS", 0.2)
+    shell = subprocess.Popen([sys.executable, "-c", HOLD_OPEN, str(lineage.path)], stdout=subprocess.PIPE)
+    try:
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        publish(store, "pairs_later", "pairs", raw)
+        started = time.monotonic()
+        assert not lineage.catch_up()
+        assert time.monotonic() - started < 10
+    finally:
+        shell.kill()
+        shell.wait()
+    assert lineage.catch_up()
+    assert lineage.query("select count(*) from dataset_version where asset = 'pairs_later'") == [(1,)]
+
+
+def test_a_file_that_is_no_database_is_an_error_at_once(store: ArtifactStore):
+    LineageStore(store).path.write_text("not a database")
+    with pytest.raises(duckdb.IOException):
+        LineageStore(store).catch_up()
