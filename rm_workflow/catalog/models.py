@@ -26,9 +26,12 @@ Objective = Literal[
 
 
 class Entry(BaseModel):
-    """Base of all catalogue entries: unknown keys are refused, values never change after loading."""
+    """Base of all catalogue entries: unknown keys are refused, values never change after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Types are strict: ``batch_size: true`` or ``"16"`` is an error, not 1 or 16; a whole number may stand for a float.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Location(Entry):

@@ -1,0 +1,324 @@
+"""The catalogue: built-in YAML files, the user's folder over them, and one recipe file.
+
+An entry of the user's folder replaces the built-in entry of the same name whole; only recipes extend each other::
+
+    # my.yaml
+    extends: quickstart
+    training: {learning_rate: 2e-4}      # mappings merge by key; lists and scalars replace
+    mixture: {sample: null}              # null removes
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rm_workflow.catalog.models import Benchmark, Catalog, PairSet, Recipe, Source
+from rm_workflow.catalog.names import nearest
+from rm_workflow.catalog.typed import EntryType, field_names, typed
+from rm_workflow.catalog.yaml_file import (
+    Document,
+    KeyPath,
+    Origin,
+    dotted,
+    dump_value,
+    merge,
+    parse_value,
+    read_yaml,
+    shown_path,
+)
+from rm_workflow.errors import UserError
+from rm_workflow.settings import Settings
+
+__all__ = [
+    "is_recipe_path",
+    "load_catalog",
+    "nearest",
+    "override_recipe",
+    "parse_overrides",
+    "recipe_with_origins",
+    "resolve_recipe",
+]
+
+BUILT_IN = Path(__file__).parent
+FILES = ("sources.yaml", "pair_sets.yaml", "benchmarks.yaml")
+TEST = "test"  # evaluate_on: the mixture's own test split
+SET = "--set"
+NAME_FIELDS = ("name", "extends")
+NAME = re.compile(r"[a-z0-9_]{1,64}")
+
+Recipes = dict[str, Document]
+
+
+def load_catalog(settings: Settings, extra_recipe: Path | None = None) -> Catalog:
+    """Read and check everything: each entry's types, and every name that an entry refers to.
+
+    Args:
+        extra_recipe: a recipe file outside the catalogue; it may extend a recipe of the catalogue.
+
+    Raises:
+        UserError: the first problem found, with file, line and key path.
+    """
+    folders = _folders(settings)
+    sources = _entries(folders, "sources.yaml")
+    pair_sets = _entries(folders, "pair_sets.yaml")
+    benchmarks = _entries(folders, "benchmarks.yaml")
+    recipes = _recipe_documents(folders, extra_recipe)
+    resolved = {name: _resolved(name, recipes) for name in recipes}
+    catalog = Catalog(
+        sources={name: _typed(Source, "source", name, entry) for name, entry in sources.items()},
+        pair_sets={name: _typed(PairSet, "pair set", name, entry) for name, entry in pair_sets.items()},
+        benchmarks={name: _typed(Benchmark, "benchmark", name, entry) for name, entry in benchmarks.items()},
+        recipes={name: _typed(Recipe, "recipe", name, entry) for name, entry in resolved.items()},
+    )
+    if TEST in benchmarks:
+        raise UserError(
+            f"{benchmarks[TEST].origin(())}: benchmark '{TEST}': the name means a mixture's own test split; rename it"
+        )
+    for name, pair_set in catalog.pair_sets.items():
+        title = f"pair set '{name}'"
+        _require(catalog.sources, "source", pair_set.source, title, pair_sets[name], ("source",))
+    for name, recipe in catalog.recipes.items():
+        _check_references(recipe, catalog, resolved[name])
+    return catalog
+
+
+def is_recipe_path(name_or_path: str) -> bool:
+    """Return whether the text is a recipe file (it has a folder or a YAML suffix), not a name."""
+    return "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+
+
+def resolve_recipe(catalog: Catalog, name_or_path: str) -> Recipe:
+    """Return a recipe by its name (``-`` and ``_`` are the same) or from a file that may extend one by name.
+
+    Raises:
+        UserError: there is no such recipe or file, or the file is wrong.
+    """
+    if not is_recipe_path(name_or_path):
+        name = name_or_path.replace("-", "_")
+        if name not in catalog.recipes:
+            raise UserError(
+                f"recipe '{name_or_path}' is not in the catalogue ({nearest(name, catalog.recipes)}); "
+                "'rmw recipes' lists all, a recipe file is named by its path (./my.yaml)"
+            )
+        return catalog.recipes[name]
+    document = _recipe_document(Path(name_or_path).expanduser())
+    name = document.data["name"]
+    # A recipe of the catalogue is resolved already, so that it stands here as one without a parent.
+    parents = {n: _as_document(recipe.model_copy(update={"extends": None})) for n, recipe in catalog.recipes.items()}
+    resolved = _resolved(name, {**parents, name: document})
+    recipe = _typed(Recipe, "recipe", name, resolved)
+    _check_references(recipe, catalog, resolved)
+    return recipe
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read ``training.learning_rate=1e-5`` texts: dotted path of the recipe schema, then one YAML value."""
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise UserError(f"{SET} {assignment}: write it as path=value, for instance training.learning_rate=1e-5")
+        if path.strip() in values:
+            raise UserError(f"{SET} {assignment}: {path.strip()} is set twice; keep one of them")
+        values[path.strip()] = parse_value(text, f"{SET} {assignment}")
+    return values
+
+
+def override_recipe(recipe: Recipe, values: Mapping[str, Any], catalog: Catalog | None = None) -> Recipe:
+    """Return the recipe with values set at dotted paths; None removes, so that the default holds again.
+
+    Args:
+        values: ``{"training.learning_rate": 1e-5}``, see ``parse_overrides``.
+        catalog: where new names of pair sets and benchmarks must exist; None leaves them unchecked.
+
+    Raises:
+        UserError: an unknown path or name, or a value of the wrong type.
+    """
+    if not values:
+        return recipe
+    document = _overridden(_as_document(recipe), values)
+    overridden = _typed(Recipe, "recipe", recipe.name, document)
+    if catalog:
+        _check_references(overridden, catalog, document)
+    return overridden
+
+
+def recipe_with_origins(settings: Settings, name_or_path: str, overrides: Mapping[str, Any] | None = None) -> str:
+    """Return the resolved recipe as YAML that can be run as it is, each line with the file it came from.
+
+    Values that stand nowhere are marked ``default``, those of ``overrides`` ``--set``.
+    """
+    extra = Path(name_or_path).expanduser() if is_recipe_path(name_or_path) else None
+    catalog = load_catalog(settings, extra)
+    name = resolve_recipe(catalog, name_or_path).name
+    recipes = _recipe_documents(_folders(settings), extra)
+    document = _overridden(_resolved(name, recipes), overrides or {})
+    recipe = override_recipe(catalog.recipes[name], overrides or {}, catalog)
+    data = recipe.model_dump(mode="json", exclude={"extends"})
+    header = " extends ".join(_chain(name, recipes))
+    return "\n".join([f"# {header}", *_lines(data, (), document.origins)]) + "\n"
+
+
+def _folders(settings: Settings) -> list[Path]:
+    """Return the catalogue folders; a later one replaces entries of an earlier one."""
+    if settings.catalog is None:
+        return [BUILT_IN]
+    for path in sorted([*settings.catalog.glob("*.y*ml"), *settings.catalog.glob("recipes/*.yml")]):
+        if path.name not in FILES:
+            raise UserError(
+                f"{shown_path(path)} is not a file of a catalogue ({nearest(path.name, FILES)}); recipes stand in "
+                "recipes/<name>.yaml; rename or move it"
+            )
+    return [BUILT_IN, settings.catalog]
+
+
+def _entries(folders: list[Path], file: str) -> dict[str, Document]:
+    entries: dict[str, Document] = {}
+    for path in (folder / file for folder in folders):
+        if path.exists():
+            document = read_yaml(path)
+            entries.update({name: _entry(document, name, path.parent) for name in document.data})
+    return entries
+
+
+def _entry(document: Document, name: str, folder: Path) -> Document:
+    """Return one entry; a relative ``path`` in it is resolved against the folder of the file that declares it."""
+    if not isinstance(document.data[name], dict):
+        value = dump_value(document.data[name])
+        raise UserError(f"{document.origin((name,))}: entry '{name}' must be a mapping (key: value), not {value}")
+    entry = document.entry(name)
+    path = entry.data.get("path")
+    if not isinstance(path, str) or path.startswith("samples:"):
+        return entry
+    return Document({**entry.data, "path": str((folder / Path(path).expanduser()).resolve())}, entry.origins)
+
+
+def _typed(model: type[EntryType], kind: str, name: str, entry: Document) -> EntryType:
+    title = f"{kind} '{name}'"
+    if not NAME.fullmatch(name):
+        raise UserError(f"{entry.origin(())}: {title}: a name is 1 to 64 characters of a-z, 0-9 and _; rename it")
+    return typed(model, entry, title)
+
+
+def _recipe_documents(folders: list[Path], extra: Path | None) -> Recipes:
+    recipes: Recipes = {}
+    for folder in folders:
+        here: Recipes = {}
+        for path in sorted((folder / "recipes").glob("*.yaml")):
+            document = _recipe_document(path)
+            name = document.data["name"]
+            if name in here:
+                raise UserError(
+                    f"{document.origin(('name',))}: recipe '{name}' is in {here[name].origin(()).file} too; rename one"
+                )
+            here[name] = document
+        recipes.update(here)
+    if extra:
+        document = _recipe_document(extra)
+        recipes[document.data["name"]] = document
+    return recipes
+
+
+def _recipe_document(path: Path) -> Document:
+    """Read a recipe file; a recipe without ``name`` is named by its file."""
+    document = read_yaml(path)
+    name = document.data.get("name", path.stem.replace("-", "_"))
+    if not isinstance(name, str):
+        raise UserError(f"{document.origin(('name',))}: name must be text, not {dump_value(name)}")
+    named_by: dict[KeyPath, Origin] = {("name",): Origin(document.origin(()).file)}
+    return Document({**document.data, "name": name}, {**named_by, **document.origins})
+
+
+def _chain(name: str, recipes: Recipes) -> list[str]:
+    """Return the names from a recipe to its last parent."""
+    chain = [name]
+    while (parent := recipes[chain[-1]].data.get("extends")) is not None:
+        document = recipes[chain[-1]]
+        where = f"{document.origin(('extends',))}: recipe '{chain[-1]}'"
+        if parent in chain:
+            circle = " -> ".join([*chain[chain.index(parent) :], parent])
+            raise UserError(f"{where}: extends goes round in a circle ({circle}); remove one of them")
+        if not isinstance(parent, str):
+            raise UserError(f"{where}: extends must be the name of one recipe, not {dump_value(parent)}")
+        if parent not in recipes:
+            raise UserError(f"{where}: extends: recipe '{parent}' is not in the catalogue ({nearest(parent, recipes)})")
+        chain.append(parent)
+    return chain
+
+
+def _resolved(name: str, recipes: Recipes) -> Document:
+    chain = _chain(name, recipes)
+    document = recipes[chain[-1]]
+    for child in reversed(chain[:-1]):
+        without_name = {key: value for key, value in document.data.items() if key not in NAME_FIELDS}
+        document = merge(Document(without_name, document.origins), recipes[child])
+    return document
+
+
+def _as_document(recipe: Recipe) -> Document:
+    """Return a typed recipe as the mapping it came from."""
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    return Document(data, {(): Origin(f"recipe {recipe.name}")})
+
+
+def _overridden(document: Document, values: Mapping[str, Any]) -> Document:
+    for dotted_path, value in values.items():
+        path = tuple(dotted_path.split("."))
+        text = f"{SET} {dotted_path}={dump_value(value)}"
+        _check_path(path, text)
+        data = value
+        for key in reversed(path):
+            data = {key: data}
+        origins = {here: Origin(text) for here in _key_paths(data, ())}
+        document = merge(document, Document(data, {**origins, (): document.origins[()]}))
+    return document
+
+
+def _check_path(path: tuple[str, ...], text: str) -> None:
+    for depth, key in enumerate(path):
+        fields = field_names(Recipe, path[:depth])
+        if not fields:
+            raise UserError(f"{text}: '{dotted(path[:depth])}' has no keys of its own; set it whole")
+        settable = [field for field in fields if depth or field not in NAME_FIELDS]
+        if key not in settable:
+            raise UserError(f"{text}: '{dotted(path[: depth + 1])}' cannot be set ({nearest(key, settable)})")
+
+
+def _key_paths(data: Any, path: KeyPath) -> list[KeyPath]:
+    nested = [_key_paths(value, (*path, key)) for key, value in data.items()] if isinstance(data, dict) else []
+    return [path, *(found for paths in nested for found in paths)]
+
+
+def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> None:
+    title = f"recipe '{recipe.name}'"
+    benchmarks = catalog.benchmarks
+    for number, name in enumerate(recipe.mixture.pair_sets):
+        _require(catalog.pair_sets, "pair set", name, title, document, ("mixture", "pair_sets", number))
+    for number, name in enumerate(recipe.mixture.decontaminate_against):
+        path: KeyPath = ("mixture", "decontaminate_against", number)
+        _require(benchmarks, "benchmark", name, title, document, path)
+    for number, name in enumerate(recipe.evaluation.evaluate_on):
+        path = ("evaluation", "evaluate_on", number)
+        _require({TEST, *benchmarks}, "benchmark", name, title, document, path)
+
+
+def _require(known: Iterable[str], kind: str, name: str, title: str, document: Document, path: KeyPath) -> None:
+    if name not in known:
+        where = f"{document.origin(path)}: {title}: {dotted(path)}"
+        raise UserError(f"{where}: {kind} '{name}' is not in the catalogue ({nearest(name, known)})")
+
+
+def _lines(
+    data: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, Origin], comment_column: int = 60
+) -> list[str]:
+    lines = []
+    indent = "  " * len(path)
+    for key, value in data.items():
+        here = (*path, key)
+        is_open = isinstance(value, dict) and bool(value)
+        text = f"{indent}{key}:" if is_open else f"{indent}{key}: {dump_value(value)}"
+        lines.append(f"{text:<{comment_column}}  # {origins.get(here, 'default')}")
+        if is_open:
+            lines.extend(_lines(value, here, origins))
+    return lines
