@@ -64,7 +64,7 @@ def run_recipe(
     """
     prepare_home(settings.home)
     ArtifactStore(settings.home).sweep()
-    changed = override_recipe(recipe, overrides)
+    changed = override_recipe(recipe, overrides, catalog)
     catalog = catalog.model_copy(update={"recipes": {**catalog.recipes, recipe.name: changed}})
     kinds = kinds_until(until)
     planned = [p for p in Flow(catalog).of_recipe(changed) if p.kind in kinds]

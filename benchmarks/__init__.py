@@ -1,0 +1,1 @@
+"""Benchmarks that print ratios against named rivals: interleaved runs, median and spread. Never timed tests."""

