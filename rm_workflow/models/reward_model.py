@@ -1,0 +1,179 @@
+"""The reward model: a pretrained body, one linear head, and the reward read at an explicit end index.
+
+Shapes: B rows, T tokens, H hidden size. The head and the rewards are fp32 whatever the body computes in: bf16
+rewards near 16 step by 0.06 to 0.125, so different replies would tie.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rm_workflow.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Precision = Literal["bf16", "fp32"]
+
+
+def load_reward_model(
+    model_folder: Path, head_init_std: float | None = None, seed: int = 0, pad_token_id: int | None = None
+) -> "PreTrainedModel":
+    """Load a local model as ``AutoModelForSequenceClassification`` with one label, in fp32, in evaluation mode.
+
+    A head that the folder holds is kept; a missing one is drawn from N(0, head_init_std) with ``seed``, whatever the
+    state of the global generators.
+
+    Args:
+        head_init_std: standard deviation of a fresh head; None is 1/(H + 1), as OpenRLHF.
+        pad_token_id: the pad of the token recipe, written into the config; None keeps the config's.
+
+    Raises:
+        UserError: the weights do not fit the config, or the saved head has more than one label.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            str(model_folder),
+            num_labels=1,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{model_folder} cannot be loaded as a reward model: {_first_line(error)}") from error
+    missing = set(report["missing_keys"])
+    head = head_module(model)
+    head_weights = {f"score.{name}" for name, _ in head.named_parameters()}
+    if missing - head_weights:
+        raise UserError(
+            f"{model_folder}: {len(missing - head_weights)} weights are missing from its safetensors files, for "
+            f"instance {min(missing - head_weights)}; fetch or save the model again"
+        )
+    if missing:
+        _draw_head(head, head_init_std or 1 / (head.in_features + 1), seed)
+    if pad_token_id is not None:
+        model.config.pad_token_id = pad_token_id
+        model.config.get_text_config().pad_token_id = pad_token_id
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _draw_head(head: nn.Linear, std: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.empty(head.weight.shape).normal_(0.0, std, generator=generator))
+        if head.bias is not None:
+            head.bias.zero_()
+
+
+def keep_head_fp32(model: nn.Module) -> None:
+    """Turn the head back to fp32 after a body was cast to a smaller dtype."""
+    head_module(model).to(torch.float32)
+
+
+def rewards(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    end_index: Tensor,
+    position_ids: Tensor | None = None,
+) -> Tensor:
+    """Return the reward of each row, fp32 [B], differentiable.
+
+    The same as plain transformers on right-padded rows (which pools at the last token that is not the pad), but with no
+    need to guess the end. Works on a plain model, inside PEFT or a data-parallel wrapper, and under autocast.
+
+    Args:
+        input_ids: [B, T], right-padded.
+        attention_mask: [B, T], 0 at padding.
+        end_index: [B], index of the token whose hidden state is scored.
+        position_ids: [B, T], or None for 0 .. T-1.
+    """
+    classifier = sequence_classifier(model)
+    body = getattr(classifier, classifier.base_model_prefix)
+    hidden_BTH = body(
+        input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    ).last_hidden_state
+    rows = torch.arange(hidden_BTH.shape[0], device=hidden_BTH.device)
+    return head_rewards(model, hidden_BTH[rows, end_index])
+
+
+def head_rewards(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the fp32 rewards [...] of hidden states [..., H], outside any autocast."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        scored: Tensor = sequence_classifier(model).score(hidden.float())
+    if scored.dtype != torch.float32 or scored.shape[-1] != 1:
+        raise ValueError(
+            f"the reward head must give one fp32 number, not {scored.shape[-1]} of {scored.dtype}; "
+            "call keep_head_fp32 first"
+        )
+    return scored.squeeze(-1)
+
+
+def sequence_classifier(model: nn.Module) -> Any:
+    """Return the transformers model inside PEFT and data-parallel wrappers (LoRA layers sit inside it)."""
+    inner: Any = model
+    while not hasattr(inner, "score"):
+        if hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        elif hasattr(inner, "module"):
+            inner = inner.module
+        else:
+            raise ValueError(f"{type(model).__name__} is no sequence classifier: it has no head named score")
+    return inner
+
+
+def head_module(model: nn.Module) -> nn.Linear:
+    """Return the linear head in use; PEFT keeps a trained copy beside the original."""
+    head: Any = sequence_classifier(model).score
+    if hasattr(head, "modules_to_save"):
+        head = head.modules_to_save[head.active_adapter]
+    assert isinstance(head, nn.Linear)
+    return head
+
+
+def resolve_device(device: str) -> str:
+    """Return "cpu" or "cuda" for the setting "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: cuda is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UserError("RMW_DEVICE is cuda, but torch sees no CUDA device; set RMW_DEVICE to auto or cpu")
+    return "cuda" if device != "cpu" and available else "cpu"
+
+
+def resolve_precision(requested: str, device: str) -> Precision:
+    """Return "bf16" or "fp32" for "auto", "bf16" or "fp32" on a device.
+
+    Raises:
+        UserError: bf16 is asked for where the device only emulates it, which is slower than fp32.
+    """
+    if requested == "fp32":
+        return "fp32"
+    if computes_bf16(device):
+        return "bf16"
+    if requested == "bf16":
+        raise UserError(f"precision bf16 is asked for, but this {device} does not compute in it; set precision to auto")
+    return "fp32"
+
+
+def computes_bf16(device: str) -> bool:
+    """Tell whether the device has bf16 arithmetic of its own."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    # oneDNN says yes on every AVX-512 machine and emulates; only these two instruction sets are faster than fp32.
+    onednn = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(onednn) and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

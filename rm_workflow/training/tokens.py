@@ -1,0 +1,337 @@
+"""Mixture -> tokens: each response is tokenised once with its prompt, pairs stay references.
+
+One row of ``responses.parquet``: ``{"response_id": "5f..", "input_ids": [1, 9690, ..], "prompt_length": 41}``.
+"""
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rm_workflow.artifacts import Built, Check
+from rm_workflow.catalog.models import TokenRecipe
+from rm_workflow.database import connect, quote_literal, write_parquet
+from rm_workflow.errors import UserError
+from rm_workflow.models.tokens import Encoded, Encoder
+
+logger = logging.getLogger(__name__)
+
+CODE_VERSION = "1"
+
+RULES = ("too_long", "collapsed", "special_token")
+REASONS = {
+    "too_long": "prompt and reply do not fit into max_length tokens",
+    "collapsed": "both sides became the same token ids",
+    "special_token": "a text holds the string of a special token",
+}
+ROWS_AT_ONCE = 1000
+HISTOGRAM_BINS = 40
+
+ENCODED = pa.schema(
+    [
+        ("response_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("length", pa.int32()),
+        ("prompt_length", pa.int32()),
+        ("ids_hash", pa.string()),
+        ("special", pa.string()),
+    ]
+)
+
+TEXTS = """
+-- every response that the mixture refers to, once, with its prompt
+with used as (
+    select chosen_id as response_id from pairs
+    union
+    select rejected_id from pairs
+),
+distinct_prompts as (
+    select prompt_id, any_value(messages) as messages from raw_prompts group by prompt_id
+),
+distinct_responses as (
+    select response_id, any_value(prompt_id) as prompt_id, any_value(text) as text
+    from raw_responses
+    where response_id in (select response_id from used)
+    group by response_id
+)
+select response_id, prompt_id, messages, text
+from distinct_responses
+join distinct_prompts using (prompt_id)
+order by prompt_id, response_id
+"""
+
+FITTED = """
+-- truncate_prompt_left: all replies of a prompt lose the same first tokens, so many that the longest reply that can
+-- still be kept whole fits; drop: nothing is cut
+create table fitted as
+with prompt as (
+    select prompt_id, min(prompt_length) as shared_length from encoded group by prompt_id
+),
+judged as (
+    select
+        response_id, prompt_id, length, prompt_length, ids_hash, special,
+        length - case when $truncate then greatest(0, shared_length - $kept) else 0 end <= $max_length as fits
+    from encoded
+    join prompt using (prompt_id)
+)
+select
+    *,
+    greatest(0, coalesce(max(length) filter (fits) over (partition by prompt_id), 0) - $max_length) as cut
+from judged
+"""
+
+JUDGED = """
+-- too_long, collapsed, special_token, first match wins; the cut is the same on both sides, so sides that are equal
+-- after it were equal before
+create table judged as
+select
+    pairs.*,
+    case
+        when not (chosen.fits and rejected.fits) then 'too_long'
+        when chosen.ids_hash = rejected.ids_hash then 'collapsed'
+        when coalesce(chosen.special, rejected.special) is not null then 'special_token'
+    end as rule,
+    case rule
+        when 'too_long'
+            then format('chosen {} and rejected {} tokens, at most {}', chosen.length, rejected.length, $max_length)
+        when 'special_token' then coalesce(chosen.special, rejected.special)
+    end as detail
+from pairs
+join fitted as chosen on chosen.response_id = pairs.chosen_id
+join fitted as rejected on rejected.response_id = pairs.rejected_id
+"""
+
+KEPT_PAIRS = """
+-- pairs that no rule drops
+select
+    pair_id, pair_key, prompt_id, chosen_id, rejected_id, chosen_score, rejected_score, weight, source, split, group_id
+from judged
+where rule is null
+order by prompt_id, pair_id
+"""
+
+KEPT_RESPONSES = """
+-- the ids of every response of a kept pair, after the cut; BOS stays in front
+select
+    response_id,
+    list_slice(input_ids, 1, $bos) || list_slice(input_ids, $bos + cut + 1, length) as input_ids,
+    (prompt_length - cut)::integer as prompt_length
+from encoded
+join fitted using (response_id, prompt_id, length, prompt_length)
+where response_id in (
+    select chosen_id from judged where rule is null
+    union
+    select rejected_id from judged where rule is null
+)
+order by response_id
+"""
+
+DROPPED_PAIRS = """
+-- why each other pair is gone
+select
+    'pair' as stage, judged.source, judged.file, judged.row,
+    list_filter([chosen.slot, rejected.slot], slot -> slot is not null) as slots,
+    pair_id, rule, reasons.reason, detail, left(response.text, 200) as excerpt
+from judged
+join reasons using (rule)
+left join slots as chosen
+    on (chosen.response_id, chosen.source, chosen.file, chosen.row)
+    = (judged.chosen_id, judged.source, judged.file, judged.row)
+left join slots as rejected
+    on (rejected.response_id, rejected.source, rejected.file, rejected.row)
+    = (judged.rejected_id, judged.source, judged.file, judged.row)
+left join (select response_id, any_value(text) as text from raw_responses group by response_id) as response
+    on response.response_id = judged.chosen_id
+order by judged.source, judged.file, judged.row, rule, pair_id, slots
+"""
+
+SLOTS = """
+-- where a source shows a response; a row that shows the same text twice is named by its first slot
+create table slots as
+select response_id, source, file, row, min(slot) as slot
+from raw_occurrences
+where response_id in (select chosen_id from judged where rule is not null
+                      union select rejected_id from judged where rule is not null)
+group by all
+"""
+
+COUNTS = """
+-- pairs by verdict and split, and the tokens that one epoch of training reads (both sides, no padding)
+select
+    coalesce(rule, 'kept') as verdict,
+    split,
+    count(*) as pairs,
+    sum(chosen.length - chosen.cut + rejected.length - rejected.cut) as tokens
+from judged
+join fitted as chosen on chosen.response_id = judged.chosen_id
+join fitted as rejected on rejected.response_id = judged.rejected_id
+group by all
+order by all
+"""
+
+
+def build_tokens(mixture: Path, raws: Sequence[Path], model_folder: Path, recipe: TokenRecipe, out: Path) -> Built:
+    """Tokenise a mixture under a token recipe into ``out``.
+
+    Args:
+        mixture: folder with the mixture's ``pairs.parquet``.
+        raws: folders of the raw artifacts that the mixture's texts come from.
+        model_folder: the base model in the form of the Hugging Face hub.
+
+    Raises:
+        UserError: the template refuses a conversation, or no train pair is left.
+    """
+    encoder = Encoder.load(model_folder, recipe)
+    with tempfile.TemporaryDirectory(dir=out) as scratch, connect(Path(scratch)) as con:
+        _open_inputs(con, mixture, raws)
+        _encode_all(con, encoder, Path(scratch) / "encoded.parquet")
+        _judge(con, encoder)
+        counts = con.execute(COUNTS).fetchall()
+        _write(con, encoder, out)
+        facts = {**_count_facts(counts), "histogram": _histogram(con), "template_hash": encoder.template_hash}
+        checks = _checks(con, encoder, facts, out)
+    encoder.write_recipe(out)
+    if facts["train"] == 0:
+        raise UserError(
+            f"no train pair is left after tokenising: of {facts['pairs']} pairs, {_told_drops(facts['dropped'])} were "
+            f"dropped; raise tokens.max_length ({recipe.max_length}) or set tokens.over_length to truncate_prompt_left"
+        )
+    return Built(facts, checks)
+
+
+def _open_inputs(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[Path]) -> None:
+    pairs = quote_literal(str(mixture / "pairs.parquet"))
+    con.execute(f"create view pairs as select * from read_parquet({pairs})")
+    for table in ("prompts", "responses", "occurrences"):
+        files = ", ".join(quote_literal(str(raw / f"{table}.parquet")) for raw in raws)
+        con.execute(f"create view raw_{table} as select * from read_parquet([{files}], union_by_name = true)")
+
+
+def _encode_all(con: duckdb.DuckDBPyConnection, encoder: Encoder, path: Path) -> None:
+    """Tokenise batch by batch into a scratch file, so that memory does not grow with the mixture."""
+    batches: Iterable[pa.RecordBatch] = con.execute(TEXTS).to_arrow_reader(ROWS_AT_ONCE)
+    done = 0
+    with pq.ParquetWriter(path, ENCODED, compression="zstd") as writer:
+        for batch in batches:
+            rows = batch.to_pylist()
+            writer.write_table(pa.Table.from_pylist(list(_encode_rows(rows, encoder)), ENCODED))
+            done += len(rows)
+            logger.info("tokenised %s responses", f"{done:,}")
+    con.execute(f"create view encoded as select * from read_parquet({quote_literal(str(path))})")
+
+
+def _encode_rows(rows: Sequence[Mapping[str, Any]], encoder: Encoder) -> Iterator[dict[str, Any]]:
+    conversations = [(row["messages"], row["text"]) for row in rows]
+    for row, encoded in zip(rows, encoder.encode_many(conversations), strict=True):
+        texts = [*(message["content"] for message in row["messages"]), row["text"]]
+        found = (encoder.holds_special_token(text) for text in texts)
+        yield {
+            "response_id": row["response_id"],
+            "prompt_id": row["prompt_id"],
+            "input_ids": encoded.input_ids,
+            "length": len(encoded.input_ids),
+            "prompt_length": encoded.prompt_length,
+            "ids_hash": _ids_hash(encoded),
+            "special": next((token for token in found if token), None),
+        }
+
+
+def _ids_hash(encoded: Encoded) -> str:
+    return hashlib.sha256(np.asarray(encoded.input_ids, dtype="<i4").tobytes()).hexdigest()
+
+
+def _judge(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
+    recipe = encoder.recipe
+    con.execute(
+        FITTED,
+        {
+            "truncate": recipe.over_length == "truncate_prompt_left",
+            "kept": encoder.kept_prompt_length,
+            "max_length": recipe.max_length,
+        },
+    )
+    con.execute(JUDGED, {"max_length": recipe.max_length})
+    con.execute("create table reasons (rule varchar, reason varchar)")
+    con.executemany("insert into reasons values (?, ?)", list(REASONS.items()))
+    con.execute(SLOTS)
+
+
+def _write(con: duckdb.DuckDBPyConnection, encoder: Encoder, out: Path) -> None:
+    write_parquet(con, KEPT_PAIRS, out / "pairs.parquet")
+    bos = str(int(encoder.starts_with_bos))
+    write_parquet(con, KEPT_RESPONSES.replace("$bos", bos), out / "responses.parquet")
+    write_parquet(con, DROPPED_PAIRS, out / "dropped.parquet")
+
+
+def _count_facts(counts: Sequence[tuple[str, str, int, int]]) -> dict[str, Any]:
+    def pairs(verdict: str, *splits: str) -> int:
+        return sum(row[2] for row in counts if row[0] == verdict and row[1] in splits)
+
+    kept = [row for row in counts if row[0] == "kept"]
+    return {
+        "pairs": sum(row[2] for row in counts),
+        "kept": sum(row[2] for row in kept),
+        "dropped": {rule: pairs(rule, "train", "test") for rule in RULES},
+        "train": pairs("kept", "train"),
+        "test": pairs("kept", "test"),
+        "train_tokens": int(sum(row[3] for row in kept if row[1] == "train")),
+    }
+
+
+def _histogram(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
+    """Return tokens of a conversation against number of responses, before any is cut or dropped."""
+    lengths = np.asarray(con.execute("select length from encoded").fetchnumpy()["length"], dtype=np.int64)
+    if lengths.size == 0:
+        return {"edges": [], "counts": []}
+    width = 8
+    while width * HISTOGRAM_BINS <= lengths.max():
+        width *= 2
+    edges = np.arange(0, lengths.max() + width + 1, width)
+    counts, _ = np.histogram(lengths, edges)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def _checks(con: duckdb.DuckDBPyConnection, encoder: Encoder, facts: Mapping[str, Any], out: Path) -> tuple[Check, ...]:
+    candidates = _number(con, "select count(*) from pairs")
+    responses = f"read_parquet({quote_literal(str(out / 'responses.parquet'))})"
+    longest = _number(con, f"select coalesce(max(len(input_ids)), 0) from {responses}")
+    padded = _number(con, f"select count(*) from {responses} where list_contains(input_ids, {encoder.pad_token_id})")
+    dropped = sum(facts["dropped"].values())
+    return (
+        Check(
+            "pairs_accounted_for",
+            candidates == facts["kept"] + dropped,
+            "pairs of the mixture = kept + dropped by rule",
+            {"pairs": candidates, "kept": facts["kept"], "dropped": dropped},
+        ),
+        Check(
+            "no_sequence_too_long",
+            longest <= encoder.recipe.max_length,
+            f"no sequence is longer than {encoder.recipe.max_length} tokens",
+            {"longest": longest},
+        ),
+        Check(
+            "pad_never_in_text",
+            padded == 0,
+            "no sequence holds the pad token, at which plain transformers would stop reading",
+            {"sequences": padded, "pad_token": str(encoder.tokenizer.pad_token)},
+        ),
+    )
+
+
+def _number(con: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = con.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _told_drops(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} as {rule}" for rule, count in dropped.items())
