@@ -1,0 +1,166 @@
+"""Cheap proofs that training means what it should; each failure is one sentence.
+
+The silent failures of reward-model training that they catch: pooling inside the shared prompt (loss stuck at 0.693,
+huggingface/trl#2758), a head that is not initialised or has two labels (huggingface/trl#4577), a head lost on saving
+(huggingface/peft#876).
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rm_workflow.errors import UserError
+from rm_workflow.training import objectives
+from rm_workflow.training.data import TrainPairs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FRESH_LOSS_TOLERANCE = 0.3
+# Largest |reward before - reward after| for rewards up to 1 in size; beyond, relative to the largest.
+RELOAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+EQUAL_REWARDS = 1e-6
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+
+
+def check_tokens(pairs: TrainPairs, pad_token_id: int | None, eos_token_id: int | None) -> None:
+    """Refuse a pad token that stands for something else too.
+
+    Plain transformers reads the reward at the last token that is not the pad: where the pad ends a turn, the reward is
+    read too early, and where it occurs in the prompt, older versions read it inside the prompt that both sides share.
+
+    Raises:
+        UserError: there is no pad token, it is the end token, or a conversation holds it.
+    """
+    if pad_token_id is None:
+        raise UserError(
+            "the token recipe has no pad token; name an unused special token as pad in the base's tokenizer"
+        )
+    if pad_token_id == eos_token_id:
+        raise UserError(
+            f"the pad token is the end token (id {pad_token_id}), so the end of a conversation cannot be told from "
+            "padding; name an unused special token as pad in the base's tokenizer"
+        )
+    hits = np.flatnonzero(pairs.token_ids == pad_token_id)
+    if hits.size:
+        response = int(np.searchsorted(pairs.starts, hits[0], side="right")) - 1
+        where = "ends with" if hits[0] == pairs.starts[response + 1] - 1 else "holds"
+        raise UserError(
+            f"responses.parquet: response {pairs.response_ids[response]} {where} the pad token (id {pad_token_id}); "
+            "rebuild the tokens with this token recipe"
+        )
+
+
+def check_scores(pairs: TrainPairs, objective: str) -> None:
+    """Refuse pairs without scores where the objective is a function of their gap."""
+    missing = int(np.isnan(pairs.score_gap).sum())
+    if objective in objectives.NEEDS_SCORES and missing:
+        raise UserError(
+            f"pairs.parquet: {missing} train pairs have no score, which objective {objective} needs; set 'score' in "
+            "the pair sets or take objective bradley_terry"
+        )
+
+
+def check_head(model: "nn.Module") -> None:
+    """Refuse a model that does not give exactly one finite number for a conversation."""
+    import torch
+
+    from rm_workflow.models.reward_model import head_module, sequence_classifier
+
+    labels = sequence_classifier(model).config.num_labels
+    weight = head_module(model).weight
+    if labels != 1 or weight.shape[0] != 1:
+        raise UserError(
+            f"the model has num_labels {labels} and a head of {weight.shape[0]} rows, but a reward is one number; "
+            "take a base model without a classification head of its own"
+        )
+    if not bool(torch.isfinite(weight).all()) or float(weight.abs().max()) == 0.0:
+        raise UserError(
+            "the reward head is all zero or not finite before training; set training.head_init_std to a positive number"
+        )
+
+
+def check_start(
+    chosen: "Tensor",
+    rejected: "Tensor",
+    losses: "Tensor",
+    losses_at_zero: "Tensor",
+    weights: "Tensor",
+    fresh_head: bool,
+) -> float:
+    """Refuse a start at which nothing can be learnt and return the loss of the first pairs.
+
+    Args:
+        chosen: [pairs] rewards of the first pairs before any step; the other tensors have the same shape.
+        losses: what the objective makes of them.
+        losses_at_zero: what the objective makes of equal rewards, ln 2 for Bradley-Terry.
+        fresh_head: the head was drawn, not loaded; only then the rewards are known to be small.
+
+    Raises:
+        UserError: chosen and rejected are equal in every pair, the loss is not finite, or it is further than 0.3 from
+            that of equal rewards.
+    """
+    total = weights.sum().item()
+    loss = (weights * losses).sum().item() / total
+    expected = (weights * losses_at_zero).sum().item() / total
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss of the first pairs is {loss} before any step; set training.precision to fp32 or "
+            "check the base model's weights"
+        )
+    size = max(chosen.abs().max().item(), rejected.abs().max().item())
+    if (chosen - rejected).abs().max().item() <= EQUAL_REWARDS * size:
+        raise UserError(
+            f"the rewards of the chosen and the rejected reply are equal in all {len(chosen)} first pairs, so "
+            "nothing can be learnt: the reward is read inside the prompt they share; check the end and pad tokens of "
+            "the token recipe"
+        )
+    if fresh_head and abs(loss - expected) > FRESH_LOSS_TOLERANCE:
+        raise UserError(
+            f"the loss of a fresh head is {loss:.3f} where equal rewards give {expected:.3f} (more than "
+            f"{FRESH_LOSS_TOLERANCE} apart); lower training.head_init_std"
+        )
+    return loss
+
+
+def check_reload(before: "Tensor", after: "Tensor", missing: list[str], what: str, save_dtype: str) -> float:
+    """Refuse a saved model that is not the trained one and return the largest |difference| of its rewards.
+
+    Args:
+        before: [rows] rewards of the trained model, fp32.
+        after: [rows] rewards of the saved one, loaded by plain transformers (and peft) and computed in fp32.
+        missing: names of weights that transformers did not find in the saved files.
+        what: the folder, for the sentence.
+    """
+    if missing:
+        raise UserError(f"the saved {what} lacks the weights {', '.join(missing)}; nothing is published")
+    difference = (before - after).abs().max().item()
+    tolerance = reload_tolerance(before, save_dtype)
+    if not difference <= tolerance:
+        raise UserError(
+            f"the saved {what} gives other rewards than the trained model: they differ by up to {difference:.2e} "
+            f"(tolerance {tolerance:.0e}); nothing is published"
+        )
+    return difference
+
+
+def reload_tolerance(rewards: "Tensor", save_dtype: str) -> float:
+    """Return the largest difference that rounding in ``save_dtype`` explains for rewards of this size."""
+    return RELOAD_TOLERANCE[save_dtype] * max(1.0, rewards.abs().max().item())
+
+
+def holds_head(model_folder: Path) -> bool:
+    """Tell whether the weights in a folder come with a reward head of their own."""
+    from safetensors import safe_open
+
+    index = model_folder / SAFETENSORS_INDEX
+    if index.is_file():
+        return "score.weight" in json.loads(index.read_text("utf-8"))["weight_map"]
+    for path in sorted(model_folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as weights:
+            if "score.weight" in weights.keys():  # noqa: SIM118 (not a mapping)
+                return True
+    return False

@@ -1,0 +1,261 @@
+"""Trains one checkpoint: ``python -m rm_workflow.training.entry --run-config F --tokens DIR --base DIR --out DIR``.
+
+Needs neither dagster nor duckdb, so it runs on a cluster node too; where Dagster Pipes started it, its lines also go to
+the Dagster log. The folder OUT belongs to one trainer at a time and holds, at the end::
+
+    model/          reward model for AutoModelForSequenceClassification, tokenizer, token_recipe.json
+    adapter/        PEFT adapter with the head (LoRA only)
+    metrics.jsonl   one line a logging step
+    result.json     figures of the run; written last, so without it nothing here is a checkpoint
+
+Exit code 0 on success, 1 with one line ``error: ...``, 130 and 143 after SIGINT and SIGTERM.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rm_workflow.catalog.models import TokenRecipe
+from rm_workflow.errors import UserError
+from rm_workflow.training import process
+
+if TYPE_CHECKING:
+    from rm_workflow.models.tokens import Encoder
+    from rm_workflow.training.data import MicroBatch, TrainPairs
+    from rm_workflow.training.trainer import PairTrainer
+
+CODE_VERSION = "1"
+PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+OUTPUTS = ("model", "adapter", METRICS, RESULT)
+PROBE_PAIRS = 8
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the trainer and return its exit code."""
+    options = _parse(arguments)
+    process.go_offline()
+    process.end_on_signals()
+    try:
+        process.end_with_parent(options.parent_pid)
+        with process.locked(options.out), _dagster_log() as tell:
+            train(options.run_config, options.tokens, options.base, options.out, tell)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except process.Terminated as ended:
+        print(f"ended by {ended}; nothing is published", file=sys.stderr, flush=True)
+        return ended.exit_code
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="rm_workflow.training.entry", description="Train one checkpoint.")
+    parser.add_argument("--run-config", type=Path, required=True, help="run_config.json")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of the tokens artifact")
+    parser.add_argument("--base", type=Path, required=True, help="folder of the base model, as transformers loads it")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to, held by one trainer at a time")
+    parser.add_argument("--parent-pid", type=int, help="process to end with; default: whoever started this one")
+    return parser.parse_args(arguments)
+
+
+@contextlib.contextmanager
+def _dagster_log() -> Iterator[Callable[[str], None] | None]:
+    if PIPES_VARIABLE not in os.environ:
+        yield None
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as pipes:
+        yield pipes.log.info
+
+
+def train(
+    run_config_file: Path, tokens: Path, base: Path, out: Path, tell: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Train, save, prove and return what ``result.json`` holds.
+
+    Args:
+        tell: gets each line that is printed.
+    """
+    from rm_workflow.models.tokens import Encoder
+    from rm_workflow.training import saving
+    from rm_workflow.training.data import load_pairs
+    from rm_workflow.training.metrics import Progress
+
+    for name in OUTPUTS:
+        _remove(out / name)
+    run_config = json.loads(run_config_file.read_text("utf-8"))
+    encoder = Encoder.load(base, TokenRecipe(**run_config["token_recipe"]))
+    pairs = load_pairs(tokens)
+    _check_inputs(run_config, encoder, pairs, tokens)
+    progress = Progress(out / METRICS, run_config["num_steps"], run_config["num_train_pairs"], tell)
+    _announce(run_config, pairs, progress)
+
+    trainer = _trainer(run_config, encoder, pairs, base, progress, out)
+    probe = _probe(trainer, pairs, encoder.pad_token_id)
+    first_loss = check_start(trainer, probe, _fresh_head(base))
+    progress.start()
+    trainer.train()
+    seconds = time.monotonic() - progress.started
+
+    model, parameters = trainer.trained_model, _parameter_counts(trainer)
+    del trainer
+    save_dtype = run_config["training"]["save_dtype"]
+    reload = saving.save_and_prove(model, encoder, base, save_dtype, probe, out)
+    progress.say(_reload_line(reload))
+    result = {
+        "recipe": run_config["recipe"],
+        "num_steps": run_config["num_steps"],
+        "num_pairs": progress.total_pairs,
+        "num_tokens": progress.total_tokens,
+        "seconds": seconds,
+        "pairs_per_second": progress.total_pairs / seconds,
+        "tokens_per_second": progress.total_tokens / seconds,
+        "loss_before_training": first_loss,
+        "first_loss": progress.records[0]["loss"],
+        "last_loss": progress.records[-1]["loss"],
+        "last_accuracy": progress.records[-1]["accuracy"],
+        "device": run_config["device"],
+        "precision": run_config["precision"],
+        **parameters,
+        "peak_memory_gb": _peak_memory_gb(run_config["device"]),
+        "reload": reload,
+    }
+    _write_last(out / RESULT, result)
+    return result
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _check_inputs(run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs", tokens: Path) -> None:
+    from rm_workflow.training import canaries
+
+    if encoder.template_hash != run_config["template_hash"]:
+        raise UserError(
+            f"the tokens in {tokens} were made with another chat template than the base model has under this token "
+            "recipe (template_hash differs); rebuild the tokens"
+        )
+    if len(pairs) != run_config["num_train_pairs"]:
+        raise UserError(
+            f"{tokens}/pairs.parquet has {len(pairs)} train pairs where the run config says "
+            f"{run_config['num_train_pairs']}; rebuild the run config"
+        )
+    canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
+    canaries.check_scores(pairs, run_config["objective"])
+
+
+def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs", progress: Any) -> None:
+    training = run_config["training"]
+    kind = f"LoRA r {training['lora']['r']}" if training["lora"] else "all weights"
+    progress.say(
+        f"training {run_config['recipe']}: {len(pairs)} pairs, {pairs.num_tokens} tokens an epoch, "
+        f"{run_config['num_steps']} steps of {training['batch_size']} pairs, {kind}, "
+        f"objective {run_config['objective']}, {run_config['device']}, {run_config['precision']}"
+    )
+    for note in run_config["notes"]:
+        progress.say(f"note: {note}")
+
+
+def _trainer(
+    run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs", base: Path, progress: Any, out: Path
+) -> "PairTrainer":
+    from transformers import set_seed
+
+    from rm_workflow.models.reward_model import load_reward_model
+    from rm_workflow.training import canaries
+    from rm_workflow.training.trainer import PairTrainer, add_lora
+
+    training, seed = run_config["training"], run_config["seed"]
+    model: Any = load_reward_model(base, training["head_init_std"], seed, encoder.pad_token_id)
+    canaries.check_head(model)
+    set_seed(seed)
+    if training["lora"]:
+        model = add_lora(model, training["lora"], adapter_base(run_config["base"], base))
+    return PairTrainer(model, encoder.tokenizer, pairs, run_config, progress, out)
+
+
+def adapter_base(base: str, folder: Path) -> str:
+    """Return the base that an adapter names: the recipe's hub id, else the folder, which transformers can load."""
+    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).is_dir()
+    return base if is_hub_id else str(folder)
+
+
+def _fresh_head(base: Path) -> bool:
+    from rm_workflow.training.canaries import holds_head
+
+    return not holds_head(base)
+
+
+def _probe(trainer: "PairTrainer", pairs: "TrainPairs", pad_token_id: int) -> "MicroBatch":
+    from rm_workflow.training.data import padded_batch
+
+    return padded_batch(pairs, trainer.order[:PROBE_PAIRS], pad_token_id)
+
+
+def check_start(trainer: "PairTrainer", probe: "MicroBatch", fresh_head: bool) -> float:
+    """Run the start-up canaries on the first pairs, in the precision of training, and return their loss."""
+    import torch
+
+    from rm_workflow.training import canaries
+
+    batch = trainer._prepare_inputs(dict(probe))
+    with torch.no_grad():
+        chosen, rejected = trainer.pair_rewards(trainer.trained_model.eval(), batch)
+        zero = torch.zeros_like(chosen)
+        losses = trainer.pair_loss(chosen, rejected, batch["score_gap"])
+        losses_at_zero = trainer.pair_loss(zero, zero, batch["score_gap"])
+    return canaries.check_start(chosen, rejected, losses, losses_at_zero, batch["weight"], fresh_head)
+
+
+def _parameter_counts(trainer: "PairTrainer") -> dict[str, int]:
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.trained_model.parameters()]
+    return {
+        "num_parameters": sum(count for count, _ in counts),
+        "num_trainable_parameters": sum(count for count, trained in counts if trained),
+    }
+
+
+def _peak_memory_gb(device: str) -> float:
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _reload_line(reload: Mapping[str, Any]) -> str:
+    adapter = reload["adapter_max_difference"]
+    beside = "" if adapter is None else f", of adapter/ on its base {adapter:.1e}"
+    return (
+        f"saved and loaded again: rewards of model/ differ by up to {reload['max_difference']:.1e} (tolerance "
+        f"{reload['tolerance']:.0e}){beside}; loaded in bf16 by up to {reload['bf16_max_difference']:.1e}"
+    )
+
+
+def _write_last(path: Path, result: Mapping[str, Any]) -> None:
+    draft = path.with_suffix(".draft")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Figures of training, one line for each logging step, weighted by pairs and never a mean of batch means.
+
+A line of ``metrics.jsonl``::
+
+    {"step": 5, "epoch": 0.27, "loss": 0.6712, "accuracy": 0.59, "margin": 0.041, "learning_rate": 0.0002,
+     "grad_norm": 1.92, "pairs": 64, "tokens": 9120, "seconds": 11.8, "pairs_per_second": 5.4,
+     "tokens_per_second": 773.0, "total_pairs": 80, "elapsed": 14.9, "sources": {"hh": {"accuracy": 0.59, "pairs": 64}}}
+
+All figures but ``step``, ``epoch``, ``learning_rate``, ``grad_norm``, ``total_pairs`` and ``elapsed`` are over the
+pairs since the line before.
+"""
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Window:
+    """Sums over the pairs since the last logging step."""
+
+    weighted_loss: float = 0.0
+    weight: float = 0.0
+    margin: float = 0.0
+    correct: int = 0
+    pairs: int = 0
+    tokens: int = 0
+    by_source: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+
+    def add(
+        self,
+        weighted_loss: float,
+        weight: float,
+        margins: Sequence[float],
+        sources: Sequence[str],
+        tokens: int,
+    ) -> None:
+        """Add one micro-batch.
+
+        Args:
+            weighted_loss: sum of weight x loss over its pairs.
+            margins: [pairs] reward of chosen - reward of rejected; a tie counts as wrong.
+            tokens: tokens of both sides without padding.
+        """
+        self.weighted_loss += weighted_loss
+        self.weight += weight
+        self.tokens += tokens
+        for margin, source in zip(margins, sources, strict=True):
+            self.margin += margin
+            self.correct += margin > 0
+            self.pairs += 1
+            self.by_source[source][0] += margin > 0
+            self.by_source[source][1] += 1
+
+    def means(self) -> dict[str, Any]:
+        """Return loss, accuracy and margin of these pairs, overall and by source."""
+        return {
+            "loss": self.weighted_loss / self.weight,
+            "accuracy": self.correct / self.pairs,
+            "margin": self.margin / self.pairs,
+            "sources": {
+                name: {"accuracy": correct / pairs, "pairs": pairs}
+                for name, (correct, pairs) in sorted(self.by_source.items())
+            },
+        }
+
+
+class Progress:
+    """Writes each logging step to a file, to stderr and to whoever else listens."""
+
+    def __init__(self, file: Path, num_steps: int, num_pairs: int, tell: Callable[[str], None] | None = None) -> None:
+        self.file = file
+        self.num_steps = num_steps
+        self.num_pairs = num_pairs
+        self.tell = tell
+        self.window = Window()
+        self.total_pairs = 0
+        self.total_tokens = 0
+        self.records: list[dict[str, Any]] = []
+        self.started = self.last = time.monotonic()
+
+    def start(self) -> None:
+        """Start the clock: what comes before is not training."""
+        self.file.write_text("", "utf-8")
+        self.started = self.last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print a line on stderr and pass it on."""
+        print(text, file=sys.stderr, flush=True)
+        if self.tell:
+            self.tell(text)
+
+    def record(self, step: int, learning_rate: float, grad_norm: float) -> dict[str, Any]:
+        """Close the window at ``step`` and write its line."""
+        now = time.monotonic()
+        seconds = max(now - self.last, 1e-9)
+        window, self.window, self.last = self.window, Window(), now
+        self.total_pairs += window.pairs
+        self.total_tokens += window.tokens
+        row = {
+            "step": step,
+            "epoch": self.total_pairs / self.num_pairs,
+            **window.means(),
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "pairs": window.pairs,
+            "tokens": window.tokens,
+            "seconds": seconds,
+            "pairs_per_second": window.pairs / seconds,
+            "tokens_per_second": window.tokens / seconds,
+            "total_pairs": self.total_pairs,
+            "elapsed": now - self.started,
+        }
+        self.records.append(row)
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+        self.say(self._line(row))
+        return row
+
+    def _line(self, row: dict[str, Any]) -> str:
+        remaining = row["elapsed"] / row["step"] * (self.num_steps - row["step"])
+        return (
+            f"step {row['step']}/{self.num_steps}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.3f}  "
+            f"margin {row['margin']:.3f}  lr {row['learning_rate']:.2e}  grad norm {row['grad_norm']:.2f}  "
+            f"{row['pairs_per_second']:.1f} pairs/s  {row['tokens_per_second']:.0f} tokens/s  ETA {clock(remaining)}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as ``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,105 @@
+"""The trainer as a process: one at a time in its folder, gone with its parent, ended cleanly by a signal."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from rm_workflow.errors import UserError
+
+PR_SET_PDEATHSIG = 1
+PARENT_POLL_SECONDS = 1.0
+GRACE_SECONDS = 10.0
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # transformers draws a bar for every load, which a log keeps as one endless line.
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+class Terminated(BaseException):
+    """A signal asked the trainer to end. No ``except Exception`` of a library may swallow it."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(signal.Signals(number).name)
+
+
+def go_offline() -> None:
+    """Keep libraries from asking the network; must come before their import."""
+    os.environ.update(OFFLINE)
+
+
+def end_on_signals() -> None:
+    """Turn SIGTERM and SIGINT into ``Terminated``; a main thread that does not react is ended after a grace time."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # A second signal, for instance one to the group and one to the process, must not interrupt the clean end.
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    exit_code = 128 + number
+    timer = threading.Timer(GRACE_SECONDS, os._exit, (exit_code,))
+    timer.daemon = True
+    timer.start()
+    raise Terminated(number)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Get SIGTERM when the parent process is gone, even by SIGKILL.
+
+    The kernel's own signal is immediate, and on Linux only; it is tied to the thread that started us. The polling
+    thread covers the rest, also while the main thread computes.
+
+    Args:
+        parent: pid that must be the parent; closes the gap between its start of us and this call.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    expected = parent or os.getppid()
+    threading.Thread(target=_watch_parent, args=(expected,), name="parent-watch", daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    # Signal handlers run between bytecodes of the main thread; one long call into a library delays them.
+    time.sleep(GRACE_SECONDS)
+    os._exit(128 + signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of it however the process ends.
+
+    Raises:
+        UserError: another trainer holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another trainer is writing to {folder}; wait for it to end, or end it, and run again"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""The fully resolved recipe of one checkpoint, as JSON; imports no torch."""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from rm_workflow.catalog.models import Recipe
+from rm_workflow.errors import UserError
+from rm_workflow.training import objectives
+
+CODE_VERSION = "1"
+
+
+def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precision: str) -> dict[str, Any]:
+    """Return everything that one checkpoint needs and that is not data or weights.
+
+    Args:
+        tokens_facts: facts of the tokens artifact; ``train`` is the number of pairs that are trained on.
+        device: ``cpu`` or ``cuda``.
+        precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
+
+    Raises:
+        UserError: the objective or the batch unit is not built, or there is no pair to train on.
+    """
+    training = recipe.training
+    objectives.get(recipe.objective)
+    if training.batch_unit != "pairs":
+        raise UserError(
+            f"recipe {recipe.name}: training.batch_unit {training.batch_unit!r} is not built yet; set it to pairs"
+        )
+    num_pairs = int(tokens_facts["train"])
+    if num_pairs == 0:
+        raise UserError(
+            f"recipe {recipe.name}: the tokens hold no train pair; raise tokens.max_length or add pair sets"
+        )
+    steps = num_steps(num_pairs, training.epochs, training.batch_size)
+    warmup = warmup_steps(training.warmup, steps)
+    return {
+        "recipe": recipe.name,
+        "base": recipe.base,
+        "objective": recipe.objective,
+        "token_recipe": recipe.tokens.model_dump(),
+        "template_hash": tokens_facts["template_hash"],
+        "training": training.model_dump(),
+        "device": device,
+        "precision": precision,
+        "seed": training.seed,
+        "num_train_pairs": num_pairs,
+        "num_train_tokens": tokens_facts.get("train_tokens"),
+        "num_steps": steps,
+        "warmup_steps": warmup,
+        "notes": _notes(warmup, steps, training.learning_rate),
+    }
+
+
+def num_items(num_pairs: int, epochs: float) -> int:
+    """Return the pairs seen over all epochs: ceil(num_pairs * epochs), exact for decimal epochs."""
+    return math.ceil(num_pairs * Fraction(str(epochs)))
+
+
+def num_steps(num_pairs: int, epochs: float, batch_size: int) -> int:
+    """Return optimiser steps: ceil(num_pairs * epochs / batch_size); the short last step is kept.
+
+    Epochs follow each other without a gap, so only the last step of the run can be short.
+    """
+    return math.ceil(num_items(num_pairs, epochs) / batch_size)
+
+
+def warmup_steps(warmup: float, steps: int) -> int:
+    """Return warm-up steps: ``warmup`` itself from 1 on, else that share of all steps, rounded up as transformers does.
+
+    A share never takes the last step: the learning rate of step k of a warm-up of n is k/n, so a run of one step would
+    not learn at all.
+    """
+    if warmup >= 1:
+        return int(warmup)
+    return min(math.ceil(steps * warmup), steps - 1)
+
+
+def _notes(warmup: int, steps: int, learning_rate: float) -> list[str]:
+    if warmup < steps:
+        return []
+    return [f"the warm-up of {warmup} steps covers all {steps} steps: the learning rate never reaches {learning_rate}"]

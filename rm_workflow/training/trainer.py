@@ -1,0 +1,216 @@
+"""TRL's RewardTrainer on pairs that are tokenised already, with an exact loss over the whole optimiser step.
+
+What differs from the stock trainer (TRL 1.16), and why:
+
+- One batch of the data loader is one optimiser step; its micro-batches are normalised by the weight of all its pairs,
+  so neither their size nor a short last step changes loss or gradients. The stock mean over micro-batches of unequal
+  size does not have this property.
+- Rewards are read at an explicit end index by a head in float32, not at the last token that is not the pad.
+- The order of pairs is a function of their content and the seed.
+- Accuracy, margin and loss are counted over pairs, by source.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch.utils.data import Sampler
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ProgressCallback
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
+
+from rm_workflow.errors import UserError
+from rm_workflow.models import reward_model
+from rm_workflow.training import objectives
+from rm_workflow.training.data import MicroBatch, StepCollator, TrainPairs, training_order
+from rm_workflow.training.metrics import Progress
+
+HEAD = "score"
+
+
+class PairTrainer(RewardTrainer):
+    """Trains a reward model on the pairs of a tokens artifact as a run config says."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: TrainPairs,
+        run_config: Mapping[str, Any],
+        progress: Progress,
+        out: Path,
+    ) -> None:
+        training = run_config["training"]
+        self.pairs = pairs
+        self.progress = progress
+        self.pair_loss = objectives.get(run_config["objective"])
+        self.center_coefficient = float(training["center_rewards_coefficient"] or 0.0)
+        self.autocast = run_config["precision"] == "bf16"
+        self.order = training_order(pairs, run_config["seed"], training["epochs"])
+        super().__init__(
+            model=model,
+            args=training_arguments(run_config, out),
+            data_collator=StepCollator(pairs, training["micro_batch_size"], tokenizer.pad_token_id),
+            train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
+            processing_class=tokenizer,
+        )
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(LogLastStep())
+
+    @property
+    def trained_model(self) -> PreTrainedModel | PeftModel:
+        """Return the model itself, without the wrappers of a launcher."""
+        model: PreTrainedModel | PeftModel = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        """Return the rows as they are: the tokens artifact has dropped and counted what is too long."""
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> "FixedOrder":
+        return FixedOrder(self.order)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Add the gradients of one optimiser step and return its loss, shape [].
+
+        Raises:
+            UserError: the loss is NaN or infinite.
+        """
+        model.train()
+        step = [self._prepare_inputs(batch) for batch in inputs["micro_batches"]]
+        total_weight = torch.stack([batch["weight"].sum() for batch in step]).sum()
+        loss = torch.zeros((), device=self.args.device)
+        for batch in step:
+            share = self.compute_loss(model, batch) / total_weight
+            self.accelerator.backward(share)
+            loss += share.detach()
+        if not math.isfinite(loss.item()):
+            raise UserError(
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}; lower training.learning_rate "
+                "or set training.precision to fp32"
+            )
+        return loss
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Return the sum of weight x loss over the pairs of one micro-batch, shape []."""
+        chosen, rejected = self.pair_rewards(model, inputs)
+        losses = self.pair_loss(chosen, rejected, inputs["score_gap"])
+        if self.center_coefficient:
+            losses = losses + self.center_coefficient * objectives.center_rewards(chosen, rejected)
+        loss = objectives.weighted_sum(losses, inputs["weight"])
+        self.progress.window.add(
+            weighted_loss=loss.item(),
+            weight=inputs["weight"].sum().item(),
+            margins=(chosen - rejected).tolist(),
+            sources=[self.pairs.source[pair] for pair in inputs["pair"].tolist()],
+            tokens=int(inputs["attention_mask"].sum().item()),
+        )
+        return loss
+
+    def pair_rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the float32 rewards of the chosen and of the rejected side, each of shape [pairs]."""
+        # The backbone is called below the model's own forward, so accelerate's autocast would not reach it.
+        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            rewards = reward_model.rewards(model, inputs["input_ids"], inputs["attention_mask"], inputs["end_index"])
+        chosen, rejected = rewards.chunk(2)
+        return chosen, rejected
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write the line of a logging step; transformers' summary at the end is in ``result.json``."""
+        if "loss" in logs:
+            self.progress.record(self.state.global_step, logs["learning_rate"], logs["grad_norm"])
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """Return 0: transformers would look for one ``input_ids`` in a batch of micro-batches."""
+        return 0
+
+
+class FixedOrder(Sampler[int]):
+    """Yields the given positions."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        self.order = order
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+class LogLastStep(TrainerCallback):
+    """Makes the last step a logging step, so that no pair is missing from the metrics."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a log at the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
+def training_arguments(run_config: Mapping[str, Any], out: Path) -> RewardConfig:
+    """Return TRL's configuration of a run config; what is fixed here does not depend on the recipe."""
+    training = run_config["training"]
+    return RewardConfig(
+        output_dir=str(out),
+        max_steps=run_config["num_steps"],
+        per_device_train_batch_size=training["batch_size"],
+        learning_rate=training["learning_rate"],
+        lr_scheduler_type=training["schedule"],
+        warmup_steps=run_config["warmup_steps"],
+        weight_decay=training["weight_decay"],
+        max_grad_norm=training["max_grad_norm"],
+        optim=training["optimizer"],
+        seed=run_config["seed"],
+        logging_steps=training["logging_steps"],
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        # TRL turns both on by default. Autocast is entered around the backbone instead (see pair_rewards).
+        bf16=False,
+        activation_checkpointing=training["activation_checkpointing"],
+        use_cpu=run_config["device"] == "cpu",
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+        remove_unused_columns=False,
+        dataloader_pin_memory=run_config["device"] != "cpu",
+        max_length=None,
+    )
+
+
+def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], base: str) -> PeftModel:
+    """Wrap a model with LoRA adapters; the reward head is trained whole and saved with them.
+
+    Args:
+        base: hub id or folder that the adapter names as the model it belongs to.
+    """
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=lora["target_modules"],
+        modules_to_save=[HEAD],
+        base_model_name_or_path=base,
+    )
+    wrapped = get_peft_model(model, config)
+    # get_peft_model writes the folder that the model was loaded from.
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    return wrapped
