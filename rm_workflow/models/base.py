@@ -26,8 +26,6 @@ from rm_workflow.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "1"
-
 BASE = "base.json"
 MODEL = "model"
 HUB_LOCK = "hub_lock.json"

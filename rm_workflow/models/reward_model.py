@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rm_workflow.errors import UserError
 
+# Precision and device are asked for before every reuse of an artifact, where transformers is not needed.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -119,13 +120,14 @@ def head_rewards(model: nn.Module, hidden: Tensor) -> Tensor:
 def sequence_classifier(model: nn.Module) -> Any:
     """Return the transformers model inside PEFT and data-parallel wrappers (LoRA layers sit inside it)."""
     inner: Any = model
-    while not hasattr(inner, "score"):
+    # Asked of the class, because PEFT and some wrappers answer for attributes of the model inside them.
+    while not hasattr(type(inner), "base_model_prefix"):
         if hasattr(inner, "get_base_model"):
             inner = inner.get_base_model()
         elif hasattr(inner, "module"):
             inner = inner.module
         else:
-            raise ValueError(f"{type(model).__name__} is no sequence classifier: it has no head named score")
+            raise ValueError(f"{type(model).__name__} wraps no transformers model")
     return inner
 
 
