@@ -197,11 +197,19 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
             f"base {repository}: the hub has no such model, or it is private; check the name, or log in with "
             "`hf auth login`"
         ) from None
-    except (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+    except (errors.EntryNotFoundError, _http_error(), errors.OfflineModeIsEnabled, ConnectionError) as error:
         raise UserError(
             f"base {repository}: the Hugging Face hub cannot be reached and the model is not in its cache "
             f"({_first_line(error)}); connect, or name a local folder"
         ) from None
+
+
+def _http_error() -> type[Exception]:
+    """Return the base class of the HTTP client that the hub library uses: no name server, no route, time-out."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: type[Exception] = HfHubHTTPError.__bases__[0]
+    return base
 
 
 def _first_line(error: Exception) -> str:

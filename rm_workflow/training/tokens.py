@@ -136,7 +136,7 @@ DROPPED_PAIRS = """
 -- why each other pair is gone
 select
     'pair' as stage, judged.source, judged.file, judged.row,
-    list_filter([chosen.slot, rejected.slot], slot -> slot is not null) as slots,
+    list_filter([chosen.slot, rejected.slot], lambda slot: slot is not null) as slots,
     pair_id, rule, reasons.reason, detail, left(response.text, 200) as excerpt
 from judged
 join reasons using (rule)
@@ -215,7 +215,7 @@ def _open_inputs(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[P
 
 def _encode_all(con: duckdb.DuckDBPyConnection, encoder: Encoder, path: Path) -> None:
     """Tokenise batch by batch into a scratch file, so that memory does not grow with the mixture."""
-    batches: Any = con.execute(TEXTS).to_arrow_reader(ROWS_AT_ONCE)
+    batches: Any = con.sql(TEXTS).to_arrow_reader(ROWS_AT_ONCE)
     done = 0
     with pq.ParquetWriter(path, ENCODED, compression="zstd") as writer:
         for batch in batches:

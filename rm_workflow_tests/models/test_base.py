@@ -174,6 +174,7 @@ def test_a_pickled_hub_model_is_refused_before_download(hub: Hub, settings: Sett
         (errors.LocalEntryNotFoundError, "cannot be reached"),
         (errors.HfHubHTTPError, r"cannot be reached.*\(404 Client Error\.\)"),
         (ConnectionError, "cannot be reached"),
+        (base._http_error(), "cannot be reached"),
     ],
 )
 def test_hub_errors_are_one_sentence_each(
