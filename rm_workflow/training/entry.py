@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from rm_workflow.training.data import MicroBatch, TrainPairs
     from rm_workflow.training.trainer import PairTrainer
 
-CODE_VERSION = "1"
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
@@ -93,6 +92,7 @@ def train(
     from rm_workflow.training.data import load_pairs
     from rm_workflow.training.metrics import Progress
 
+    _quiet_libraries()
     for name in OUTPUTS:
         _remove(out / name)
     run_config = json.loads(run_config_file.read_text("utf-8"))
@@ -134,6 +134,14 @@ def train(
     }
     _write_last(out / RESULT, result)
     return result
+
+
+def _quiet_libraries() -> None:
+    """Keep transformers from warning that the head is new and drawing bars; our own lines say what is done."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _remove(path: Path) -> None:

@@ -9,8 +9,6 @@ from rm_workflow.catalog.models import Recipe
 from rm_workflow.errors import UserError
 from rm_workflow.training import objectives
 
-CODE_VERSION = "1"
-
 
 def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precision: str) -> dict[str, Any]:
     """Return everything that one checkpoint needs and that is not data or weights.

@@ -31,6 +31,7 @@ from transformers import (
 from transformers.trainer_callback import ProgressCallback
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
+from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import reward_model
@@ -185,6 +186,7 @@ def training_arguments(run_config: Mapping[str, Any], out: Path) -> RewardConfig
         # TRL turns both on by default. Autocast is entered around the backbone instead (see pair_rewards).
         bf16=False,
         activation_checkpointing=training["activation_checkpointing"],
+        disable_dropout=training["lora"] is None,
         use_cpu=run_config["device"] == "cpu",
         disable_tqdm=True,
         report_to="none",
@@ -201,6 +203,8 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], base: str) -> Peft
     Args:
         base: hub id or folder that the adapter names as the model it belongs to.
     """
+    # TRL would silence the adapters' own dropout with the body's, so it is told not to (see training_arguments).
+    disable_dropout_in_model(model)
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=lora["r"],
@@ -208,9 +212,8 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], base: str) -> Peft
         lora_dropout=lora["dropout"],
         target_modules=lora["target_modules"],
         modules_to_save=[HEAD],
-        base_model_name_or_path=base,
     )
     wrapped = get_peft_model(model, config)
-    # get_peft_model writes the folder that the model was loaded from.
+    # get_peft_model names the folder that the model was loaded from.
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped

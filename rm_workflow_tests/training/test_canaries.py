@@ -1,0 +1,107 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rm_workflow.errors import UserError
+from rm_workflow.models.reward_model import head_module, load_reward_model
+from rm_workflow.training import canaries, objectives
+
+REWARDS = torch.tensor([0.01, -0.02, 0.03])
+WEIGHTS = torch.ones(3)
+LN2 = torch.full((3,), math.log(2))
+
+
+def start(chosen, rejected, fresh_head=True):
+    losses = objectives.bradley_terry(chosen, rejected, WEIGHTS)
+    return canaries.check_start(chosen, rejected, losses, LN2, WEIGHTS, fresh_head)
+
+
+def test_a_healthy_start_returns_its_loss():
+    assert start(REWARDS, -REWARDS) == pytest.approx(math.log(2), abs=0.02)
+
+
+def test_equal_rewards_of_all_first_pairs_stop_the_run():
+    with pytest.raises(UserError, match="equal in all 3 first pairs"):
+        start(REWARDS, REWARDS.clone())
+
+
+def test_one_different_pair_is_enough_to_go_on():
+    assert start(REWARDS, torch.tensor([0.01, -0.02, 0.0]))
+
+
+def test_a_fresh_head_with_a_loss_far_from_that_of_equal_rewards_stops_the_run():
+    with pytest.raises(UserError, match="loss of a fresh head is 5.000 where equal rewards give 0.693"):
+        start(torch.full((3,), -5.0), torch.tensor([0.0, 0.0, -0.02]))
+
+
+def test_a_head_that_was_trained_before_may_start_anywhere():
+    assert start(torch.full((3,), -5.0), torch.zeros(3), fresh_head=False) == pytest.approx(5.0067, abs=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    with pytest.raises(UserError, match="the loss of the first pairs is nan"):
+        start(torch.tensor([math.nan, 0.0, 0.0]), REWARDS)
+
+
+def test_no_pad_token_or_the_end_token_as_pad_is_refused(pairs):
+    with pytest.raises(UserError, match="has no pad token"):
+        canaries.check_tokens(pairs, None, 2)
+    with pytest.raises(UserError, match=r"the pad token is the end token \(id 2\)"):
+        canaries.check_tokens(pairs, 2, 2)
+
+
+def test_a_conversation_that_ends_with_or_holds_the_pad_token_is_refused(pairs, encoder):
+    canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
+    last = int(pairs.ids(5)[-1])
+    with pytest.raises(UserError, match=f"response {pairs.response_ids[0]} (ends with|holds) the pad token"):
+        canaries.check_tokens(pairs, last, None)
+    ids = pairs.token_ids.copy()
+    ids[pairs.starts[4] - 1] = encoder.pad_token_id
+    changed = dataclasses.replace(pairs, token_ids=ids)
+    with pytest.raises(UserError, match=f"response {pairs.response_ids[3]} ends with the pad token"):
+        canaries.check_tokens(changed, encoder.pad_token_id, None)
+
+
+def test_missing_scores_are_refused_where_the_objective_needs_them(pairs):
+    gaps = pairs.score_gap.copy()
+    gaps[2] = np.nan
+    changed = dataclasses.replace(pairs, score_gap=gaps)
+    canaries.check_scores(changed, "bradley_terry")
+    with pytest.raises(UserError, match="1 train pairs have no score, which objective margin_bt needs"):
+        canaries.check_scores(changed, "margin_bt")
+
+
+def test_a_head_of_two_labels_is_refused(tiny_base):
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(str(tiny_base), num_labels=2)
+    with pytest.raises(UserError, match="num_labels 2 and a head of 2 rows"):
+        canaries.check_head(model)
+
+
+def test_a_head_of_zeros_is_refused(tiny_base):
+    model = load_reward_model(tiny_base)
+    canaries.check_head(model)
+    with torch.no_grad():
+        head_module(model).weight.zero_()
+    with pytest.raises(UserError, match="head is all zero or not finite"):
+        canaries.check_head(model)
+
+
+def test_a_reload_with_other_rewards_or_a_missing_head_is_refused():
+    assert canaries.check_reload(REWARDS, REWARDS + 1e-4, [], "model", "float32") == pytest.approx(1e-4, rel=1e-2)
+    with pytest.raises(UserError, match=r"differ by up to 2\.00e-03 \(tolerance 1e-03\)"):
+        canaries.check_reload(REWARDS, REWARDS + 2e-3, [], "model", "float32")
+    with pytest.raises(UserError, match="other rewards"):
+        canaries.check_reload(REWARDS, REWARDS * math.nan, [], "model", "float32")
+    with pytest.raises(UserError, match=r"lacks the weights score\.weight"):
+        canaries.check_reload(REWARDS, REWARDS, ["score.weight"], "model", "float32")
+
+
+def test_a_base_with_a_head_of_its_own_is_told_from_one_without(tiny_base, tmp_path):
+    load_reward_model(tiny_base).save_pretrained(str(tmp_path))
+    assert canaries.holds_head(tmp_path)
+    assert not canaries.holds_head(tiny_base)

@@ -1,0 +1,68 @@
+from collections import Counter
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rm_workflow.errors import UserError
+from rm_workflow.training.data import StepCollator, keyed_order, load_pairs, padded_batch, training_order
+from rm_workflow_tests.training import toy
+
+
+def _keys(pairs, order):
+    return [pairs.pair_key[position] for position in order]
+
+
+def test_the_order_of_pairs_does_not_depend_on_the_order_of_rows(pairs, encoder, tmp_path):
+    turned = load_pairs(toy.write_tokens(tmp_path, encoder, toy.rows(22), reverse=True))
+    assert turned.pair_key != pairs.pair_key
+    assert _keys(turned, keyed_order(turned, 7, 0)) == _keys(pairs, keyed_order(pairs, 7, 0))
+
+
+def test_more_pairs_leave_the_order_of_the_others_as_it_was(pairs, encoder, tmp_path):
+    more = load_pairs(toy.write_tokens(tmp_path, encoder, toy.rows(40)))
+    known = set(pairs.pair_key)
+    assert [key for key in _keys(more, keyed_order(more, 7, 0)) if key in known] == _keys(pairs, keyed_order(pairs, 7, 0))
+
+
+def test_seeds_and_epochs_have_orders_of_their_own(pairs):
+    orders = [keyed_order(pairs, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list(range(22)) for order in orders)
+
+
+def test_epochs_follow_each_other_and_the_last_one_is_cut(pairs):
+    order = training_order(pairs, 0, 2.5)
+    assert order == (keyed_order(pairs, 0, 0) + keyed_order(pairs, 0, 1) + keyed_order(pairs, 0, 2))[:55]
+    assert set(Counter(order).values()) == {2, 3}
+
+
+def test_only_the_train_split_is_read(encoder, tmp_path):
+    rows = [{**row, "split": "test" if n < 5 else "train"} for n, row in enumerate(toy.rows(22))]
+    folder = toy.write_tokens(tmp_path, encoder, rows)
+    assert (len(load_pairs(folder)), len(load_pairs(folder, "test"))) == (17, 5)
+
+
+def test_a_pair_without_its_response_is_refused(encoder, tmp_path):
+    folder = toy.write_tokens(tmp_path, encoder, toy.rows(4))
+    responses = pq.read_table(folder / "responses.parquet")
+    pq.write_table(responses.slice(1), folder / "responses.parquet")
+    with pytest.raises(UserError, match=r"response .* is not in responses\.parquet"):
+        load_pairs(folder)
+
+
+def test_a_batch_holds_chosen_rows_then_rejected_rows_and_where_they_end(pairs, encoder):
+    batch = padded_batch(pairs, [4, 1, 9], encoder.pad_token_id)
+    for row, (side, position) in enumerate((side, p) for side in ("chosen", "rejected") for p in (4, 1, 9)):
+        ids = pairs.ids(getattr(pairs, side)[position])
+        assert np.array_equal(batch["input_ids"][row, : len(ids)], ids)
+        assert set(batch["input_ids"][row, len(ids) :].tolist()) <= {encoder.pad_token_id}
+        assert batch["attention_mask"][row].sum() == len(ids)
+        assert batch["end_index"][row] == len(ids) - 1
+    assert batch["weight"].tolist() == [2.0, 2.0, 1.0]
+    assert batch["score_gap"].tolist() == [0.0, 0.5, 0.5]
+
+
+def test_a_step_is_cut_into_micro_batches_with_a_short_last_one(pairs, encoder):
+    step = StepCollator(pairs, 3, encoder.pad_token_id)([{"pair": n} for n in range(8)])
+    assert [batch["pair"].tolist() for batch in step["micro_batches"]] == [[0, 1, 2], [3, 4, 5], [6, 7]]

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from rm_workflow.errors import UserError
+from rm_workflow.training import run_config
+from rm_workflow_tests.training import toy
+
+FACTS = {"train": 100, "train_tokens": 9000, "template_hash": "ab"}
+
+
+def test_the_seed_recipe_takes_10050_steps():
+    assert run_config.num_steps(160_800, 1, 16) == 10_050
+
+
+def test_the_short_last_step_is_kept_and_epochs_follow_without_a_gap():
+    assert run_config.num_steps(10, 1, 4) == 3
+    assert run_config.num_steps(10, 2, 4) == 5
+
+
+def test_decimal_epochs_are_exact():
+    # 160,800 * 0.1 is 16,080.000000000002 in floating point.
+    assert run_config.num_items(160_800, 0.1) == 16_080
+
+
+def test_a_share_of_warmup_is_rounded_up_and_leaves_a_step_to_learn():
+    assert run_config.warmup_steps(0.03, 10_050) == 302
+    assert run_config.warmup_steps(100, 10_050) == 100
+    assert run_config.warmup_steps(0.03, 1) == 0
+
+
+def test_a_warmup_longer_than_the_run_is_noted():
+    config = run_config.resolve(toy.recipe(warmup=100), FACTS, "cpu", "fp32")
+    assert config["notes"] == [
+        "the warm-up of 100 steps covers all 13 steps: the learning rate never reaches 0.005"
+    ]
+
+
+def test_the_run_config_is_json_and_names_everything_a_checkpoint_needs():
+    recipe = toy.recipe()
+    config = run_config.resolve(recipe, FACTS, "cuda", "bf16")
+    assert json.loads(json.dumps(config)) == config
+    assert (config["num_steps"], config["device"], config["precision"]) == (13, "cuda", "bf16")
+    assert config["token_recipe"] == recipe.tokens.model_dump()
+    assert config["training"] == recipe.training.model_dump()
+
+
+def test_what_is_not_built_is_refused():
+    with pytest.raises(UserError, match="objective token_prm is not built yet"):
+        run_config.resolve(toy.recipe("token_prm"), FACTS, "cpu", "fp32")
+    with pytest.raises(UserError, match="batch_unit 'blocks' is not built yet"):
+        run_config.resolve(toy.recipe(batch_unit="blocks"), FACTS, "cpu", "fp32")
+
+
+def test_tokens_without_a_train_pair_are_refused():
+    with pytest.raises(UserError, match="no train pair"):
+        run_config.resolve(toy.recipe(), {**FACTS, "train": 0}, "cpu", "fp32")

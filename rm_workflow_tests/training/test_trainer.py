@@ -1,0 +1,189 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from rm_workflow.errors import UserError
+from rm_workflow.models.reward_model import head_module, load_reward_model, rewards
+from rm_workflow.training.metrics import Progress
+from rm_workflow.training.trainer import PairTrainer, add_lora
+from rm_workflow_tests.training import toy
+
+
+def make_trainer(tiny_base, encoder, pairs, tmp_path, objective="bradley_terry", lora=None, precision="fp32", **values):
+    # A head of ordinary size: gradients that are all but zero would agree whatever the code does.
+    recipe = toy.recipe(objective, lora=lora, head_init_std=0.5, **values)
+    config = toy.resolved(recipe, encoder, len(pairs), precision)
+    model = load_reward_model(tiny_base, 0.5, 0, encoder.pad_token_id)
+    if lora:
+        torch.manual_seed(0)
+        model = add_lora(model, recipe.training.lora.model_dump(), "toy/tiny")
+    progress = Progress(tmp_path / "metrics.jsonl", config["num_steps"], len(pairs))
+    trainer = PairTrainer(model, encoder.tokenizer, pairs, config, progress, tmp_path)
+    progress.start()
+    return trainer
+
+
+def one_step(trainer, positions):
+    trainer.model.zero_grad()
+    step = trainer.data_collator([{"pair": position} for position in positions])
+    loss = trainer.training_step(trainer.model, step)
+    return loss.item(), gradients(trainer.model)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def slow_reference(model, pairs, positions, center=0.0):
+    """One unpadded conversation at a time through the plain model, as the formula stands in the paper."""
+    model.zero_grad()
+    model.train()
+
+    def reward(response):
+        hidden = model.model(torch.tensor([pairs.ids(response).tolist()])).last_hidden_state[0, -1]
+        return model.score(hidden)[0]
+
+    total, weights = 0.0, 0.0
+    for position in positions:
+        chosen, rejected = reward(pairs.chosen[position]), reward(pairs.rejected[position])
+        weight = float(pairs.weight[position])
+        total = total + weight * (-logsigmoid(chosen - rejected) + center * (chosen + rejected) ** 2)
+        weights += weight
+    loss = total / weights
+    loss.backward()
+    return loss.item(), gradients(model)
+
+
+def assert_same(ours, theirs):
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    assert ours[1].keys() == theirs[1].keys()
+    for name, gradient in theirs[1].items():
+        # Relative to the tensor: a random model's gradients span five orders of magnitude, and the small ones cancel.
+        size = gradient.norm().item()
+        assert size > 1e-3, name
+        assert (ours[1][name] - gradient).norm().item() <= 5e-6 * size, name
+    ours_all, theirs_all = (torch.cat([g.flatten() for g in found.values()]) for found in (ours[1], theirs[1]))
+    assert (ours_all - theirs_all).norm() <= 1e-6 * theirs_all.norm()
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 10, 64])
+def test_a_step_equals_the_slow_reference_whatever_the_micro_batches(
+    micro_batch_size, tiny_base, encoder, pairs, tmp_path
+):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, micro_batch_size=micro_batch_size)
+    positions = [3, 20, 1, 7, 8, 14, 11, 2, 5, 16]
+    assert_same(one_step(trainer, positions), slow_reference(trainer.model, pairs, positions))
+
+
+def test_the_centre_term_is_weighted_like_the_pairs(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, center_rewards_coefficient=0.25)
+    positions = [0, 1, 2, 3, 4]
+    assert_same(one_step(trainer, positions), slow_reference(trainer.model, pairs, positions, center=0.25))
+
+
+def test_a_step_with_equal_weights_equals_stock_trl(tiny_base, encoder, tmp_path):
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    from rm_workflow.training.data import load_pairs
+
+    rows = [{**row, "weight": 1.0} for row in toy.rows(8)]
+    pairs = load_pairs(toy.write_tokens(tmp_path / "tokens", encoder, rows))
+    ours = make_trainer(tiny_base, encoder, pairs, tmp_path, center_rewards_coefficient=0.01)
+    found = one_step(ours, range(8))
+
+    ids = {
+        f"{side}_ids": [pairs.ids(response).tolist() for response in getattr(pairs, side)]
+        for side in ("chosen", "rejected")
+    }
+    arguments = {"bf16": False, "use_cpu": True, "report_to": "none", "center_rewards_coefficient": 0.01}
+    stock = RewardTrainer(
+        model=load_reward_model(tiny_base, 0.5, 0, encoder.pad_token_id),
+        args=RewardConfig(str(tmp_path), activation_checkpointing=False, **arguments),
+        train_dataset=Dataset.from_dict(ids),
+        processing_class=encoder.tokenizer,
+    )
+    stock.current_gradient_accumulation_steps = 1
+    batch = stock.data_collator([stock.train_dataset[n] for n in range(8)])
+    loss = stock.training_step(stock.model, batch)
+    assert_same(found, (loss.item(), gradients(stock.model)))
+
+
+def test_lora_trains_the_adapters_and_the_whole_head_and_nothing_else(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, lora={"r": 4, "alpha": 8})
+    names = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "score.modules_to_save" in name for name in names)
+    head = head_module(trainer.model)
+    before = head.weight.clone()
+    trainer.train()
+    assert head.weight.requires_grad
+    assert not torch.equal(head.weight, before)
+
+
+def test_the_head_computes_in_fp32_under_bf16_autocast(tiny_base, encoder, pairs, tmp_path):
+    exact = make_trainer(tiny_base, encoder, pairs, tmp_path)
+    rounded = make_trainer(tiny_base, encoder, pairs, tmp_path, precision="bf16")
+    batch = exact.data_collator([{"pair": n} for n in range(3)])["micro_batches"][0]
+    chosen, _ = exact.pair_rewards(exact.model.eval(), batch)
+    chosen_bf16, _ = rounded.pair_rewards(rounded.model.eval(), batch)
+    assert chosen_bf16.dtype == torch.float32
+    assert not torch.equal(chosen_bf16, chosen_bf16.bfloat16().float())
+    assert 0 < (chosen - chosen_bf16).abs().max() < 0.1
+
+
+def test_every_step_holds_the_pairs_of_the_keyed_order_and_the_short_last_step_is_kept(
+    tiny_base, encoder, pairs, tmp_path
+):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, epochs=1.5, logging_steps=2)
+    seen = []
+    stock_step = trainer.training_step
+    trainer.training_step = lambda model, inputs, *rest: (
+        seen.append([n for batch in inputs["micro_batches"] for n in batch["pair"].tolist()]),
+        stock_step(model, inputs, *rest),
+    )[1]
+    trainer.train()
+    assert [len(step) for step in seen] == [8, 8, 8, 8, 1]
+    assert [position for step in seen for position in step] == trainer.order
+
+
+def test_metrics_are_weighted_by_pairs_and_cover_every_pair(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, learning_rate=1e-12, logging_steps=2)
+    trainer.train()
+    records = trainer.progress.records
+    # A learning rate of all but zero: the figures of the run are those of the untrained model over all pairs.
+    with torch.no_grad():
+        batch = trainer.data_collator.__class__(pairs, 22, encoder.pad_token_id)([{"pair": n} for n in range(22)])
+        inputs = batch["micro_batches"][0]
+        chosen, rejected = rewards(
+            trainer.model, inputs["input_ids"], inputs["attention_mask"], inputs["end_index"]
+        ).chunk(2)
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert [record["pairs"] for record in records] == [8, 8, 6]
+    assert sum(r["accuracy"] * r["pairs"] for r in records) == pytest.approx((chosen > rejected).sum().item())
+    assert sum(r["margin"] * r["pairs"] for r in records) == pytest.approx((chosen - rejected).sum().item(), abs=1e-4)
+    assert sum(r["tokens"] for r in records) == pairs.num_tokens
+    correct = {"even": 0.0, "odd": 0.0}
+    for record in records:
+        for name, figures in record["sources"].items():
+            correct[name] += figures["accuracy"] * figures["pairs"]
+    assert correct["odd"] == sum((chosen > rejected)[1::2].tolist())
+    assert all(math.isfinite(record[key]) for record in records for key in ("loss", "grad_norm", "learning_rate"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path)
+    with torch.no_grad():
+        head_module(trainer.model).weight.fill_(math.inf)
+    with pytest.raises(UserError, match="the loss of step 1 is nan; lower training.learning_rate"):
+        trainer.train()
+
+
+def test_two_runs_of_one_seed_are_equal_bit_for_bit(tiny_base, encoder, pairs, tmp_path):
+    weights = []
+    for _ in range(2):
+        trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, lora={"r": 4, "alpha": 8})
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
