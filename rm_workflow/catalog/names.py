@@ -7,17 +7,25 @@ from collections.abc import Iterable
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the second half of a "not found" sentence, for brackets: ``did you mean 'quickstart'?``.
 
-    Where no name is near, all names are listed; ``-`` and ``_`` count as the same, and so does the case.
+    Asked in this order: initials (``lr`` for ``learning_rate``), a similar spelling, a beginning. ``-`` and ``_`` count
+    as the same, and so does the case. Where no name is near, all names are listed.
     """
     known = sorted(names)
     if not known:
         return "none is known"
-    by_plain_form = {_plain(candidate): candidate for candidate in known}
-    close = difflib.get_close_matches(_plain(name), by_plain_form, n=1)
-    if close:
-        return f"did you mean '{by_plain_form[close[0]]}'?"
-    return f"known: {', '.join(known)}"
+    plain = {_plain(candidate): candidate for candidate in known}
+    asked = _plain(name)
+    found = [
+        *(candidate for candidate in plain if len(asked) > 1 and _initials(candidate) == asked),
+        *difflib.get_close_matches(asked, plain, n=1),
+        *(candidate for candidate in plain if asked and candidate.startswith(asked)),
+    ]
+    return f"did you mean '{plain[found[0]]}'?" if found else f"known: {', '.join(known)}"
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))

@@ -38,7 +38,10 @@ def typed(model: type[EntryType], document: Document, title: str) -> EntryType:
         return model.model_validate(document.data)
     except ValidationError as error:
         problems = [(_written(problem, document), problem) for problem in error.errors(include_url=False)]
-        path, first = min(problems, key=lambda found: document.origin(found[0]).line or 0)
+        # A misspelt key is also a missing one: the misspelling is what a person wants to hear of.
+        path, first = min(
+            problems, key=lambda found: (found[1]["type"] == "missing", document.origin(found[0]).line or 0)
+        )
         origin = document.origin(path)
         raise UserError(f"{origin}: {title}: {_sentence(model, path, first)}") from None
 

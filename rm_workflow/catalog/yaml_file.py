@@ -48,6 +48,14 @@ for _name, (_pattern, _starts) in RESOLVERS.items():
         _class.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _starts)
 
 
+def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """Keep a text of several lines on one line, with escapes."""
+    return dumper.represent_scalar(TAG + "str", text, style='"' if "\n" in text else None)
+
+
+Dumper.add_representer(str, _represent_text)
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a value is written.

@@ -1,0 +1,120 @@
+"""``rmw recipes``, ``rmw plan`` and ``rmw sources``: what exists and what it will cost; nothing is run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.assets.flow import Flow
+from rm_workflow.catalog.loading import (
+    is_recipe_path,
+    load_catalog,
+    override_recipe,
+    parse_overrides,
+    recipe_with_origins,
+    resolve_recipe,
+)
+from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.settings import Settings, load_settings
+from rm_workflow.training.plan import DEVICES, plan
+
+LISTED = {"name", "extends", "base", "description"}
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
+
+sources_app = typer.Typer(help="Raw data sets: what exists and how it is understood.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verbs."""
+    app.command("recipes")(recipes_command)
+    app.command("plan")(plan_command)
+    app.add_typer(sources_app, name="sources")
+
+
+def recipes_command(json_: JsonOption = False) -> None:
+    """List the recipes of the catalogue."""
+    recipes = load_catalog(load_settings()).recipes
+    if json_:
+        print_json([recipe_summary(recipe) for recipe in recipes.values()])
+        return
+    print_table("recipes", [recipe.model_dump(include=LISTED) for recipe in recipes.values()])
+
+
+def recipe_summary(recipe: Recipe) -> dict[str, Any]:
+    """Return one element of CONTRACT's ``recipes`` shape."""
+    return recipe.model_dump(include={"name", "extends", "base", "objective"})
+
+
+def plan_command(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a recipe file (./my.yaml).")],
+    yaml: Annotated[bool, typer.Option("--yaml", help="The resolved recipe, each line with its file.")] = False,
+    device: Annotated[str | None, typer.Option(help=f"Plan for one of: {', '.join(DEVICES)}.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change the recipe: training.learning_rate=1e-5.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Print pairs, steps, tokens, memory and hours of a recipe; nothing is run."""
+    settings = load_settings()
+    overrides = parse_overrides(set_ or [])
+    if yaml:
+        typer.echo(recipe_with_origins(settings, recipe, overrides), nl=False)
+        return
+    catalog = load_catalog(settings, Path(recipe).expanduser() if is_recipe_path(recipe) else None)
+    resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
+    planned = plan(resolved, catalog, settings, counted_pairs(resolved, catalog, settings), device)
+    if json_:
+        print_json(planned)
+    else:
+        _print_plan(planned, resolved)
+
+
+def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
+    """Return the train pairs of this very recipe that were counted already: after tokenising, else of the mixture."""
+    flow, store = Flow(catalog), ArtifactStore(settings.home)
+    for planned in (flow.tokens(recipe), flow.mixture(recipe)):
+        artifact = planned.latest(store)
+        if artifact:
+            return int(artifact.facts["train"])
+    return None
+
+
+def _print_plan(planned: dict[str, Any], recipe: Recipe) -> None:
+    print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(planned[key])} for key in planned])
+    notes = ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
+    if planned["num_pairs"] is None:
+        notes.append(f"Pairs are not known before they are counted: rmw run {recipe.name} --until mixture.")
+    memory, available = planned["memory_gb"], planned["device_memory_gb"]
+    if memory and available and memory > available:
+        notes.append(f"It does not fit on one {planned['device']}: {memory:g} GB of {available:g} GB.")
+    if recipe.published.num_pairs:
+        notes.append(f"Published for {recipe.published.card}: {recipe.published.num_pairs:,} pairs.")
+    if recipe.published.note:
+        notes.append(recipe.published.note)
+    console = Console()
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@sources_app.command("list")
+def sources_list_command(json_: JsonOption = False) -> None:
+    """List the sources of the catalogue with licence and adapter."""
+    sources = load_catalog(load_settings()).sources
+    fields = {"hub", "licence", "adapter", "proven_on_real_rows"}
+    rows = [{"name": name, **source.model_dump(include=fields)} for name, source in sources.items()]
+    if json_:
+        print_json(rows)
+        return
+    print_table("sources", [{**row, "hub": row["hub"] or sources[row["name"]].path} for row in rows])
+    typer.echo("proven_on_real_rows: no = the adapter has only met generated rows in this schema.", err=True)

