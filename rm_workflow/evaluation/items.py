@@ -86,6 +86,15 @@ def text(row: Row, name: str) -> str:
     found = value(row, name)
     if not isinstance(found, str):
         raise FieldError(f"field {name} is {_shown(found)}; it must be text")
+    return storable(found, name)
+
+
+def storable(found: str, name: str) -> str:
+    """Return a text unless it holds half of a surrogate pair, which neither a tokenizer nor a table can take."""
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise FieldError(f"field {name} holds half of a surrogate pair at character {error.start}; mend it") from None
     return found
 
 
@@ -96,7 +105,7 @@ def texts(row: Row, name: str) -> list[str]:
         raise FieldError(f"field {name} is {_shown(found)}; it must be a list of at least one text")
     if not all(isinstance(entry, str) for entry in found):
         raise FieldError(f"field {name} holds something else than text; give a list of texts")
-    return list(found)
+    return [storable(entry, name) for entry in found]
 
 
 def count(row: Row, name: str) -> int:

@@ -7,7 +7,7 @@ explicit end of its sequence by the fp32 head, so it depends on its batch only b
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,17 @@ class Scorer:
             encoded = [self._encode_alone(conversation) for conversation in conversations]
         return [self._prepared(*pair) for pair in zip(conversations, encoded, strict=True)]
 
+    def fit_window(self, encoded: Encoded) -> list[int] | None:
+        """Return the ids within the model's window, the prompt cut from the left, or None where that is not enough.
+
+        This is for benchmarks, where no item may be refused for a policy of training.
+        """
+        recipe = self.encoder.recipe.model_copy(
+            update={"max_length": self.window, "over_length": "truncate_prompt_left"}
+        )
+        fitted = replace(self.encoder, recipe=recipe).fit(encoded)
+        return fitted.input_ids if fitted else None
+
     def _encode_alone(self, conversation: Conversation) -> Encoded | str:
         try:
             return self.encoder.encode(*conversation)
@@ -170,11 +181,11 @@ class Scorer:
                 problem = f"a text holds {special}, which the tokenizer reads as a special token; take it out"
                 return Prepared([], problem=problem)
         fitted = self.encoder.fit(encoded)
-        if fitted is None:
+        if fitted is None or len(fitted.input_ids) > self.window:
             recipe = self.encoder.recipe
             problem = (
-                f"it has {len(encoded.input_ids)} tokens, more than max_length {recipe.max_length} of the checkpoint's "
-                f"token recipe (over_length: {recipe.over_length}); shorten it"
+                f"it has {len(encoded.input_ids)} tokens, and the checkpoint's token recipe allows "
+                f"{min(recipe.max_length, self.window)} (over_length: {recipe.over_length}); shorten it"
             )
             return Prepared([], problem=problem)
         return Prepared(fitted.input_ids, truncated=len(fitted.input_ids) < len(encoded.input_ids))
