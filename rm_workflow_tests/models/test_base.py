@@ -8,7 +8,7 @@ from huggingface_hub import errors
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import base
-from rm_workflow.models.base import build_base, external_files, model_folder, read_hub_lock
+from rm_workflow.models.base import build_base, external_files, lock_hub_revision, model_folder, read_hub_lock
 from rm_workflow.settings import Settings
 from rm_workflow_tests.models.tiny import LLAMA_LIKE, tiny_tokenizer, write_tiny_model
 
@@ -37,7 +37,7 @@ class Hub:
         self.folder, self.names, self.head, self.asked = folder, names, "a" * 40, []
         self.error: Exception | None = None
 
-    def model_info(self, repository: str, revision: str | None = None) -> SimpleNamespace:
+    def model_info(self, repository: str, revision: str | None = None, timeout: float | None = None) -> SimpleNamespace:
         if self.error:
             raise self.error
         names = self.names or [path.name for path in self.folder.iterdir()]
@@ -139,15 +139,25 @@ def test_a_model_that_needs_its_own_code_is_refused(model: Path, settings: Setti
         build_base(str(model), settings, out)
 
 
-def test_the_first_fetch_locks_the_commit(hub: Hub, settings: Settings, out: Path) -> None:
+def test_the_first_fetch_locks_the_commit_and_a_later_one_is_only_reported(
+    hub: Hub, settings: Settings, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     built = build_base("org/name", settings, out)
     assert built.facts["revision"] == "a" * 40
     assert read_hub_lock(settings) == {"models": {"org/name": "a" * 40}}
+    assert not caplog.messages
     hub.head = "b" * 40
     assert build_base("org/name", settings, out).facts["revision"] == "a" * 40
+    assert "the hub is at commit bbbb" in caplog.messages[0]
     assert set(hub.asked) == {"a" * 40}
     hub.head = "c" * 40
     assert build_base("org/name@v2", settings, out).facts["revision"] == "c" * 40
+
+
+def test_of_two_first_fetches_the_first_lock_stays(settings: Settings) -> None:
+    lock_hub_revision(settings, "models", "org/name", "first")
+    lock_hub_revision(settings, "models", "org/name", "second")
+    assert read_hub_lock(settings) == {"models": {"org/name": "first"}}
 
 
 def test_the_lock_of_data_sets_in_the_same_file_stays(hub: Hub, settings: Settings, out: Path) -> None:
@@ -155,6 +165,12 @@ def test_the_lock_of_data_sets_in_the_same_file_stays(hub: Hub, settings: Settin
     (settings.home / base.HUB_LOCK).write_text('{"datasets": {"x/y": "1"}}')
     build_base("org/name", settings, out)
     assert read_hub_lock(settings) == {"datasets": {"x/y": "1"}, "models": {"org/name": "a" * 40}}
+
+
+def test_a_locked_model_needs_no_network(hub: Hub, settings: Settings, out: Path) -> None:
+    build_base("org/name", settings, out)
+    hub.error = ConnectionError("no route")
+    assert build_base("org/name", settings, out).facts["revision"] == "a" * 40
 
 
 def test_a_pickled_hub_model_is_refused_before_download(hub: Hub, settings: Settings, out: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.errors import UserError
-from rm_workflow.models.tokens import TOKEN_RECIPE, Encoder, apply_system_turn, choose_pad_token
+from rm_workflow.models.tokens import CHATML, TOKEN_RECIPE, Encoder, apply_system_turn, choose_pad_token
 from rm_workflow_tests.models.tiny import LLAMA_LIKE, SPECIAL, tiny_tokenizer
 
 ASK = [{"role": "user", "content": "Name a river."}]
@@ -150,6 +150,11 @@ def test_pad_is_an_existing_token_that_no_conversation_holds(
     size = len(tokenizer)
     assert choose_pad_token(tokenizer, LLAMA_LIKE) == expected
     assert len(tokenizer) == size
+
+
+def test_eos_never_pads_even_where_the_template_does_not_write_it() -> None:
+    tokenizer = tiny_tokenizer(CHATML, special=["<unk>", "<s>", "</s>"], pad_token="</s>")
+    assert choose_pad_token(tokenizer, CHATML) == "<unk>"
 
 
 def test_a_tokenizer_without_a_token_left_for_padding_is_refused() -> None:
