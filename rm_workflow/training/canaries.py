@@ -71,7 +71,7 @@ def check_head(model: "nn.Module") -> None:
     from rm_workflow.models.reward_model import head_module, sequence_classifier
 
     labels = sequence_classifier(model).config.num_labels
-    weight = head_module(model).weight
+    weight = head_module(model).weight.detach()
     if labels != 1 or weight.shape[0] != 1:
         raise UserError(
             f"the model has num_labels {labels} and a head of {weight.shape[0]} rows, but a reward is one number; "

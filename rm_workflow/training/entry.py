@@ -20,6 +20,7 @@ import resource
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,8 @@ def _quiet_libraries() -> None:
     """Keep transformers from warning that the head is new and drawing bars; our own lines say what is done."""
     from transformers.utils import logging
 
+    # peft still asks transformers by the old name of activation checkpointing.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

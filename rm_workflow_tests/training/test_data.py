@@ -22,7 +22,9 @@ def test_the_order_of_pairs_does_not_depend_on_the_order_of_rows(pairs, encoder,
 def test_more_pairs_leave_the_order_of_the_others_as_it_was(pairs, encoder, tmp_path):
     more = load_pairs(toy.write_tokens(tmp_path, encoder, toy.rows(40)))
     known = set(pairs.pair_key)
-    assert [key for key in _keys(more, keyed_order(more, 7, 0)) if key in known] == _keys(pairs, keyed_order(pairs, 7, 0))
+    assert [key for key in _keys(more, keyed_order(more, 7, 0)) if key in known] == _keys(
+        pairs, keyed_order(pairs, 7, 0)
+    )
 
 
 def test_seeds_and_epochs_have_orders_of_their_own(pairs):

