@@ -187,7 +187,7 @@ def _report_drift(repository: str, revision: str | None, locked: str, settings: 
         newest = HfApi().model_info(repository, revision=revision, timeout=10).sha
         if newest != locked:
             logger.warning(
-                "base %s: the hub is at commit %s, but %s is locked and used; remove its line in %s to take the new one",
+                "base %s: the hub is at commit %s, but %s is locked and used; remove it from %s to take the new one",
                 *(repository, newest, locked, settings.home / HUB_LOCK),
             )
 

@@ -69,9 +69,9 @@ def test_the_converted_model_speaks(smollm2_folder: Path) -> None:
     assert 20 < checks["perplexity_below_60"].metadata["perplexity"] < 40
 
 
-def test_shuffled_words_fail_the_perplexity_check(smollm2_folder: Path, monkeypatch) -> None:
+def test_shuffled_words_and_a_wrong_answer_fail_the_checks(smollm2_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(smollm2, "PARAGRAPH", " ".join(sorted(smollm2.PARAGRAPH.split())))
-    monkeypatch.setattr(smollm2, "QUESTION", "What is the capital of Italy?")
+    monkeypatch.setattr(smollm2, "greedy_answer", lambda *_: "The capital of Italy is Rome.")
     assert [check.passed for check in smollm2.judge(smollm2_folder)] == [False, False]
 
 
