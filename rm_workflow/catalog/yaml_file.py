@@ -36,6 +36,14 @@ class Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own class attribute, replaced on purpose)
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose the next node, unless it is repeated from elsewhere in the file."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.NodeEvent) and event.anchor:
+            problem = "anchors and aliases are not read here, write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
+        return super().compose_node(parent, index)
+
 
 class Dumper(yaml.SafeDumper):
     """Writes scalars so that ``Loader`` reads the same value."""
@@ -177,10 +185,6 @@ def _at(data: dict[str, Any], path: KeyPath) -> dict[str, Any]:
 
 def _compose(text: str, shown: str) -> yaml.Node | None:
     try:
-        for event in yaml.parse(text, Loader=Loader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = event.start_mark.line + 1  # type: ignore[union-attr]
-                raise UserError(f"{shown}:{line}: anchors and aliases are not read here; write the value out")
         node: yaml.Node | None = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

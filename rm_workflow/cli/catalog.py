@@ -11,6 +11,7 @@ from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.loading import (
     is_recipe_path,
     load_catalog,
+    nearest,
     override_recipe,
     parse_overrides,
     recipe_with_origins,
@@ -18,6 +19,7 @@ from rm_workflow.catalog.loading import (
 )
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings, load_settings
 from rm_workflow.training.plan import DEVICES, plan
 
@@ -118,3 +120,50 @@ def sources_list_command(json_: JsonOption = False) -> None:
         return
     print_table("sources", [{**row, "hub": row["hub"] or sources[row["name"]].path} for row in rows])
     typer.echo("proven_on_real_rows: no = the adapter has only met generated rows in this schema.", err=True)
+
+
+@sources_app.command("check")
+def sources_check_command(
+    name: Annotated[str, typer.Argument(help="Name of a source.")],
+    num_rows: Annotated[int, typer.Option("-n", min=1, help="Rows of each file.")] = 3,
+    json_: JsonOption = False,
+) -> None:
+    """Show what the first rows of each file of a source are understood as; nothing is kept."""
+    from rm_workflow import hub
+    from rm_workflow.preferences import raw
+
+    settings = load_settings()
+    sources = load_catalog(settings).sources
+    name = name.replace("-", "_")
+    if name not in sources:
+        raise UserError(f"source '{name}' is not in the catalogue ({nearest(name, sources)})")
+    files = hub.resolve_files(sources[name], settings)
+    preview = raw.preview(name, sources[name], files, num_rows)
+    if json_:
+        print_json(preview)
+    else:
+        _print_preview(preview)
+
+
+def _print_preview(preview: dict[str, Any]) -> None:
+    console = Console()
+    for file in preview["files"]:
+        columns = ", ".join(file["columns"])
+        console.rule(f"{preview['source']}: {file['file']} ({file['split']}), read by {preview['adapter']}")
+        console.print(f"columns: {columns}; sha256 {file['sha256'][:12]}", highlight=False, markup=False)
+        for row in file["rows"]:
+            console.print("\n".join(_preview_lines(row)), highlight=False, markup=False)
+
+
+def _preview_lines(row: dict[str, Any]) -> list[str]:
+    """Return one row of ``raw.preview`` as a person reads it."""
+    if "rule" in row:
+        detail = f" ({row['detail']})" if row["detail"] else ""
+        return [f"\nrow {row['row']} dropped by {row['rule']}: {row['reason']}{detail}", f"  {row['excerpt']}"]
+    turns = [f"  {message['role']}: {message['content']}" for message in row["messages"]]
+    responses = [f"  -> {r['slot']}{_ratings(r['ratings'])}: {r['text']}" for r in row["responses"]]
+    return [f"\nrow {row['row']}", *turns, *responses]
+
+
+def _ratings(ratings: dict[str, float]) -> str:
+    return f" ({', '.join(f'{name} {value:g}' for name, value in ratings.items())})" if ratings else ""
