@@ -29,7 +29,7 @@ CODE_VERSIONS = {
     ),
     "pairs": CodeVersion("1", ("preferences/pairs.py", "preferences/rules/*.py", "keys.py")),
     "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "preferences/tables.py")),
-    "base": CodeVersion("1", ("models/base.py", "models/smollm2.py")),
+    "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
     "mixture": CodeVersion("1", ("preferences/mixture.py", "preferences/normalise.py")),
     "tokens": CodeVersion("1", ("training/tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("1", ("training/run_config.py",)),

@@ -21,11 +21,12 @@ def base_asset(catalog: Catalog, base: str) -> dg.AssetsDefinition:
     converted = base.startswith("pypi:")
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        request = planned.request((), overridden=False)
+        from rm_workflow.models.base import build_base, external_files
+
+        files = external_files(base, workplace.settings)
+        request = planned.request((), overridden=False, external_files=files)
 
         def build(out: Path) -> Built:
-            from rm_workflow.models.base import build_base
-
             return build_base(base, workplace.settings, out)
 
         def describe(artifact: Artifact) -> Metadata:

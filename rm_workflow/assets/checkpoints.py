@@ -15,6 +15,7 @@ from rm_workflow.catalog.models import Catalog
 from rm_workflow.reporting import plots
 
 GPU_POOL = "gpu"
+CONFIGURED_FACTS = ("base", "objective", "num_train_pairs")
 CHECKPOINT_CHECKS = (
     (
         "head_survives_reload",
@@ -82,7 +83,7 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
             run_config, tokens, base = (inputs[upstream.asset] for upstream in planned.upstream)
             work = workplace.store.work_folder(request.asset, request.version)
             run_trainer(context, _command(run_config, tokens, base, work))
-            return _collect(work, out)
+            return _collect(work, out, run_config)
 
         yield from publish(context, workplace, request, build, _describe_checkpoint)
 
@@ -115,7 +116,7 @@ def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path)
     return [sys.executable, "-m", "rm_workflow.training.entry", *flat]
 
 
-def _collect(work: Path, out: Path) -> Built:
+def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
     """Move what the trainer left in its folder to the staging folder and read what it says of itself."""
     result = json.loads((work / "result.json").read_text("utf-8"))
     for name in ("model", "adapter", "metrics.jsonl", "result.json"):
@@ -124,7 +125,8 @@ def _collect(work: Path, out: Path) -> Built:
     shutil.rmtree(work, ignore_errors=True)
     reload = result["reload"]
     check = Check("head_survives_reload", bool(reload["passed"]), CHECKPOINT_CHECKS[0][1], reload)
-    return Built(facts=result, checks=(check,))
+    configured = {name: run_config.facts[name] for name in CONFIGURED_FACTS}
+    return Built(facts={**configured, **result}, checks=(check,))
 
 
 def _describe_checkpoint(artifact: Artifact) -> Metadata:

@@ -1,5 +1,7 @@
 """Jobs and schedules: one job a recipe, one for its data alone, one schedule that retrains it weekly."""
 
+from typing import Any
+
 import dagster as dg
 
 from rm_workflow.assets.flow import Flow
@@ -8,7 +10,7 @@ from rm_workflow.catalog.models import Catalog, Recipe
 WEEKLY = "0 3 * * 0"
 DATA_KINDS = ("raw", "pairs", "benchmark", "mixture")
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.
-IN_PROCESS = {"execution": {"config": {"in_process": {}}}}
+IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
 
 def recipe_job(catalog: Catalog, recipe: Recipe) -> dg.UnresolvedAssetJobDefinition:

@@ -71,7 +71,7 @@ create table if not exists checkpoint (
   objective varchar,
   num_train_pairs bigint,
   num_steps bigint,
-  train_seconds double
+  seconds double
 );
 
 create table if not exists training_metric (

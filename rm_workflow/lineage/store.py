@@ -100,7 +100,7 @@ class LineageStore:
         )
         _insert_checks(connection, sequence, asset, version, event.get("checks", []))
         artifact = self.store.find(asset, version) if version else None
-        if artifact and not _known(connection, asset, version):
+        if artifact and not _known(connection, artifact):
             _insert_version(connection, artifact)
             _insert_checks(connection, sequence, asset, version, artifact.manifest["checks"])
 
@@ -118,9 +118,9 @@ def _drop_all(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f'drop table "{table}"')
 
 
-def _known(connection: duckdb.DuckDBPyConnection, asset: str, version: str) -> bool:
+def _known(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> bool:
     statement = "select count(*) from dataset_version where asset = ? and version = ?"
-    row = connection.execute(statement, [asset, version]).fetchone()
+    row = connection.execute(statement, [artifact.asset, artifact.version]).fetchone()
     return bool(row and row[0])
 
 
@@ -154,7 +154,7 @@ def _insert_version(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -
 
 def _insert_checkpoint(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> None:
     facts, key = artifact.facts, [artifact.asset, artifact.version]
-    names = ("base", "objective", "num_train_pairs", "num_steps", "train_seconds")
+    names = ("base", "objective", "num_train_pairs", "num_steps", "seconds")
     _insert_many(connection, "checkpoint", [[*key, *(facts[name] for name in names)]])
     lines = artifact.file("metrics.jsonl").read_text("utf-8").splitlines()
     rows = [
