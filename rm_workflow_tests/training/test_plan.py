@@ -83,7 +83,7 @@ def test_a_base_of_unknown_size_has_neither_memory_nor_hours(catalog: Catalog, s
         (17, 1.0, 16, 2),
         (16, 1.0, 16, 1),
         (100, 0.3, 10, 3),
-        (30, 1.1, 11, 3),
+        (100, 1.1, 10, 11),
         (0, 1.0, 4, 0),
     ],
 )
