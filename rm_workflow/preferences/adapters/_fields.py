@@ -1,0 +1,177 @@
+"""What all adapters share: columns by name, typed values, and the row rules over messages."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rm_workflow.catalog.models import Source
+from rm_workflow.preferences.tables import ColumnMissing, Message, RowDropped
+
+# A key of ``columns`` with this start carries a column along for the rules of a pair set, under the rest of its name.
+EXTRA = "extra_"
+ROLES = ("system", "user", "assistant")
+Scalar = str | int | float | bool | None
+
+
+class Fields:
+    """One row under the adapter's own field names."""
+
+    def __init__(self, row: Mapping[str, Any], source: Source, defaults: Mapping[str, str | None]) -> None:
+        self.row = row
+        self.columns = source.columns
+        self.defaults = defaults
+
+    def required(self, key: str) -> Any:
+        """Return the value of a field that every row must have."""
+        column = self.columns.get(key) or self.defaults[key]
+        if column is None or column not in self.row:
+            raise ColumnMissing(column or key)
+        return self.row[column]
+
+    def optional(self, key: str) -> Any:
+        """Return the value of a field, or None where the source does not name its column and the row has none."""
+        if key in self.columns:
+            return self.required(key)
+        column = self.defaults[key]
+        return None if column is None else self.row.get(column)
+
+    def system_turn(self) -> list[Message]:
+        """Return the system turn that stands in a column of its own, or nothing where that is empty."""
+        system = optional_text(self.optional("system"), "system")
+        return [{"role": "system", "content": system}] if system and system.strip() else []
+
+    def extra(self) -> dict[str, Scalar]:
+        """Return the columns that are carried along for rules; every row must have them."""
+        for key, column in self.columns.items():
+            if key.startswith(EXTRA) and column not in self.row:
+                raise ColumnMissing(column)
+        return extra_of(self.row, self.columns)
+
+
+def extra_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Scalar]:
+    """Return the columns named as ``extra_<name>``, under ``<name>``; None where ``row`` has no such column."""
+    return {
+        key.removeprefix(EXTRA): _scalar(row.get(column), column)
+        for key, column in columns.items()
+        if key.startswith(EXTRA)
+    }
+
+
+def _scalar(value: Any, column: str) -> Scalar:
+    if isinstance(value, str):
+        return text(value, column)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise RowDropped("bad_field", "a column that is carried along holds no plain value", column)
+
+
+def text(value: Any, where: str) -> str:
+    """Return ``value`` if it is text that UTF-8 can hold.
+
+    Raises:
+        RowDropped: bad_field, with ``where`` as the detail.
+    """
+    if not isinstance(value, str):
+        raise RowDropped("bad_field", f"text is expected, this is {_kind(value)}", where)
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RowDropped("bad_field", "the text holds half of a surrogate pair", where) from None
+    return value
+
+
+def optional_text(value: Any, where: str) -> str | None:
+    """Return ``value`` if it is None or text."""
+    return None if value is None else text(value, where)
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "an object")
+
+
+def messages(value: Any, where: str) -> list[Message]:
+    """Return a list of ``{"role", "content"}`` with known roles and text contents; other keys are left out.
+
+    Raises:
+        RowDropped: bad_field.
+    """
+    if not isinstance(value, list) or not value:
+        raise RowDropped("bad_field", "a list of messages is expected", where)
+    return [_message(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise RowDropped("bad_field", "a message with role and content is expected", where)
+    role = value.get("role")
+    if role not in ROLES:
+        raise RowDropped("bad_field", f"a role is none of {', '.join(ROLES)}", f"{where}.role")
+    return {"role": role, "content": text(value.get("content"), f"{where}.content")}
+
+
+def prompt_messages(prompt: Any) -> list[Message]:
+    """Return a prompt that is given as text (one user turn) or as messages."""
+    if isinstance(prompt, list):
+        return messages(prompt, "prompt")
+    return [{"role": "user", "content": text(prompt, "prompt")}]
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, also one written as text ("4"), or None for everything else ("N/A", null, NaN)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def refuse_empty(turns: Sequence[Message], responses: Mapping[str, str]) -> None:
+    """Apply ``empty_message``: a turn of the prompt or a response is only white space."""
+    for index, turn in enumerate(turns):
+        if not turn["content"].strip():
+            raise RowDropped("empty_message", "a message is only white space", f"prompt turn {index} ({turn['role']})")
+    for name, response in responses.items():
+        if not response.strip():
+            raise RowDropped("empty_message", "a message is only white space", f"response {name}")
+
+
+def refuse_not_alternating(turns: Sequence[Message], where: str = "prompt") -> None:
+    """Apply ``not_alternating``: after an optional system turn come user and assistant by turns, a user turn last."""
+    roles = [turn["role"] for turn in turns]
+    dialogue = roles[1:] if roles[:1] == ["system"] else roles
+    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(dialogue))]
+    if dialogue != expected or len(dialogue) % 2 == 0:
+        shown = " ".join(roles) if len(roles) <= 12 else f"{' '.join(roles[:12])} ... ({len(roles)} turns)"
+        raise RowDropped("not_alternating", "user and assistant do not take turns", f"{where}: {shown}")
+
+
+def two_sides(chosen: Sequence[Message], rejected: Sequence[Message]) -> list[Message]:
+    """Return the messages that two dialogues share before their last ones, under the row rules in their order.
+
+    Raises:
+        RowDropped: context_differs, empty_message or not_alternating.
+    """
+    context = list(chosen[:-1])
+    if context != list(rejected[:-1]):
+        raise RowDropped(
+            "context_differs", "the two sides answer different dialogues", _first_difference(chosen, rejected)
+        )
+    refuse_empty(context, {"chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]})
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        if side[-1]["role"] != "assistant":
+            raise RowDropped("not_alternating", "a side does not end in an assistant turn", name)
+    refuse_not_alternating(context)
+    return context
+
+
+def _first_difference(chosen: Sequence[Message], rejected: Sequence[Message]) -> str:
+    if len(chosen) != len(rejected):
+        return f"{len(chosen)} turns against {len(rejected)}"
+    turns = zip(chosen, rejected, strict=True)
+    return f"turn {next(index for index, (left, right) in enumerate(turns) if left != right)}"

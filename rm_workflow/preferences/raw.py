@@ -1,0 +1,352 @@
+"""``raw_<source>``: rows of a source's files -> prompts, responses, occurrences and dropped rows.
+
+Rows are streamed through the adapter into Arrow batches; DuckDB then keeps each prompt and each response once and
+orders everything, so that a rerun gives identical bytes. Each row is used or dropped under one of five named rules.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rm_workflow.artifacts import Built, Check
+from rm_workflow.catalog.models import Source
+from rm_workflow.database import connect, quote_literal, write_parquet
+from rm_workflow.errors import UserError
+from rm_workflow.hub import SourceFile
+from rm_workflow.keys import canonical_json, content_id
+from rm_workflow.preferences import adapters
+from rm_workflow.preferences.adapters import Adapter
+from rm_workflow.preferences.files import BrokenLine, Row, read_rows
+from rm_workflow.preferences.normalise import normalise
+from rm_workflow.preferences.tables import (
+    DROPPED,
+    OCCURRENCES,
+    PROMPTS,
+    RESPONSES,
+    ROW_RULES,
+    ColumnMissing,
+    Example,
+    RowDropped,
+    excerpt,
+    printable,
+)
+
+TABLES = {"prompts": PROMPTS, "responses": RESPONSES, "occurrences": OCCURRENCES, "dropped": DROPPED}
+# Rows of one table that are held in memory before they are written.
+BATCH_ROWS = 4096
+
+# The same id stands for the same content, so any of the equal rows is the row. Only the group may differ, where
+# the source's own group column puts one prompt in two groups.
+QUERIES = {
+    "prompts": """
+        -- each prompt once
+        select prompt_id, min(group_id) as group_id, any_value(messages) as messages
+        from read_parquet({path})
+        group by prompt_id
+        order by prompt_id
+    """,
+    "responses": """
+        -- each response of a prompt once
+        select response_id, any_value(prompt_id) as prompt_id, any_value(text) as text, null::int[] as step_ends
+        from read_parquet({path})
+        group by response_id
+        order by any_value(prompt_id), response_id
+    """,
+    "occurrences": """
+        -- each showing of a response, in the order of the files
+        select *
+        from read_parquet({path})
+        order by file, row, slot
+    """,
+    "dropped": """
+        -- each dropped row with its rule
+        select *
+        from read_parquet({path})
+        order by source, file, row, rule, pair_id, slots
+    """,
+}
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass
+class _FileCount:
+    """What was met in one file."""
+
+    rows: int = 0
+    broken: int = 0
+    first_broken: int | None = None
+    columns: dict[str, None] = field(default_factory=dict)
+    missing_columns: dict[str, None] = field(default_factory=dict)
+
+
+class _Tables:
+    """The four tables while they are written, in reading order and with repeats."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = {name: folder / f"{name}.parquet" for name in TABLES}
+        self._writers = {name: pq.ParquetWriter(path, TABLES[name]) for name, path in self.paths.items()}
+        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        self._rows[name].append(row)
+        if len(self._rows[name]) >= BATCH_ROWS:
+            self._flush(name)
+
+    def close(self) -> None:
+        for name, writer in self._writers.items():
+            self._flush(name)
+            writer.close()
+
+    def _flush(self, name: str) -> None:
+        rows, schema = self._rows[name], TABLES[name]
+        columns = [pa.array([row[column.name] for row in rows], column.type) for column in schema]
+        self._writers[name].write_table(pa.Table.from_arrays(columns, schema=schema))
+        rows.clear()
+
+
+def build_raw(
+    name: str, source: Source, files: Sequence[SourceFile], out: Path, progress: Progress | None = None
+) -> Built:
+    """Write prompts, responses, occurrences and dropped rows of a source to ``out``.
+
+    Args:
+        progress: told (rows read so far, None) after each file.
+
+    Returns:
+        facts ``rows, used, dropped {rule: rows}, files {file: rows}, num_prompts, num_responses``, and the check
+        ``rows_accounted_for``.
+
+    Raises:
+        UserError: see ``read_rows``; a file has no row, too many broken lines, or lacks a column in all its rows; no
+            row at all could be used.
+    """
+    adapters.check_source(name, source)
+    adapter = adapters.get(source.adapter)
+    counts: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(dir=out, prefix="unordered-") as scratch:
+        tables = _Tables(Path(scratch))
+        for file in files:
+            counts[file.file] = _read_file(name, source, adapter, file, tables).rows
+            if progress:
+                progress(sum(counts.values()), None)
+        tables.close()
+        return _publish(name, counts, tables.paths, out)
+
+
+def _read_file(name: str, source: Source, adapter: Adapter, file: SourceFile, tables: _Tables) -> _FileCount:
+    count = _FileCount()
+    for number, row in read_rows(file.path, file.name):
+        count.rows += 1
+        place = {"source": name, "file": file.file, "row": number}
+        try:
+            _add_example(understand(row, source, adapter), place, tables)
+        except RowDropped as drop:
+            _note_broken(count, number, row, drop)
+            tables.add("dropped", _dropped_row(place, row, drop))
+        if isinstance(row, dict):
+            count.columns.update(dict.fromkeys(row))
+    _refuse_bad_file(name, source, file, count)
+    return count
+
+
+def understand(row: Row | BrokenLine, source: Source, adapter: Adapter) -> tuple[str, Example]:
+    """Return (group id, example) of a row.
+
+    Raises:
+        RowDropped: one of the row rules matches.
+    """
+    if isinstance(row, BrokenLine):
+        raise RowDropped("broken_line", "the line is no JSON object", row.reason)
+    group = _group_value(row, source)
+    example = adapter.read(row, source)
+    return content_id(["group", normalise(_first_user_turn(example)) if group is None else group]), example
+
+
+def _group_value(row: Row, source: Source) -> str | int | None:
+    column = source.group_column
+    if column is None:
+        return None
+    if column not in row:
+        raise ColumnMissing(column)
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise RowDropped("bad_field", "the group is neither text nor a whole number", column)
+    return value
+
+
+def _first_user_turn(example: Example) -> str:
+    return next(message["content"] for message in example.messages if message["role"] == "user")
+
+
+def _add_example(understood: tuple[str, Example], place: Mapping[str, Any], tables: _Tables) -> None:
+    group_id, example = understood
+    prompt_id = content_id(example.messages)
+    tables.add("prompts", {"prompt_id": prompt_id, "group_id": group_id, "messages": example.messages})
+    for response in example.responses:
+        response_id = content_id([prompt_id, response.text])
+        ids = {"response_id": response_id, "prompt_id": prompt_id}
+        tables.add("responses", {**ids, "text": response.text, "step_ends": None})
+        tables.add(
+            "occurrences",
+            {
+                **ids,
+                **place,
+                "slot": response.slot,
+                "model": response.model,
+                "ratings": sorted(response.ratings.items()),
+                "extra": canonical_json(response.extra),
+            },
+        )
+
+
+def _dropped_row(place: Mapping[str, Any], row: Row | BrokenLine, drop: RowDropped) -> dict[str, Any]:
+    shown = row.text if isinstance(row, BrokenLine) else json.dumps(row, ensure_ascii=False, default=str)
+    return {
+        **place,
+        "stage": "row",
+        "slots": [],
+        "pair_id": None,
+        "rule": drop.rule,
+        "reason": drop.reason,
+        "detail": None if drop.detail is None else printable(drop.detail),
+        "excerpt": excerpt(shown),
+    }
+
+
+def _note_broken(count: _FileCount, number: int, row: Row | BrokenLine, drop: RowDropped) -> None:
+    if isinstance(row, BrokenLine):
+        count.broken += 1
+        count.first_broken = number if count.first_broken is None else count.first_broken
+    if isinstance(drop, ColumnMissing):
+        count.missing_columns[drop.column] = None
+
+
+def _refuse_bad_file(name: str, source: Source, file: SourceFile, count: _FileCount) -> None:
+    if count.rows == 0:
+        raise UserError(f"source '{name}': {file.name} has 0 rows; fetch it again or take it out of `files`")
+    share = count.broken / count.rows
+    if share > source.max_broken_share:
+        raise UserError(
+            f"source '{name}': {file.name} has {count.broken} broken lines of {count.rows} ({share:.2%}, the first is "
+            f"line {count.first_broken}); mend the file, or raise max_broken_share (now {source.max_broken_share:g}) "
+            "in sources.yaml"
+        )
+    for column in count.missing_columns:
+        if column not in count.columns:
+            raise UserError(
+                f"source '{name}': column {column!r} is missing in every row of {file.name} (it has: "
+                f"{printable(', '.join(count.columns))}); map it under `columns` (or `group_column`) in sources.yaml"
+            )
+
+
+def _publish(name: str, counts: Mapping[str, int], paths: Mapping[str, Path], out: Path) -> Built:
+    with connect(scratch=paths["prompts"].parent) as connection:
+        written = {
+            table: write_parquet(
+                connection,
+                QUERIES[table].format(path=quote_literal(str(path))),
+                out / f"{table}.parquet",
+            )
+            for table, path in paths.items()
+        }
+        # rows that stand in the published tables, counted there and not while reading
+        row = connection.execute(
+            "select count(*) from (select distinct file, row from read_parquet(?))", [str(out / "occurrences.parquet")]
+        ).fetchone()
+        by_rule = connection.execute(
+            "select rule, count(*) from (select distinct file, row, rule from read_parquet(?)) group by all",
+            [str(out / "dropped.parquet")],
+        ).fetchall()
+    used = int(row[0]) if row else 0
+    dropped = {rule: dict(by_rule).get(rule, 0) for rule in ROW_RULES}
+    rows = sum(counts.values())
+    if used == 0 and rows == sum(dropped.values()):
+        raise UserError(_nothing_used(name, dropped, out))
+    facts = {
+        "rows": rows,
+        "used": used,
+        "dropped": dropped,
+        "files": dict(counts),
+        "num_prompts": written["prompts"],
+        "num_responses": written["responses"],
+    }
+    return Built(facts, (_rows_accounted_for(rows, used, dropped),))
+
+
+def _rows_accounted_for(rows: int, used: int, dropped: Mapping[str, int]) -> Check:
+    num_dropped = sum(dropped.values())
+    return Check(
+        "rows_accounted_for",
+        rows == used + num_dropped,
+        "Every row that was read is used or dropped under a named rule.",
+        {"rows": rows, "used": used, "dropped": num_dropped},
+    )
+
+
+def _nothing_used(name: str, dropped: Mapping[str, int], out: Path) -> str:
+    first = pq.read_table(out / "dropped.parquet").slice(0, 1).to_pylist()[0]
+    place = f"{first['file']}:{first['row']}"
+    rules = ", ".join(f"{rule} {number}" for rule, number in dropped.items() if number)
+    return (
+        f"source '{name}': no row could be used ({rules}); the first, {place}: {first['reason']} "
+        f"({first['detail']}); is `adapter` in sources.yaml the right one?"
+    )
+
+
+def preview(name: str, source: Source, files: Sequence[SourceFile], num_rows: int = 5) -> dict[str, Any]:
+    """Return what the first rows of each file were understood as, for ``rmw sources check``.
+
+    Returns:
+        ``{"source", "adapter", "files": [{"file", "split", "sha256", "columns": [], "rows": [row]}]}``, a row being
+        ``{"row", "group_id", "messages", "responses": [{"slot", "text", "model", "ratings", "extra"}]}`` or
+        ``{"row", "rule", "reason", "detail", "excerpt"}`` where it was dropped.
+
+    Raises:
+        UserError: as ``build_raw``, but for the shares and columns of whole files.
+    """
+    adapters.check_source(name, source)
+    adapter = adapters.get(source.adapter)
+    return {
+        "source": name,
+        "adapter": source.adapter,
+        "files": [_preview_file(source, adapter, file, num_rows) for file in files],
+    }
+
+
+def _preview_file(source: Source, adapter: Adapter, file: SourceFile, num_rows: int) -> dict[str, Any]:
+    rows = list(islice(read_rows(file.path, file.name), num_rows))
+    columns = dict.fromkeys(column for _, row in rows if isinstance(row, dict) for column in row)
+    return {
+        "file": file.file,
+        "split": file.split,
+        "sha256": file.sha256,
+        "columns": list(columns),
+        "rows": [{"row": number, **_preview_row(row, source, adapter)} for number, row in rows],
+    }
+
+
+def _preview_row(row: Row | BrokenLine, source: Source, adapter: Adapter) -> dict[str, Any]:
+    try:
+        group_id, example = understand(row, source, adapter)
+    except RowDropped as drop:
+        dropped = _dropped_row({}, row, drop)
+        return {key: dropped[key] for key in ("rule", "reason", "detail", "excerpt")}
+    responses = [
+        {
+            "slot": response.slot,
+            "text": response.text,
+            "model": response.model,
+            "ratings": dict(response.ratings),
+            "extra": dict(response.extra),
+        }
+        for response in example.responses
+    ]
+    return {"group_id": group_id, "messages": list(example.messages), "responses": responses}
