@@ -1,0 +1,96 @@
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rm_workflow.errors import UserError
+from rm_workflow.preferences.files import BrokenLine, read_rows
+
+
+def read(path: Path) -> list:
+    return list(read_rows(path, f"folder/{path.name}"))
+
+
+def test_lines_are_numbered_from_one_and_end_at_newline_only(tmp_path: Path) -> None:
+    text = "one\u2028two\u0085three\x0b"
+    (tmp_path / "a.jsonl").write_bytes(
+        json.dumps({"text": text}, ensure_ascii=False).encode() + b'\r\n{"text": "last line without newline"}'
+    )
+    rows = read(tmp_path / "a.jsonl")
+    assert [number for number, _ in rows] == [1, 2]
+    assert rows[0][1] == {"text": text}
+
+
+def test_gzip_reads_as_the_plain_file_does(tmp_path: Path) -> None:
+    data = b'{"a": 1}\n{"a": 2}\n'
+    (tmp_path / "a.jsonl").write_bytes(data)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(data))
+    assert read(tmp_path / "a.jsonl") == read(tmp_path / "b.jsonl.gz") == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"", "empty"),
+        (b"  \r", "empty"),
+        (b'{"a": 1', "not JSON"),
+        (b'{"a": 1} {"b": 2}', "Extra data"),
+        (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": -Infinity}', "-Infinity"),
+        (b'["a"]', "list"),
+        (b"null", "NoneType"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+    ],
+)
+def test_a_broken_line_stands_in_its_place_with_its_reason(tmp_path: Path, line: bytes, reason: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    rows = read(tmp_path / "a.jsonl")
+    assert [number for number, _ in rows] == [1, 2, 3]
+    assert isinstance(rows[1][1], BrokenLine)
+    assert reason in rows[1][1].reason
+    assert rows[2][1] == {"a": 3}
+
+
+def test_a_byte_order_mark_is_no_defect(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
+    assert read(tmp_path / "a.jsonl") == [(1, {"a": 1})]
+
+
+@pytest.mark.parametrize("kept", [5, 60, -9, -1])
+def test_a_gzip_that_ends_early_is_told_with_its_name(tmp_path: Path, kept: int) -> None:
+    whole = gzip.compress(b"".join(b'{"a": %d}\n' % number for number in range(1000)))
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:kept])
+    with pytest.raises(UserError, match=r"folder/cut\.jsonl\.gz: .*ends early"):
+        read(tmp_path / "cut.jsonl.gz")
+
+
+def test_a_damaged_gzip_is_told_with_its_name(tmp_path: Path) -> None:
+    whole = bytearray(gzip.compress(b"".join(b'{"a": %d}\n' % number for number in range(1000))))
+    whole[len(whole) // 2] ^= 0xFF
+    (tmp_path / "bad.jsonl.gz").write_bytes(whole)
+    with pytest.raises(UserError, match=r"bad\.jsonl\.gz"):
+        read(tmp_path / "bad.jsonl.gz")
+
+
+def test_parquet_rows_are_numbered_from_zero_over_all_row_groups(tmp_path: Path) -> None:
+    nested = [{"turns": [{"role": "user", "content": f"{number}"}], "score": None} for number in range(1100)]
+    pq.write_table(pa.Table.from_pylist(nested), tmp_path / "a.parquet", row_group_size=300)
+    assert read(tmp_path / "a.parquet") == list(enumerate(nested))
+
+
+def test_a_parquet_that_ends_early_is_told_with_its_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": list(range(1000))}), tmp_path / "whole.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"folder/cut\.parquet: .*ends early"):
+        read(tmp_path / "cut.parquet")
+
+
+def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("chosen,rejected\n")
+    with pytest.raises(UserError, match=r"folder/a\.csv: unknown kind of file; use one of \.jsonl"):
+        read(tmp_path / "a.csv")

@@ -1,0 +1,345 @@
+import json
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rm_workflow import samples
+from rm_workflow.catalog.models import Source
+from rm_workflow.errors import UserError
+from rm_workflow.hub import resolve_files
+from rm_workflow.keys import content_id
+from rm_workflow.preferences import raw
+from rm_workflow.preferences.tables import ROW_RULES
+from rm_workflow_tests.preferences import sources
+from rm_workflow_tests.preferences.sources import build, build_rows, hh_row, table, transcript, write_lines
+
+GOOD = [hh_row(f"Question {number}?", f"Good {number}.", f"Bad {number}.") for number in range(200)]
+TABLE_FILES = ("dropped.parquet", "occurrences.parquet", "prompts.parquet", "responses.parquet")
+
+
+def test_ids_are_hashes_of_exact_content(tmp_path: Path) -> None:
+    build_rows([hh_row("Name a river.", "The Danube.", "No.")], tmp_path)
+    messages = [{"role": "user", "content": "Name a river."}]
+    prompt_id = content_id(messages)
+    assert table(tmp_path, "prompts") == [
+        {"prompt_id": prompt_id, "group_id": content_id(["group", "name a river."]), "messages": messages}
+    ]
+    assert {row["text"]: row["response_id"] for row in table(tmp_path, "responses")} == {
+        text: content_id([prompt_id, text]) for text in ("The Danube.", "No.")
+    }
+    assert table(tmp_path, "occurrences")[0] == {
+        "response_id": content_id([prompt_id, "The Danube."]),
+        "prompt_id": prompt_id,
+        "source": "tiny",
+        "file": "train.jsonl",
+        "row": 1,
+        "slot": "chosen",
+        "model": None,
+        "ratings": {},
+        "extra": "{}",
+    }
+
+
+def test_repeated_prompts_and_responses_are_stored_once_and_every_showing_is_kept(tmp_path: Path) -> None:
+    built = build_rows([hh_row("A?", "x", "y"), hh_row("A?", "x", "z"), hh_row("B?", "x", "x")], tmp_path)
+    assert (built.facts["num_prompts"], built.facts["num_responses"]) == (2, 4)
+    assert len(table(tmp_path, "occurrences")) == 6
+
+
+def test_every_row_is_used_or_dropped_under_a_named_rule(tmp_path: Path) -> None:
+    question = ("Human", "A?")
+    rows = [
+        *GOOD,
+        "{broken",
+        {"chosen": None, "rejected": "x"},
+        {**GOOD[0], "rejected": GOOD[1]["rejected"]},
+        hh_row("A?", "x", " "),
+        {side: transcript(question, question, ("Assistant", side)) for side in ("chosen", "rejected")},
+    ]
+    built = build_rows(rows, tmp_path)
+    assert built.facts["rows"] == 205
+    assert built.facts["used"] == 200
+    assert built.facts["dropped"] == dict.fromkeys(ROW_RULES, 1)
+    assert built.facts["files"] == {"train.jsonl": 205}
+    assert [check.passed for check in built.checks if check.name == "rows_accounted_for"] == [True]
+    assert [(row["row"], row["rule"], row["stage"]) for row in table(tmp_path, "dropped")] == [
+        (201 + position, rule, "row") for position, rule in enumerate(ROW_RULES)
+    ]
+
+
+def test_every_rule_is_counted_also_where_it_drops_nothing(tmp_path: Path) -> None:
+    assert build_rows(GOOD[:2], tmp_path).facts["dropped"] == dict.fromkeys(ROW_RULES, 0)
+    assert table(tmp_path, "dropped") == []
+
+
+def test_a_row_that_vanishes_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = raw._add_example
+
+    def lose_row_two(understood: tuple, place: dict, tables: object) -> None:
+        if place["row"] != 2:
+            add(understood, place, tables)
+
+    monkeypatch.setattr(raw, "_add_example", lose_row_two)
+    (check,) = build_rows(GOOD[:5], tmp_path).checks
+    assert not check.passed
+    assert check.metadata == {"rows": 5, "used": 4, "dropped": 0}
+
+
+def test_a_row_that_is_used_and_dropped_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = raw._add_example
+
+    def drop_after_use(understood: tuple, place: dict, tables: object) -> None:
+        add(understood, place, tables)
+        raise raw.RowDropped("bad_field", "too late")
+
+    monkeypatch.setattr(raw, "_add_example", drop_after_use)
+    (check,) = build_rows(GOOD[:5], tmp_path).checks
+    assert not check.passed
+
+
+def test_rows_keep_their_physical_lines_around_broken_ones(tmp_path: Path) -> None:
+    build_rows([GOOD[0], "{broken", GOOD[1]], tmp_path, max_broken_share=0.5)
+    assert sorted({row["row"] for row in table(tmp_path, "occurrences")}) == [1, 3]
+    (dropped,) = table(tmp_path, "dropped")
+    assert (dropped["row"], dropped["rule"], dropped["excerpt"]) == (2, "broken_line", "{broken")
+
+
+def test_five_percent_of_broken_lines_are_fatal_with_file_count_share_and_first_line(tmp_path: Path) -> None:
+    rows: list = list(GOOD)
+    for position in range(9, 200, 20):
+        rows[position] = '{"chosen": "cut'
+    with pytest.raises(UserError, match=r"in/train\.jsonl has 10 broken lines of 200 \(5\.00%, the first is line 10\)"):
+        build_rows(rows, tmp_path)
+    assert build_rows(rows, tmp_path / "allowed", max_broken_share=0.05).facts["dropped"]["broken_line"] == 10
+
+
+def test_exactly_the_allowed_share_of_broken_lines_passes(tmp_path: Path) -> None:
+    assert build_rows([*GOOD[:99], "{"], tmp_path).facts["dropped"]["broken_line"] == 1
+
+
+def test_the_broken_share_is_taken_file_by_file(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in/big.jsonl", GOOD)
+    write_lines(tmp_path / "in/small.jsonl", [*GOOD[:9], "{broken"])
+    entry = Source(
+        path=str(tmp_path / "in"),
+        files={"train": ["big.jsonl"], "test": ["small.jsonl"]},
+        adapter="hh_transcript",
+        licence="CC0",
+        max_broken_share=0.06,
+    )
+    with pytest.raises(UserError, match=r"small\.jsonl has 1 broken lines of 10"):
+        build(entry, tmp_path / "out")
+
+
+def test_a_renamed_column_is_fatal_and_named_with_the_columns_found(tmp_path: Path) -> None:
+    rows = [{"chosen": row["chosen"], "refused": row["rejected"]} for row in GOOD]
+    with pytest.raises(
+        UserError, match=r"'rejected' is missing in every row of in/train\.jsonl \(it has: chosen, refused"
+    ):
+        build_rows(rows, tmp_path)
+    mapped = build_rows(rows, tmp_path / "mapped", columns={"rejected": "refused"})
+    assert mapped.facts["used"] == 200
+
+
+def test_a_column_that_one_row_lacks_drops_that_row(tmp_path: Path) -> None:
+    built = build_rows([*GOOD[:3], {"chosen": GOOD[0]["chosen"]}], tmp_path)
+    assert built.facts["dropped"]["bad_field"] == 1
+    assert table(tmp_path, "dropped")[0]["detail"] == "rejected"
+
+
+def test_a_prompt_column_that_texts_need_is_fatal_where_no_row_has_it(tmp_path: Path) -> None:
+    rows = [{"question": "A?", "chosen": "x", "rejected": "y"}]
+    with pytest.raises(UserError, match=r"column 'prompt' is missing in every row .*`columns`"):
+        build_rows(rows, tmp_path, "chosen_rejected")
+
+
+def test_a_group_column_that_is_missing_in_the_file_is_fatal(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"column 'post_id' is missing .*`group_column`"):
+        build_rows(GOOD[:2], tmp_path, group_column="post_id")
+
+
+@pytest.mark.parametrize("file", ["train.jsonl", "train.jsonl.gz"])
+def test_a_file_of_no_rows_is_fatal(tmp_path: Path, file: str) -> None:
+    write_lines(tmp_path / "in" / file, [])
+    with pytest.raises(UserError, match=r"in/train\.jsonl.* has 0 rows"):
+        build(sources.source(tmp_path / "in", file=file), tmp_path / "out")
+
+
+def test_a_gzip_that_ends_early_is_fatal_whatever_share_may_be_broken(tmp_path: Path) -> None:
+    file = tmp_path / "in/train.jsonl.gz"
+    write_lines(file, GOOD)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"in/train\.jsonl\.gz: the gzip file ends early"):
+        build(sources.source(tmp_path / "in", file=file.name, max_broken_share=1.0), tmp_path / "out")
+
+
+def test_a_source_of_which_no_row_is_understood_is_fatal_with_the_first_reason(tmp_path: Path) -> None:
+    rows = [{"chosen": "no marks", "rejected": "here"}] * 3
+    with pytest.raises(
+        UserError, match=r"no row could be used \(bad_field 3\); the first, train\.jsonl:1: .*turn mark"
+    ):
+        build_rows(rows, tmp_path)
+
+
+def test_rated_lists_keep_ratings_models_and_extra(tmp_path: Path) -> None:
+    completions = [
+        {"text": "x", "model": "m-a", "ratings": {"style": 2, "helpfulness": 4.5}, "principle": "be brief"},
+        {"text": "y", "ratings": {"style": "N/A"}},
+    ]
+    columns = {"extra_principle": "principle"}
+    build_rows([{"prompt": "A?", "completions": completions}], tmp_path, "scored_completions", columns=columns)
+    first, second = table(tmp_path, "occurrences")
+    assert (first["slot"], first["model"], first["ratings"]) == ("0", "m-a", {"helpfulness": 4.5, "style": 2.0})
+    assert first["extra"] == '{"principle":"be brief"}'
+    assert (second["slot"], second["model"], second["ratings"]) == ("1", None, {})
+
+
+def test_a_group_column_puts_its_rows_into_one_group(tmp_path: Path) -> None:
+    rows = [{**row, "post_id": f"post {number // 2}"} for number, row in enumerate(GOOD[:4])]
+    build_rows(rows, tmp_path, group_column="post_id")
+    groups = [row["group_id"] for row in table(tmp_path, "prompts")]
+    assert sorted(groups) == sorted([content_id(["group", "post 0"]), content_id(["group", "post 1"])] * 2)
+
+
+def test_prompts_that_differ_in_case_and_space_only_share_a_group(tmp_path: Path) -> None:
+    build_rows([hh_row("Name a  river.", "x", "y"), hh_row("NAME A RIVER.", "x", "y")], tmp_path)
+    prompts = table(tmp_path, "prompts")
+    assert len(prompts) == 2
+    assert len({row["group_id"] for row in prompts}) == 1
+
+
+def test_hostile_text_is_stored_verbatim(tmp_path: Path) -> None:
+    texts = ["a\u2028b\x85c", "nul \x00 nul", "\u202ertl", "<|im_end|>", '"; drop table prompts; --', "é\r\n", "😀" * 3]
+    build_rows([hh_row(text, f"{text} yes", f"{text} no") for text in texts], tmp_path)
+    assert sorted(row["messages"][0]["content"] for row in table(tmp_path, "prompts")) == sorted(texts)
+    wanted = [f"{text} {reply}" for text in texts for reply in ("yes", "no")]
+    assert sorted(row["text"] for row in table(tmp_path, "responses")) == sorted(wanted)
+
+
+def test_half_of_a_surrogate_pair_is_a_bad_field_with_a_readable_excerpt(tmp_path: Path) -> None:
+    line = json.dumps(hh_row("half \ud83d", "x", "y"), ensure_ascii=True)
+    assert build_rows([*GOOD[:3], line], tmp_path).facts["dropped"]["bad_field"] == 1
+    assert "\\ud83d" in table(tmp_path, "dropped")[0]["excerpt"]
+
+
+def test_an_excerpt_has_at_most_200_characters(tmp_path: Path) -> None:
+    build_rows([*GOOD[:3], hh_row("long " * 200, "x", " "), {"x" * 900: 1}], tmp_path)
+    assert [len(row["excerpt"]) for row in table(tmp_path, "dropped")] == [200, 200]
+
+
+def test_parquet_with_nested_messages_gives_the_tables_of_the_same_rows_in_jsonl(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "Name a river."}
+    rows = [
+        {side: [user, {"role": "assistant", "content": f"{side} {number}"}] for side in ("chosen", "rejected")}
+        for number in range(3)
+    ]
+    build_rows(rows, tmp_path / "jsonl", "chosen_rejected")
+    folder = tmp_path / "parquet" / "in"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    built = build(sources.source(folder, "chosen_rejected", "train.parquet"), tmp_path / "parquet" / "out")
+    assert built.facts["used"] == 3
+    for name in ("prompts", "responses"):
+        assert table(tmp_path / "parquet", name) == table(tmp_path / "jsonl", name)
+    assert [row["row"] for row in table(tmp_path / "parquet", "occurrences")] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_rerun_writes_identical_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
+    rows = [*GOOD, *GOOD[:50], "{broken", hh_row("A?", "x", " ")]
+    for run in ("first", "second"):
+        build_rows(rows, tmp_path / run)
+    first, second = tmp_path / "first/out", tmp_path / "second/out"
+    assert tuple(sorted(path.name for path in first.iterdir())) == TABLE_FILES
+    for name in TABLE_FILES:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_the_tables_do_not_depend_on_the_size_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_rows([*GOOD, "{broken"], tmp_path / "large")
+    monkeypatch.setattr(raw, "BATCH_ROWS", 7)
+    build_rows([*GOOD, "{broken"], tmp_path / "small")
+    for name in TABLE_FILES:
+        assert (tmp_path / "large/out" / name).read_bytes() == (tmp_path / "small/out" / name).read_bytes()
+
+
+def test_tables_have_the_declared_types_and_order(tmp_path: Path) -> None:
+    build_rows([*GOOD, "{broken"], tmp_path)
+    expected = {
+        "prompts": "prompt_id, group_id, messages",
+        "responses": "response_id, prompt_id, text, step_ends",
+        "occurrences": "response_id, prompt_id, source, file, row, slot, model, ratings, extra",
+        "dropped": "stage, source, file, row, slots, pair_id, rule, reason, detail, excerpt",
+    }
+    types = {}
+    for name, columns in expected.items():
+        described = duckdb.execute(f"describe from '{tmp_path / 'out' / name}.parquet'").fetchall()
+        assert ", ".join(column for column, *_ in described) == columns
+        types |= {(name, column): kind for column, kind, *_ in described}
+    assert types["prompts", "messages"] == 'STRUCT("role" VARCHAR, "content" VARCHAR)[]'
+    assert types["responses", "step_ends"] == "INTEGER[]"
+    assert types["occurrences", "ratings"] == "MAP(VARCHAR, DOUBLE)"
+    assert types["occurrences", "row"] == types["dropped", "row"] == "BIGINT"
+    assert types["dropped", "slots"] == "VARCHAR[]"
+    keys = [(row["prompt_id"], row["response_id"]) for row in table(tmp_path, "responses")]
+    assert keys == sorted(keys)
+
+
+def test_progress_is_told_after_each_file(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in/train.jsonl", GOOD[:3])
+    entry = sources.source(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    seen: list[int] = []
+    files = resolve_files(entry, sources.settings(tmp_path))
+    raw.build_raw("tiny", entry, files, tmp_path / "out", lambda done, total: seen.append(done))
+    assert seen == [3]
+
+
+def test_a_preview_shows_what_the_first_rows_were_understood_as(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in/train.jsonl", [GOOD[0], "{broken", GOOD[1], GOOD[2]])
+    entry = sources.source(tmp_path / "in")
+    shown = raw.preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path)), 3)
+    (file,) = shown["files"]
+    assert (file["file"], file["split"], file["columns"]) == ("train.jsonl", "train", ["chosen", "rejected"])
+    understood, broken, _ = file["rows"]
+    assert understood["messages"] == [{"role": "user", "content": "Question 0?"}]
+    assert [response["text"] for response in understood["responses"]] == ["Good 0.", "Bad 0."]
+    assert (broken["row"], broken["rule"]) == (2, "broken_line")
+    json.dumps(shown)
+
+
+@pytest.mark.parametrize("name", ["dialogues", "ratings"])
+def test_the_planted_rows_of_the_sample_are_dropped_under_their_rules(tmp_path: Path, name: str) -> None:
+    adapter = {"dialogues": "hh_transcript", "ratings": "scored_completions"}[name]
+    files = {"train": ["train.jsonl"], "test": ["test.jsonl"]}
+    entry = Source(path=f"samples:{name}", files=files, adapter=adapter, licence="Apache-2.0")
+    (tmp_path / "out").mkdir()
+    home = sources.settings(tmp_path / "home")
+    built = raw.build_raw(f"sample_{name}", entry, resolve_files(entry, home), tmp_path / "out")
+    planted = json.loads((samples.folder(home) / "planted.json").read_text("utf-8"))["counts"]["sources"]
+    assert {key: built.facts[key] for key in ("rows", "used", "dropped")} == planted[f"sample_{name}"]
+
+
+@pytest.mark.shared_rows
+def test_the_real_rows_are_all_accounted_for(tmp_path: Path, shared_rows: Path) -> None:
+    subsets = ("helpful-base", "helpful-online", "helpful-rejection-sampled")
+    entry = Source(
+        hub="Anthropic/hh-rlhf",
+        files={split: [f"{subset}/{split}.jsonl.gz" for subset in subsets] for split in ("train", "test")},
+        adapter="hh_transcript",
+        licence="MIT",
+    )
+    (tmp_path / "out").mkdir()
+    files = resolve_files(entry, sources.settings(tmp_path / "home", shared_rows / "hub"))
+    built = raw.build_raw("hh_helpful", entry, files, tmp_path / "out")
+    assert (built.facts["rows"], built.facts["used"]) == (4861, 4841)
+    assert built.facts["dropped"] == {
+        "broken_line": 0,
+        "bad_field": 0,
+        "context_differs": 9,
+        "empty_message": 6,
+        "not_alternating": 5,
+    }
+    assert all(check.passed for check in built.checks)
