@@ -1,1 +1,123 @@
-"""Rules that keep or drop candidates, one small file each."""
+"""Rules that keep or drop candidates: one small file each, put in order here.
+
+A rule file ``rules/<name>.py`` holds
+
+- ``Parameters``: what a pair set may set, with ranges;
+- ``sql(parameters)``: a query over the table ``candidates`` that selects ``pair_id, reason, detail`` of what to drop;
+- ``NEEDS_SCORES``: whether it judges the scores of a pair.
+
+``candidates`` holds what the rules before have left: pair_id, pair_key, n (0-based occurrence of the pair_key in the
+source), prompt_id, chosen_id, rejected_id, chosen_score, rejected_score (doubles), the same scores exactly as
+chosen_sum / chosen_count and rejected_sum / rejected_count (decimals), source, file, row, slots.
+
+A new rule is a new file, and its place in the order below.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rm_workflow.catalog.models import PairSet, RuleUse
+from rm_workflow.catalog.names import nearest
+from rm_workflow.errors import UserError
+
+# What a source says about its own pairs. These stand first, among themselves in the order of the pair set.
+SOURCE_RULES = ("rating", "score_ratio", "status", "in_gsm8k_train")
+# The order of all rules; a name without a file is a rule that is not built yet.
+ORDER = (
+    *SOURCE_RULES,
+    *("equal_score", "identical_responses", "exact_duplicate", "near_duplicate", "contradictory", "cycle", "length"),
+    "cap",
+)
+
+
+class RuleParameters(BaseModel):
+    """Base of all parameters; each field's description states its allowed range."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class BoundRule:
+    """A rule with the parameters of one pair set.
+
+    Attributes:
+        sql: selects ``pair_id, reason, detail`` of what it drops.
+    """
+
+    name: str
+    sql: str
+
+
+def built() -> list[str]:
+    """Return the names of the rules that have a file, in order."""
+    files = {module.name for module in pkgutil.iter_modules(__path__)}
+    return [name for name in ORDER if name in files]
+
+
+def bind_rules(name: str, pair_set: PairSet) -> list[BoundRule]:
+    """Return the rules of a pair set, ready to run.
+
+    Raises:
+        UserError: unknown rule, wrong parameter, wrong order, or a rule on scores where the pair set names none.
+    """
+    title = f"pair set '{name}'"
+    for use in pair_set.rules:
+        _check_known(title, use.name)
+    _check_order(title, [use.name for use in pair_set.rules])
+    return [_bind(title, use, bool(pair_set.score)) for use in pair_set.rules]
+
+
+def _check_known(title: str, rule: str) -> None:
+    names = built()
+    if rule in ORDER and rule not in names:
+        raise UserError(f"{title}: rule '{rule}' is not built yet; leave it out (there are: {', '.join(names)})")
+    if rule not in names:
+        raise UserError(f"{title}: there is no rule '{rule}' ({nearest(rule, names)})")
+
+
+def _check_order(title: str, names: Sequence[str]) -> None:
+    repeated = [name for index, name in enumerate(names) if name in names[:index]]
+    if repeated:
+        raise UserError(f"{title}: rule '{repeated[0]}' is listed twice; list each rule once")
+    ordered = sorted(names, key=_place)
+    if ordered != list(names):
+        raise UserError(f"{title}: rules stand in the wrong order; write them as [{', '.join(ordered)}]")
+
+
+def _place(rule: str) -> int:
+    return 0 if rule in SOURCE_RULES else ORDER.index(rule)
+
+
+def _bind(title: str, use: RuleUse, has_scores: bool) -> BoundRule:
+    module = importlib.import_module(f"{__name__}.{use.name}")
+    if module.NEEDS_SCORES and not has_scores:
+        raise UserError(
+            f"{title}: rule '{use.name}' judges scores, and the pair set names none; "
+            "set 'score' to a list of ratings, for instance score: [helpfulness]"
+        )
+    return BoundRule(use.name, module.sql(_parameters(title, module.Parameters, use)))
+
+
+def _parameters(title: str, model: type[RuleParameters], use: RuleUse) -> RuleParameters:
+    try:
+        return model.model_validate(use.parameters)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        allowed = "; ".join(f"{field} is {info.description}" for field, info in model.model_fields.items())
+        raise UserError(
+            f"{title}: rule '{use.name}': {_sentence(problem)} ({allowed or 'it takes no parameters'})"
+        ) from None
+
+
+def _sentence(problem: Any) -> str:
+    where = ".".join(map(str, problem["loc"])) or "parameters"
+    if problem["type"] == "missing":
+        return f"parameter '{where}' is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"there is no parameter '{where}'"
+    return f"{where} is {problem['input']!r}, out of its range"

@@ -1,0 +1,258 @@
+"""Occurrences -> candidates -> pairs: one source put through an ordered list of rules, by SQL over keys.
+
+Text is never touched but for the excerpts of dropped rows, which are joined last. ``pairs.parquet`` holds references::
+
+    pair_id 5c1e..  prompt_id 09ab..  chosen_id 77f0..  rejected_id 1d2c..  chosen_score 4.5  rejected_score 3.0
+    source helpsteer  file train.jsonl.gz  row 17
+
+A candidate is one unordered pair of responses of one row. A given pair keeps its label; of a rated one the higher score
+is chosen, and where the scores are equal or missing the lower slot stands first until a rule drops the candidate.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from rm_workflow.artifacts import Built, Check
+from rm_workflow.catalog.models import PairSet
+from rm_workflow.database import quote_identifier, quote_literal, write_parquet
+from rm_workflow.errors import UserError
+from rm_workflow.preferences.rules import BoundRule, bind_rules
+from rm_workflow.preferences.sql import content_id_sql, json_string, one_row, read_table, work_database
+from rm_workflow.preferences.tables import EXCERPT_CHARACTERS
+
+# A rating as an exact number. Beyond 15 digits before the point, and for NaN, there is none.
+RATING = "decimal(24, 9)"
+
+SLOTS_OF = {"given": "chosen and rejected", "rated": "0, 1, 2, ..."}
+
+# given: the two sides of a row, as the source labels them
+GIVEN = """
+    select
+        c.prompt_id, c.response_id as chosen_id, r.response_id as rejected_id,
+        c.total as chosen_sum, c.present as chosen_count, r.total as rejected_sum, r.present as rejected_count,
+        c.source, c.file, c.row, [c.slot, r.slot] as slots
+    from scored c join scored r using (prompt_id, source, file, row)
+    where c.slot = 'chosen' and r.slot = 'rejected'
+"""
+
+# rated: all C(k, 2) pairs of a row's responses; the exact higher mean is chosen
+RATED = """
+    with pairs as (
+        select a, b, coalesce(a.total * b.present < b.total * a.present, false) as turned
+        from scored a join scored b
+            on a.prompt_id = b.prompt_id and a.source = b.source and a.file = b.file and a.row = b.row
+            and a.place < b.place
+    ),
+    oriented as (select if(turned, b, a) as c, if(turned, a, b) as r from pairs)
+    select
+        c.prompt_id, c.response_id as chosen_id, r.response_id as rejected_id,
+        c.total as chosen_sum, c.present as chosen_count, r.total as rejected_sum, r.present as rejected_count,
+        c.source, c.file, c.row, [c.slot, r.slot] as slots
+    from oriented
+"""
+
+# How many candidates there must be, counted from the rows without pairing them.
+EXPECTED = {
+    "given": "select count(*) from occurrences where slot = 'chosen'",
+    "rated": """
+        select coalesce(sum(k * (k - 1) // 2), 0)::bigint
+        from (select count(*) as k from occurrences group by source, file, row)
+    """,
+}
+
+KEPT = """
+    -- pairs.parquet: what no rule has dropped
+    select
+        pair_id, pair_key, prompt_id, chosen_id, rejected_id, chosen_score, rejected_score, 1.0::double as weight,
+        source, file, row
+    from candidates
+    order by prompt_id, pair_id
+"""
+
+DROPPED = """
+    -- dropped.parquet: what a rule has dropped, with the start of the chosen text
+    select
+        'pair' as stage, source, file, row, slots, pair_id, rule, reason, detail,
+        left(text, {characters}) as excerpt
+    from drops left join {responses} responses on response_id = chosen_id
+    order by source, file, row, rule, pair_id, slots
+"""
+
+
+def check_pair_set(name: str, pair_set: PairSet) -> None:
+    """Refuse unknown rules, wrong parameters and wrong orders before any row is read.
+
+    Raises:
+        UserError: naming the pair set, the rule and what is allowed.
+    """
+    bind_rules(name, pair_set)
+
+
+def build_pair_set(name: str, pair_set: PairSet, raw: Path, out: Path) -> Built:
+    """Write ``pairs.parquet`` and ``dropped.parquet`` of one pair set.
+
+    Args:
+        raw: folder with occurrences and responses of the pair set's source.
+
+    Returns:
+        facts ``candidates``, ``kept``, ``dropped`` (every declared rule), ``published``.
+
+    Raises:
+        UserError: the pair set does not fit the source: rules, slots, ratings.
+    """
+    rules = bind_rules(name, pair_set)
+    with work_database(out) as con:
+        con.execute(f"create view occurrences as from {read_table(raw / 'occurrences.parquet')}")
+        _check_ratings(con, name, pair_set)
+        _make_candidates(con, pair_set)
+        candidates = _check_candidates(con, name, pair_set)
+        dropped = _apply_rules(con, rules)
+        write_parquet(con, KEPT, out / "pairs.parquet")
+        responses = read_table(raw / "responses.parquet")
+        write_parquet(con, DROPPED.format(characters=EXCERPT_CHARACTERS, responses=responses), out / "dropped.parquet")
+        checks = _checks(con, pair_set, out)
+    facts = {
+        "candidates": candidates,
+        "kept": candidates - sum(dropped.values()),
+        "dropped": dropped,
+        "published": pair_set.published,
+    }
+    return Built(facts, checks)
+
+
+def _check_ratings(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet) -> None:
+    """Refuse a rating that no response of the source has: most likely it is misspelt."""
+    query = "select distinct unnest(map_keys(ratings)) as rating from occurrences order by rating"
+    known = [row[0] for row in con.execute(query).fetchall()]
+    missing = [rating for rating in pair_set.score if rating not in known]
+    if missing:
+        raise UserError(
+            f"pair set '{name}': score names the rating '{missing[0]}', which no response of source "
+            f"'{pair_set.source}' has; name one of: {', '.join(known) or '(it has no ratings)'}"
+        )
+    if pair_set.candidates == "rated" and not pair_set.score:
+        raise UserError(
+            f"pair set '{name}': candidates 'rated' are ranked by ratings, and 'score' names none; "
+            f"name some of: {', '.join(known) or '(the source has no ratings)'}"
+        )
+
+
+def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
+    ratings = ", ".join(f"try_cast(ratings[{quote_literal(rating)}] as {RATING})" for rating in pair_set.score)
+    con.execute(
+        f"""
+        -- a response's score is total / present: the mean of the named ratings that are there
+        create temp table scored as
+        select
+            response_id, prompt_id, source, file, row, slot, try_cast(slot as integer) as place,
+            try_cast(list_sum([{ratings}]::{RATING}[]) as {RATING}) as total,
+            list_count([{ratings}]::{RATING}[])::decimal(4, 0) as present
+        from occurrences
+        """
+    )
+    pair_key = content_id_sql(*map(json_string, ("prompt_id", "chosen_id", "rejected_id")))
+    con.execute(
+        f"""
+        -- candidates with ids; n is the 0-based occurrence of a pair_key by file, row, slots
+        create temp table candidates as
+        with keyed as (
+            select *, {pair_key} as pair_key from ({GIVEN if pair_set.candidates == "given" else RATED})
+        ),
+        counted as (
+            select *, row_number() over (partition by source, pair_key order by file, row, slots) - 1 as n from keyed
+        )
+        select
+            {content_id_sql(json_string("pair_key"), json_string("source"), "n")} as pair_id,
+            *,
+            chosen_sum::double / chosen_count::double as chosen_score,
+            rejected_sum::double / rejected_count::double as rejected_score
+        from counted
+        """
+    )
+
+
+def _check_candidates(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet) -> int:
+    """Return the number of candidates, or say why there are none, or none that can be ranked."""
+    total, unranked = one_row(
+        con, "select count(*), count_if(chosen_score is null or rejected_score is null) from candidates"
+    )
+    if not total:
+        slots = con.execute("select distinct slot from occurrences order by slot limit 6").fetchall()
+        raise UserError(
+            f"pair set '{name}': candidates '{pair_set.candidates}' needs rows with the slots "
+            f"{SLOTS_OF[pair_set.candidates]}, and source '{pair_set.source}' has only "
+            f"{', '.join(slot for (slot,) in slots) or 'no rows'}; see 'candidates' of the pair set"
+        )
+    if unranked and pair_set.candidates == "rated" and "rating" not in [use.name for use in pair_set.rules]:
+        raise UserError(
+            f"pair set '{name}': {unranked} of {total} candidates have a response without any of the ratings "
+            f"{', '.join(pair_set.score)}; add the rule 'rating' to drop and count them"
+        )
+    return total
+
+
+def _apply_rules(con: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule]) -> dict[str, int]:
+    """Move what each rule selects from ``candidates`` to ``drops`` and return the numbers."""
+    con.execute(
+        """
+        create temp table drops as
+        select *, '' as rule, '' as reason, '' as detail from candidates limit 0
+        """
+    )
+    return {rule.name: _apply(con, rule) for rule in rules}
+
+
+def _apply(con: duckdb.DuckDBPyConnection, rule: BoundRule) -> int:
+    matched = quote_identifier(f"matched_{rule.name}")
+    con.execute(f"create temp table {matched} as {rule.sql}")
+    con.execute(
+        f"""
+        insert into drops by name
+        select candidates.*, {quote_literal(rule.name)} as rule, reason, detail
+        from candidates join {matched} using (pair_id)
+        """
+    )
+    con.execute(f"delete from candidates where pair_id in (select pair_id from {matched})")
+    (number,) = one_row(con, f"select count(*) from {matched}")
+    return number
+
+
+def _checks(con: duckdb.DuckDBPyConnection, pair_set: PairSet, out: Path) -> tuple[Check, ...]:
+    """Judge the written files, against the number of candidates that the rows themselves imply."""
+    kept, identical = one_row(
+        con, f"select count(*), count_if(chosen_id = rejected_id) from {read_table(out / 'pairs.parquet')}"
+    )
+    (dropped,) = one_row(con, f"select count(*) from {read_table(out / 'dropped.parquet')}")
+    (distinct,) = one_row(
+        con,
+        f"""
+        select count(distinct pair_id) from (
+            select pair_id from {read_table(out / "pairs.parquet")}
+            union all select pair_id from {read_table(out / "dropped.parquet")}
+        )
+        """,
+    )
+    (expected,) = one_row(con, EXPECTED[pair_set.candidates])
+    figures: Mapping[str, Any] = {
+        "candidates": expected,
+        "kept": kept,
+        "dropped": dropped,
+        "distinct_pair_ids": distinct,
+    }
+    return (
+        Check(
+            "candidates_accounted_for",
+            kept + dropped == expected == distinct,
+            "candidates = kept + sum(dropped by rule), each pair once",
+            figures,
+        ),
+        Check(
+            "no_pair_is_identical",
+            identical == 0,
+            "no kept pair has the same text on both sides; the rule identical_responses drops such pairs",
+            {"identical": identical},
+        ),
+    )
