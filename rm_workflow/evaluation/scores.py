@@ -128,7 +128,7 @@ def build_scores(
     started = time.perf_counter()
     values = _score(scorer, work, progress)
     seconds = time.perf_counter() - started
-    checks = _checks(values, test_rows, item_rows)
+    checks = _checks(values, work, test_rows, item_rows)
     facts = {
         "num_scored": len(values),
         "num_sequences": len({tuple(sequence) for sequence in work.sequences}),
@@ -158,6 +158,8 @@ def _test_rows(tokens: Path, work: _Work) -> Rows:
     for row in rows:
         for side in ("chosen", "rejected"):
             work.add(TEST, row["pair_id"], row[f"{side}_id"], row[f"{side}_ids"])
+    if not rows:
+        raise UserError("evaluate_on names 'test', and the mixture has no test pair; raise test_share or take it out")
     return rows
 
 
@@ -171,8 +173,8 @@ def _item_rows(name: str, folder: Path, scorer: Scorer, work: _Work) -> Rows:
         ids = scorer.fit_window(conversation)
         if ids is None:
             raise UserError(
-                f"benchmark {name}: a reply of item {row['item_id']} (subset {row['subset']}) is longer than the model's "
-                f"window of {scorer.window} tokens; take {name} out of evaluate_on"
+                f"benchmark {name}: a reply of item {row['item_id']} (subset {row['subset']}) is longer than the "
+                f"model's window of {scorer.window} tokens; take {name} out of evaluate_on"
             )
         work.truncated += len(ids) < len(conversation.input_ids)
         texts = (*(message["content"] for message in row["messages"]), text)
@@ -184,7 +186,8 @@ def _item_rows(name: str, folder: Path, scorer: Scorer, work: _Work) -> Rows:
 def _select(query: str, **files: Path) -> Rows:
     with connect() as con:
         literals = {name: quote_literal(str(path)) for name, path in files.items()}
-        rows: Rows = con.execute(query.format(**literals)).to_arrow_table().to_pylist()
+        found: Any = con.execute(query.format(**literals)).to_arrow_table()
+        rows: Rows = found.to_pylist()
         return rows
 
 
@@ -197,16 +200,17 @@ def _score(scorer: Scorer, work: _Work, progress: Progress | None) -> np.ndarray
 
 
 def _checks(
-    values: np.ndarray[Any, np.dtype[np.float64]], test_rows: Rows, item_rows: Mapping[str, Rows]
+    values: np.ndarray[Any, np.dtype[np.float64]], work: _Work, test_rows: Rows, item_rows: Mapping[str, Rows]
 ) -> tuple[Check, ...]:
     expected = 2 * len(test_rows) + sum(len(row["response_ids"]) for rows in item_rows.values() for row in rows)
-    wrong = int(np.sum(~np.isfinite(values)))
+    wrong = np.flatnonzero(~np.isfinite(values))
+    first = {"first": " ".join(work.keys[int(wrong[0])])} if len(wrong) else {}
     return (
         Check(
             "no_score_is_missing_or_nan",
-            wrong == 0,
+            len(wrong) == 0,
             "Every item has a finite score.",
-            {"scored": len(values), "not_finite": wrong},
+            {"scored": len(values), "not_finite": len(wrong), **first},
         ),
         Check(
             "rows_expected_equal_rows_scored",
@@ -236,13 +240,13 @@ def _test_scores(rows: Rows, scores: Mapping[tuple[str, str, str], float], score
         chosen_lengths=columns["chosen_length"],
         rejected_lengths=columns["rejected_length"],
     )
-    margins = np.subtract(columns["score_chosen"], columns["score_rejected"])
+    margins = [a - b for a, b in zip(columns["score_chosen"], columns["score_rejected"], strict=True)]
     return {"headline": test_split.summarise(pairs), "margin_histogram": test_split.margin_histogram(margins)}
 
 
 def _reply_length(scorer: Scorer, input_ids: Sequence[int], prompt_length: int) -> int:
     """Return the characters of the reply; what the template writes after it is the same on both sides."""
-    return len(scorer.encoder.tokenizer.decode(input_ids[prompt_length:], skip_special_tokens=True))
+    return len(scorer.encoder.tokenizer.decode(list(input_ids[prompt_length:]), skip_special_tokens=True))
 
 
 def _benchmark_scores(

@@ -47,7 +47,8 @@ def wilson_interval(successes: float, n: float) -> tuple[float, float]:
     share, z2 = successes / n, CONFIDENCE_Z**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = CONFIDENCE_Z * math.sqrt(max(share * (1 - share), 0.0) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not exclude an accuracy of exactly 0 or 1, which the formula includes.
+    return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
 
 
 def bootstrap_sums(table: Floats, stream: str, resamples: int = RESAMPLES) -> Floats:
@@ -112,7 +113,8 @@ def effective_items(table: Floats) -> float:
 
 def mean_draws(values: Floats, stream: str) -> Floats:
     """Return bootstrap draws of the mean of independent items, one stratum of a composite, shape [resamples]."""
-    return bootstrap_sums(values[:, None], stream)[:, 0] / len(values)
+    in_one_order = np.sort(values)[:, None]
+    return bootstrap_sums(in_one_order, stream)[:, 0] / len(values)
 
 
 def composite_interval(draws: Floats, score: float, n: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import importlib
 import json
 import pkgutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -168,11 +168,11 @@ class _Tables:
 
     def write(self, out: Path) -> None:
         """Write the tables, each in the order of its key."""
-        tables = {
-            "prompts": (PROMPTS, self.prompts),
-            "responses": (RESPONSES, self.responses),
-            "items": (ITEMS, self.items),
-        }
-        for name, (schema, rows) in tables.items():
-            ordered = [row for _, row in sorted(rows.items())]
-            pq.write_table(pa.Table.from_pylist(ordered, schema), out / f"{name}.parquet", compression="zstd")
+        _write_table(self.prompts, PROMPTS, out / "prompts.parquet")
+        _write_table(self.responses, RESPONSES, out / "responses.parquet")
+        _write_table(self.items, ITEMS, out / "items.parquet")
+
+
+def _write_table(rows: Mapping[Any, dict[str, Any]], schema: pa.Schema, path: Path) -> None:
+    ordered = [row for _, row in sorted(rows.items())]
+    pq.write_table(pa.Table.from_pylist(ordered, schema), path, compression="zstd")
