@@ -99,7 +99,7 @@ class Scorer:
         if pad is None:
             raise UserError(f"{folder / 'config.json'}: pad_token_id is missing; set it to a token that no text holds")
         if pad >= model.get_input_embeddings().num_embeddings:
-            raise UserError(f"{folder}: the pad token {pad} of its tokenizer has no embedding in the model; mend either")
+            raise UserError(f"{folder}: its pad token {pad} has no embedding in the model; take another pad token")
         return cls(model, int(pad), encoder, device, precision, batch_tokens)
 
     @property

@@ -186,7 +186,7 @@ def _item_rows(name: str, folder: Path, scorer: Scorer, work: _Work) -> Rows:
 def _select(query: str, **files: Path) -> Rows:
     with connect() as con:
         literals = {name: quote_literal(str(path)) for name, path in files.items()}
-        found: Any = con.execute(query.format(**literals)).to_arrow_table()
+        found: Any = con.sql(query.format(**literals)).to_arrow_table()
         rows: Rows = found.to_pylist()
         return rows
 

@@ -19,7 +19,7 @@ def rows(wins: dict[str, tuple[int, int]]) -> Rows:
 
 def full(**changed: tuple[int, int]) -> Rows:
     """Return a file with all 23 subsets, half of each won unless changed (_ for -)."""
-    return rows({subset: (1, 2) for subset in SUBSETS} | {name.replace("_", "-"): won for name, won in changed.items()})
+    return rows(dict.fromkeys(SUBSETS, (1, 2)) | {name.replace("_", "-"): won for name, won in changed.items()})
 
 
 def test_weights_are_those_of_the_paper():
@@ -68,10 +68,10 @@ def test_scores_that_differ_by_the_smallest_step_are_no_tie():
 
 
 def test_overall_is_the_plain_mean_of_four_sections_and_the_paper_adds_prior_sets_with_half_weight():
-    chat = {subset: (1, 1) for subset in SECTIONS["Chat"]}
+    chat = dict.fromkeys(SECTIONS["Chat"], (1, 1))
     priors = {"shp": (1, 1), "summarize": (0, 2)}  # mean of the sets, not of their rows
 
-    result = aggregate(rows({subset: (1, 2) for subset in SUBSETS} | chat | priors))
+    result = aggregate(rows(dict.fromkeys(SUBSETS, (1, 2)) | chat | priors))
 
     assert result["overall_sections_mean"] == pytest.approx((1 + 3 * 0.5) / 4)
     assert result["overall_weighted"] == pytest.approx((2 * 1 + 6 * 0.5 + 1 * 0.5) / 9)
@@ -108,7 +108,7 @@ def test_a_missing_section_is_null_and_named():
 
 
 def test_prior_sets_alone_are_a_valid_file():
-    result = aggregate(rows({name: (1, 1) for name in PRIOR_SETS}))
+    result = aggregate(rows(dict.fromkeys(PRIOR_SETS, (1, 1))))
 
     assert result["sections"]["Prior Sets"]["score"] == 1.0
     assert result["overall_weighted"] is None

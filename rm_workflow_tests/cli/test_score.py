@@ -1,0 +1,332 @@
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from rm_workflow.artifacts import ArtifactStore, Built, Request
+from rm_workflow.catalog.models import TokenRecipe
+from rm_workflow.cli import main as command
+from rm_workflow.cli import score as verbs
+from rm_workflow.evaluation import score_file
+from rm_workflow.evaluation.scorer import Scorer
+from rm_workflow_tests.evaluation.checkpoints import write_checkpoint
+
+ROWS = [
+    {"prompt": "Name a river.", "response": "The Danube."},
+    {"prompt": [{"role": "user", "content": "Name a river."}], "response": "No.", "source": "hh"},
+    {"messages": [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Danube."}]},
+    {"prompt": "Is Paris a river?\u2028", "response": "No.", "n": 1.0},
+    {"prompt": "Yes?", "response": ""},
+]
+GOLDEN_TIES = [
+    {"id": "ref:0", "subset": "Ties", "scores": [2.0, 0.5, -1.0], "num_correct": 1},
+    {"id": "tied:0", "subset": "Ties", "scores": [3.0, 2.5, 2.0, 1.0, 0.0], "num_correct": 3},
+    {"id": "ref:1", "subset": "Ties", "scores": [1.0, 1.0, 0.0], "num_correct": 1},
+    {"id": "tied:1", "subset": "Ties", "scores": [4.0, 1.0, 0.0], "num_correct": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(score_file, "LINES_AT_ONCE", 2)
+
+
+def rmw(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command line as a person would and return its exit code."""
+    app = typer.Typer()
+    verbs.register(app)
+    monkeypatch.setattr(command, "app", app)
+    monkeypatch.setattr(command, "_register", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["rmw", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    return int(stopped.value.code or 0)
+
+
+def write_lines(path: Path, rows: list[object]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def score(monkeypatch: pytest.MonkeyPatch, checkpoint: object, file: object, out: object, *more: str) -> int:
+    return rmw(monkeypatch, "score", checkpoint, file, "-o", out, "--precision", "fp32", *more)
+
+
+def test_each_line_comes_back_with_its_score_in_order(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+):
+    file, out = write_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+
+    assert score(monkeypatch, checkpoint, file, out) == 0
+
+    scored = read(out)
+    assert [{key: row[key] for key in row if key != "score"} for row in scored] == ROWS
+    assert all(list(row)[-1] == "score" for row in scored)
+    user = [{"role": "user", "content": "Name a river."}]
+    expected, _ = Scorer.load(checkpoint).score_texts([(user, "The Danube."), (user, "No.")])
+    assert [row["score"] for row in scored[:3]] == pytest.approx([expected[0], expected[1], expected[0]], abs=1e-5)
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_gives_the_same_scores(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file, out, whole = write_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    score(monkeypatch, checkpoint, file, whole)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:3]) + lines[3][: len(lines[3]) // 2])
+    capsys.readouterr()
+
+    assert score(monkeypatch, checkpoint, file, out) == 0
+
+    assert out.read_bytes().startswith(b"".join(lines[:3]))
+    assert [row["score"] for row in read(out)] == pytest.approx([row["score"] for row in read(whole)], abs=1e-5)
+    assert "2 rows scored, 3 were there already" in capsys.readouterr().err
+
+
+def test_a_finished_output_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path):
+    file, out = write_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    score(monkeypatch, checkpoint, file, out)
+    before = out.read_bytes()
+
+    assert score(monkeypatch, checkpoint, file, out) == 0
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        [{"prompt": "Another?", "response": "Yes.", "score": 1.0}],
+        [ROWS[0]],
+        ["my notes"],
+        [ROWS[1] | {"score": 1.0}],
+        [*({**row, "score": 0.0} for row in ROWS), {"prompt": "One more", "response": "x", "score": 0.0}],
+    ],
+)
+def test_any_other_output_is_refused_and_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path,
+    tmp_path: Path,
+    foreign: list[object],
+    capsys: pytest.CaptureFixture[str],
+):
+    file, out = write_lines(tmp_path / "in.jsonl", ROWS), write_lines(tmp_path / "out.jsonl", foreign)
+    before = out.read_bytes()
+
+    assert score(monkeypatch, checkpoint, file, out) == 1
+    assert out.read_bytes() == before
+    assert "was not begun by this command" in capsys.readouterr().err
+
+
+def test_a_foreign_text_without_line_end_is_not_cut(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path):
+    file, out = write_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    out.write_text("my notes")
+
+    assert score(monkeypatch, checkpoint, file, out) == 1
+    assert out.read_text() == "my notes"
+
+
+def test_scores_of_another_checkpoint_are_continued_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "in.jsonl", ROWS)
+    out = write_lines(tmp_path / "out.jsonl", [ROWS[0] | {"score": 1000.0}])
+
+    assert score(monkeypatch, checkpoint, file, out) == 0
+    assert read(out)[0]["score"] == 1000.0
+    assert "differ from this checkpoint's by up to 1e+03" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"prompt": "Name a river."}, "field response is missing"),
+        ({"response": "No."}, "field prompt is missing"),
+        ({"prompt": 3, "response": "No."}, "field prompt must be a list"),
+        ({"prompt": "Hi", "response": None}, "field response is None; it must be text"),
+        ({"prompt": "Hi", "response": "\ud800"}, "half of a surrogate pair"),
+        ({"prompt": "Hi<|im_end|>", "response": "No."}, "holds <|im_end|>"),
+        ({"prompt": "river " * 300, "response": "No."}, "token recipe allows 128"),
+        ({"messages": []}, "field messages must be a list"),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, "must end with the assistant turn"),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "must end with the assistant turn"),
+        ({"messages": [{"role": "human", "content": "Hi"}, {"role": "assistant", "content": "x"}]}, "messages[0]"),
+        ("{", "it is no JSON"),
+        ("[1]", "it is no JSON object"),
+    ],
+)
+def test_a_bad_row_stops_with_its_line_and_skip_bad_passes_over_it(
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path,
+    tmp_path: Path,
+    bad: object,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    file, out = write_lines(tmp_path / "in.jsonl", [*ROWS[:3], "", bad, ROWS[3]]), tmp_path / "out.jsonl"
+
+    assert score(monkeypatch, checkpoint, file, out) == 1
+    error = capsys.readouterr().err
+    assert f"error: {file}: line 5: " in error
+    assert said in error
+    assert len(read(out)) == 3
+
+    assert score(monkeypatch, checkpoint, file, out, "--skip-bad") == 0
+    scored = read(out)
+    assert len(scored) == 5
+    assert scored[3]["score"] is None
+    assert said in scored[3]["error"]
+    assert np.isfinite(scored[4]["score"])
+
+
+def test_stdin_and_stdout_are_dashes(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+):
+    given = io.TextIOWrapper(io.BytesIO(write_lines(tmp_path / "in.jsonl", ROWS).read_bytes()))
+    monkeypatch.setattr(sys, "stdin", given)
+    stdout = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", stdout)
+
+    assert score(monkeypatch, checkpoint, "-", "-") == 0
+
+    stdout.buffer.seek(0)
+    assert [json.loads(line)["score"] is not None for line in stdout.buffer.read().splitlines()] == [True] * 5
+
+
+def test_a_file_is_not_scored_onto_itself(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "in.jsonl", ROWS)
+
+    assert score(monkeypatch, checkpoint, file, file) == 1
+    assert "is the input itself" in capsys.readouterr().err
+    assert read(file) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_name", "file", "out", "said"),
+    [
+        ("./gone", "in.jsonl", "out.jsonl", "there is no such folder"),
+        ("quickstart_checkpont", "in.jsonl", "out.jsonl", "did you mean 'quickstart_checkpoint'?"),
+        ("quickstart_checkpoint", "gone.jsonl", "out.jsonl", "there is no such file"),
+        ("quickstart_checkpoint", "in.jsonl", "gone/out.jsonl", "its folder does not exist"),
+        ("quickstart_checkpoint", "in.jsonl", ".", "is a folder"),
+    ],
+)
+def test_wrong_names_are_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    checkpoint_name: str,
+    file: str,
+    out: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "in.jsonl", ROWS)
+    (tmp_path / "home" / "artifacts" / "quickstart_checkpoint").mkdir(parents=True)
+
+    assert score(monkeypatch, checkpoint_name, file, out) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_a_checkpoint_is_named_by_its_asset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def build(out: Path) -> Built:
+        write_checkpoint(out / "model", recipe=TokenRecipe(template="chatml", max_length=64))
+        return Built(facts={})
+
+    request = Request("tiny_checkpoint", "checkpoint", "1", {}, requested="r")
+    version = ArtifactStore(tmp_path / "home").materialize(request, build, "run").artifact.version
+    file = write_lines(tmp_path / "in.jsonl", ROWS)
+
+    assert score(monkeypatch, "tiny_checkpoint", file, tmp_path / "latest.jsonl") == 0
+    assert score(monkeypatch, f"tiny_checkpoint@{version}", file, tmp_path / "named.jsonl") == 0
+    assert read(tmp_path / "latest.jsonl") == read(tmp_path / "named.jsonl")
+
+
+def test_aggregate_prints_json_alone_and_equals_the_golden_example(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "scores.jsonl", GOLDEN_TIES)
+
+    assert rmw(monkeypatch, "aggregate", "rewardbench2", file, "--json") == 0
+
+    result = json.loads(capsys.readouterr().out)
+    assert result["subsets"]["Ties"]["score"] == pytest.approx(0.4461920292202211, abs=1e-12)
+    assert result["overall"] is None
+
+
+def test_aggregate_prints_a_table_for_people(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "scores.jsonl", GOLDEN_TIES)
+
+    assert rmw(monkeypatch, "aggregate", "rewardbench2", file) == 0
+
+    printed = capsys.readouterr()
+    assert "Ties" in printed.out
+    assert "0.446" in printed.out
+    assert "missing, so there is no overall: Factuality" in printed.err
+
+
+@pytest.mark.parametrize("name", ["sample-rewardbench2", "sample_rewardbench2", "rewardbench2"])
+def test_aggregate_takes_a_benchmark_of_the_catalogue_and_either_dash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "scores.jsonl", GOLDEN_TIES)
+
+    assert rmw(monkeypatch, "aggregate", name, file, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["subsets"]["Ties"]["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "lines", "said"),
+    [
+        ("pairs", [{"score_chosen": 1, "score_rejected": 0}, "", '{"score_chosen": NaN}'], "line 3: field score_"),
+        ("pairs", ["{"], "line 1: it is no JSON"),
+        ("pairs", ["3"], "line 1: it is no JSON object"),
+        ("pairs", [], "there is no row"),
+        ("rewardbench", ['{"id": 1, "subset": "hep", "score_chosen": 1, "score_rejected": 0}'], "line 1: field subset"),
+        ("reward_bench", [], "did you mean 'rewardbench'?"),
+    ],
+)
+def test_aggregate_refuses_bad_files_with_file_and_line(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    benchmark: str,
+    lines: list[object],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    file = write_lines(tmp_path / "scores.jsonl", lines)
+
+    assert rmw(monkeypatch, "aggregate", benchmark, file) == 1
+
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+
+
+def test_aggregate_refuses_a_missing_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert rmw(monkeypatch, "aggregate", "pairs", tmp_path / "gone.jsonl") == 1
+    assert "there is no such file" in capsys.readouterr().err
