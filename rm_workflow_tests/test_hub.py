@@ -228,9 +228,10 @@ def test_a_refusal_is_one_sentence_and_locks_nothing(
     assert not (tmp_path / "hub_lock.json").exists()
 
 
-def test_a_data_set_that_becomes_gated_later_is_told_so(tmp_path: Path, fake_hub: FakeHub) -> None:
+@pytest.mark.parametrize("code", ["GatedRepo", ""])
+def test_a_data_set_that_becomes_gated_later_is_told_so(tmp_path: Path, fake_hub: FakeHub, code: str) -> None:
     hub.resolve_files(on_hub(), settings(tmp_path))
-    fake_hub.refusal = (403, "GatedRepo")
+    fake_hub.refusal = (403, code)
     with pytest.raises(UserError, match=r"org/rows is gated"):
         hub.resolve_files(on_hub("data/test.jsonl"), settings(tmp_path))
 

@@ -287,6 +287,17 @@ def test_tables_have_the_declared_types_and_order(tmp_path: Path) -> None:
     assert keys == sorted(keys)
 
 
+def test_occurrences_are_ordered_by_file_row_and_slot_whatever_was_read_first(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in/train.jsonl", GOOD[:2])
+    write_lines(tmp_path / "in/later.jsonl", GOOD[2:3])
+    files = {"train": ["train.jsonl"], "test": ["later.jsonl"]}
+    entry = Source(path=str(tmp_path / "in"), files=files, adapter="hh_transcript", licence="CC0")
+    build(entry, tmp_path / "out")
+    places = [(row["file"], row["row"], row["slot"]) for row in table(tmp_path, "occurrences")]
+    assert len(places) == 6
+    assert places == sorted(places)
+
+
 def test_progress_is_told_after_each_file(tmp_path: Path) -> None:
     write_lines(tmp_path / "in/train.jsonl", GOOD[:3])
     entry = sources.source(tmp_path / "in")

@@ -73,8 +73,9 @@ def test_mapped_columns_give_scores_models_system_turn_and_extras() -> None:
     assert (rejected.ratings, rejected.model) == ({}, None)
 
 
-def test_an_empty_system_column_gives_no_system_turn() -> None:
-    row = {"system": "", "prompt": "Name a river.", "chosen": "The Danube.", "rejected": "No."}
+@pytest.mark.parametrize("system", ["", " \n", None])
+def test_an_empty_system_column_gives_no_system_turn(system: str | None) -> None:
+    row = {"system": system, "prompt": "Name a river.", "chosen": "The Danube.", "rejected": "No."}
     assert read(row, system="system").messages == [USER]
 
 
