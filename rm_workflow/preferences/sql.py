@@ -2,9 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -46,6 +47,15 @@ def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:
     row = con.execute(query).fetchone()
     assert row is not None
     return tuple(row)
+
+
+def dict_rows(
+    con: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of a query by column name."""
+    found = con.execute(query, dict(values or {}))
+    names = [column[0] for column in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 @contextmanager

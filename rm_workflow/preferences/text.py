@@ -1,6 +1,6 @@
 """The texts behind the ids, from one or several raw folders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -9,7 +9,7 @@ from rm_workflow.preferences.sql import read_table
 
 
 def load_texts(con: duckdb.DuckDBPyConnection, raw_folders: Sequence[Path]) -> None:
-    """Create the views ``prompts`` (prompt_id, messages) and ``responses`` (response_id, prompt_id, text).
+    """Create views: ``prompts`` (prompt_id, messages), ``responses`` (response_id, prompt_id, text), ``occurrences``.
 
     Each id appears once, whatever number of folders hold it: the same id is the same text. ``group_id`` is left out, as
     sources may group the same prompt in different ways.
@@ -22,6 +22,15 @@ def load_texts(con: duckdb.DuckDBPyConnection, raw_folders: Sequence[Path]) -> N
     con.execute(
         f"create or replace view responses as {_distinct(folders, 'responses.parquet', 'response_id', columns)}"
     )
+    occurrences = read_table(*(folder / "occurrences.parquet" for folder in folders))
+    con.execute(f"create or replace view occurrences as from {occurrences}")
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return a prompt as a person reads it: the text of a single user turn, else each turn after its role."""
+    if [message["role"] for message in messages] == ["user"]:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def _distinct(folders: Sequence[Path], file: str, key: str, columns: str) -> str:

@@ -1,0 +1,163 @@
+"""Rows of raw, pairs and mixture artifacts as a person reads them, kept or dropped.
+
+Which rows are shown is decided by a hash of what names them: the same rows each time, from all over the file.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from rm_workflow.database import connect
+from rm_workflow.preferences.sql import dict_rows, keyed_hash_sql, read_table
+from rm_workflow.preferences.text import conversation, load_texts
+
+Row = dict[str, Any]
+
+CELL_CHARACTERS = 240
+
+# Rows drawn from pairs.parquet, texts joined to the few that are drawn.
+KEPT_PAIRS = """
+    with drawn as (from {pairs} order by {draw}, pair_id limit $n)
+    select
+        drawn.pair_id, messages as prompt, c.text as chosen, r.text as rejected, chosen_score, rejected_score,
+        {origin} as origin{more}
+    from drawn
+    left join prompts using (prompt_id)
+    left join responses c on c.response_id = chosen_id
+    left join responses r on r.response_id = rejected_id
+    order by {draw}, drawn.pair_id
+"""
+
+# Rows of a source with all their responses.
+KEPT_RAW = """
+    with rows as (select distinct source, file, row, prompt_id from occurrences),
+    drawn as (select *, sha256({origin}) as draw from rows order by draw, prompt_id limit $n)
+    select messages as prompt, list({{
+        'slot': slot, 'text': text, 'model': model, 'ratings': ratings
+    }} order by slot) as responses, {origin} as origin
+    from drawn
+    join prompts using (prompt_id)
+    join occurrences using (source, file, row, prompt_id)
+    join responses using (response_id)
+    group by draw, prompt_id, messages, source, file, row
+    order by draw, prompt_id
+"""
+
+# Rows drawn from dropped.parquet: first one of each rule, then the second of each, and so on.
+DROPPED = """
+    with hashed as (
+        select *, sha256(concat_ws('/', source, file, row, pair_id)) as draw
+        from {dropped}
+        where $rule is null or rule = $rule
+    ),
+    placed as (
+        select *, row_number() over (partition by rule order by draw, source, file, row, pair_id) as place from hashed
+    ),
+    drawn as (from placed order by place, rule limit $n)
+    select
+        rule, reason, detail, drawn.pair_id, messages as prompt, c.text as chosen, r.text as rejected,
+        if(stage = 'row', excerpt, null) as excerpt, {origin} as origin
+    from drawn
+    left join occurrences oc
+        on (oc.source, oc.file, oc.row, oc.slot) = (drawn.source, drawn.file, drawn.row, slots[1]) and stage = 'pair'
+    left join occurrences oj
+        on (oj.source, oj.file, oj.row, oj.slot) = (drawn.source, drawn.file, drawn.row, slots[2]) and stage = 'pair'
+    left join responses c on c.response_id = oc.response_id
+    left join responses r on r.response_id = oj.response_id
+    left join prompts on prompts.prompt_id = oc.prompt_id
+    order by place, rule
+"""
+
+
+def kept_rows(folder: Path, raw_folders: Sequence[Path], n: int) -> list[Row]:
+    """Return up to ``n`` rows that an artifact keeps.
+
+    Args:
+        folder: of a pairs or mixture artifact, or of a raw one, whose rows come with all their responses.
+        raw_folders: where the texts are.
+
+    Returns:
+        rows with pair_id, prompt, chosen, rejected, scores and origin (``source:file:row``); of a mixture also split,
+        pair_set and leak.
+    """
+    with connect() as con:
+        load_texts(con, raw_folders)
+        if not (folder / "pairs.parquet").is_file():
+            return _readable(dict_rows(con, KEPT_RAW.format(origin=_origin()), {"n": n}))
+        pairs = read_table(folder / "pairs.parquet")
+        more = ", split, pair_set, leak" if "split" in _columns(con, pairs) else ""
+        draw = keyed_hash_sql("show", 0, "drawn.pair_id")
+        query = KEPT_PAIRS.format(pairs=f"{pairs} drawn", draw=draw, more=more, origin=_origin("drawn."))
+        return _readable(dict_rows(con, query, {"n": n}))
+
+
+def dropped_rows(folder: Path, raw_folders: Sequence[Path], n: int, rule: str | None = None) -> list[Row]:
+    """Return up to ``n`` rows that an artifact's rules drop, by turns from each rule, or from one.
+
+    Returns:
+        rows with rule, reason, detail, pair_id, prompt, chosen, rejected, origin; a raw row that could not be read as
+        a conversation has its excerpt instead of the texts.
+    """
+    with connect() as con:
+        load_texts(con, raw_folders)
+        query = DROPPED.format(dropped=read_table(folder / "dropped.parquet"), origin=_origin("drawn."))
+        return _readable(dict_rows(con, query, {"n": n, "rule": rule}))
+
+
+def _origin(table: str = "") -> str:
+    return f"{table}source || ':' || {table}file || ':' || {table}row"
+
+
+def _columns(con: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+    return [row["column_name"] for row in dict_rows(con, f"describe select * from {table}")]
+
+
+def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [{**row, "prompt": conversation(row["prompt"]) if row["prompt"] else None} for row in rows]
+
+
+def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows for a terminal: a block each, texts whole, empty fields left out."""
+    return "\n\n".join(_block(number, row) for number, row in enumerate(rows, start=1))
+
+
+def _block(number: int, row: Mapping[str, Any]) -> str:
+    lines = [f"=== {number}: {row['origin']}"]
+    for name, value in row.items():
+        if name == "origin" or value is None:
+            continue
+        text = _responses(value) if isinstance(value, list) else f"{value}"
+        lines.append(f"{name}:\n{_indented(text)}" if "\n" in text else f"{name}: {text}")
+    return "\n".join(lines)
+
+
+def _responses(responses: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(f"[{one['slot']}] {_ratings(one)}{one['text']}" for one in responses)
+
+
+def _ratings(response: Mapping[str, Any]) -> str:
+    named = [f"{name} {value:g}" for name, value in (response["ratings"] or {}).items()]
+    return f"({', '.join(named)}) " if named else ""
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.split("\n"))
+
+
+def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a Markdown table with texts on one line, cut to 240 characters; empty columns are left out."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
+    if not names:
+        return "none"
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else _responses(value) if isinstance(value, list) else str(value)
+    text = " ".join(text.split())
+    text = text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

@@ -1,0 +1,152 @@
+"""What became of one pair or one raw row: where it was kept, which rule dropped it and why."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+
+from rm_workflow.artifacts import Artifact
+from rm_workflow.database import connect, quote_literal
+from rm_workflow.errors import UserError
+from rm_workflow.preferences.sql import dict_rows, read_table
+from rm_workflow.preferences.text import conversation, load_texts
+
+KINDS = ("raw", "pairs", "mixture")
+PAIR_ID = re.compile("[0-9a-f]{32}")
+FILE_AND_ROW = re.compile(r"(?P<file>.+):(?P<row>\d+)", re.DOTALL)
+
+# What a file may be called: as the source calls it, or with the source before it, as `rmw show` prints it.
+IS_FILE = "$file in (file, source || ':' || file) and row = $row"
+
+RESPONSE_IDS = "select slot, response_id from occurrences where source = ? and file = ? and row = ?"
+
+# The columns of a place. A dropped pair is known by its slots in the row, a kept one by its responses.
+NO_PLACE = """
+    select
+        0 as flow, '' as asset, '' as source, '' as file, 0::bigint as row, '' as pair_id, []::varchar[] as slots,
+        '' as chosen_id, '' as rejected_id, '' as rule, '' as reason, '' as detail, '' as excerpt
+    limit 0
+"""
+
+Row = dict[str, Any]
+
+
+def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str, Any]:
+    """Follow a pair or a raw row through artifacts.
+
+    Args:
+        target: a pair_id, or ``FILE:ROW`` (``SOURCE:FILE:ROW`` where several sources have a file of that name).
+        artifacts: kind (raw, pairs, mixture) -> artifacts to look into.
+
+    Returns:
+        ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids of the row), ``prompt``,
+        ``chosen``, ``rejected`` (texts), ``excerpt`` (of a row that could not be used), ``source``, ``file``, ``row``,
+        ``drops`` (asset, rule, reason, detail, pair_id in data-flow order), ``dropped_by`` (rule of the first of them),
+        ``reason``, ``pair_sets`` and ``mixtures`` (assets that keep it).
+
+    Raises:
+        UserError: nothing is known by that name, or several sources are.
+    """
+    if not artifacts["raw"]:
+        raise UserError("there is no raw asset under RMW_HOME to look into; materialize a recipe first (rmw run)")
+    with connect() as con:
+        load_texts(con, [artifact.folder for artifact in artifacts["raw"]])
+        con.execute(f"create view places as {_places_sql(artifacts)}")
+        places = _places_of(con, target)
+        pair_ids = sorted({place["pair_id"] for place in places if place["pair_id"]})
+        return {**_texts(con, places, pair_ids), **_fate(places)}
+
+
+def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
+    """Return SQL for every place where a pair or row stands: used by a source, kept or dropped by an asset."""
+    parts = ["select 0 as flow, null as asset, source, file, row, null as pair_id from occurrences"]
+    for flow, kind in enumerate(KINDS):
+        for artifact in artifacts[kind]:
+            asset = f"{flow} as flow, {quote_literal(artifact.asset)} as asset, source, file, row, pair_id"
+            dropped = read_table(artifact.folder / "dropped.parquet")
+            parts.append(f"select {asset}, slots, rule, reason, detail, excerpt from {dropped}")
+            if kind != "raw":
+                parts.append(
+                    f"select {asset}, chosen_id, rejected_id from {read_table(artifact.folder / 'pairs.parquet')}"
+                )
+    return f"from ({NO_PLACE}) union all by name " + " union all by name ".join(parts)
+
+
+def _places_of(con: duckdb.DuckDBPyConnection, target: str) -> list[Row]:
+    if PAIR_ID.fullmatch(target):
+        return _distinct_places(con, "pair_id = $pair_id", {"pair_id": target}, target)
+    named = FILE_AND_ROW.fullmatch(target)
+    if not named:
+        raise UserError(f"{target!r} is neither a pair_id (32 hex digits) nor FILE:ROW; rmw show prints both")
+    places = _distinct_places(con, IS_FILE, {"file": named["file"], "row": int(named["row"])}, target)
+    sources = sorted({place["source"] for place in places})
+    if len(sources) > 1:
+        raise UserError(f"{target} stands in the sources {', '.join(sources)}; name one of them: {sources[0]}:{target}")
+    return places
+
+
+def _distinct_places(con: duckdb.DuckDBPyConnection, where: str, values: Row, target: str) -> list[Row]:
+    places = dict_rows(con, f"select distinct * from places where {where} order by all", values)
+    if not places:
+        raise UserError(
+            f"{target} stands in no raw, pairs or mixture asset under RMW_HOME; rmw show prints pair_ids and rows"
+        )
+    return places
+
+
+def _texts(con: duckdb.DuckDBPyConnection, places: Sequence[Row], pair_ids: Sequence[str]) -> Row:
+    at = {name: places[0][name] for name in ("source", "file", "row")}
+    prompts = dict_rows(
+        con,
+        """
+        select messages from prompts where prompt_id in (
+            select prompt_id from occurrences where source = $source and file = $file and row = $row
+        ) order by prompt_id
+        """,
+        at,
+    )
+    pair_id = pair_ids[0] if len(pair_ids) == 1 else None
+    chosen, rejected = _sides(con, places) if pair_id else (None, None)
+    return {
+        "pair_id": pair_id,
+        "pairs": list(pair_ids),
+        "prompt": conversation(prompts[0]["messages"]) if prompts else None,
+        "chosen": chosen,
+        "rejected": rejected,
+        "excerpt": next((place["excerpt"] for place in places if place["flow"] == 0), None),
+        **at,
+    }
+
+
+def _sides(con: duckdb.DuckDBPyConnection, places: Sequence[Row]) -> tuple[str | None, str | None]:
+    """Return the chosen and the rejected text of the one pair that stands in ``places``."""
+    place = next(place for place in places if place["pair_id"])
+    by_slot = dict(con.execute(RESPONSE_IDS, [place["source"], place["file"], place["row"]]).fetchall())
+    ids = [place["chosen_id"], place["rejected_id"]]
+    if place["rule"]:
+        ids = [by_slot.get(slot) for slot in place["slots"]]
+    texts = dict(
+        con.execute("select response_id, text from responses where list_contains(?, response_id)", [ids]).fetchall()
+    )
+    return texts.get(ids[0]), texts.get(ids[1])
+
+
+def _fate(places: Sequence[Row]) -> Row:
+    """Return what dropped the pairs, and what keeps them; ``places`` stand in data-flow order."""
+    drops = [
+        {key: place[key] for key in ("asset", "rule", "reason", "detail", "pair_id")}
+        for place in places
+        if place["rule"]
+    ]
+    return {
+        "drops": drops,
+        "dropped_by": drops[0]["rule"] if drops else None,
+        "reason": drops[0]["reason"] if drops else None,
+        "pair_sets": _keeping(places, "pairs"),
+        "mixtures": _keeping(places, "mixture"),
+    }
+
+
+def _keeping(places: Sequence[Row], kind: str) -> list[str]:
+    return sorted({place["asset"] for place in places if place["chosen_id"] and place["flow"] == KINDS.index(kind)})
