@@ -44,7 +44,7 @@ PROBE_PAIRS = 8
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trainer and return its exit code."""
     options = _parse(arguments)
-    process.go_offline()
+    process.set_environment()
     process.end_on_signals()
     try:
         process.end_with_parent(options.parent_pid)
@@ -143,8 +143,8 @@ def _quiet_libraries() -> None:
 
     # peft still asks transformers by the old name of activation checkpointing.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _remove(path: Path) -> None:

@@ -33,7 +33,7 @@ def test_one_different_pair_is_enough_to_go_on():
 
 
 def test_a_fresh_head_with_a_loss_far_from_that_of_equal_rewards_stops_the_run():
-    with pytest.raises(UserError, match="loss of a fresh head is 5.000 where equal rewards give 0.693"):
+    with pytest.raises(UserError, match=r"loss of a fresh head is 5\.000 where equal rewards give 0\.693"):
         start(torch.full((3,), -5.0), torch.tensor([0.0, 0.0, -0.02]))
 
 

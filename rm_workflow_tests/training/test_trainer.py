@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_base, encoder, pairs, tmp_
     trainer = make_trainer(tiny_base, encoder, pairs, tmp_path)
     with torch.no_grad():
         head_module(trainer.model).weight.fill_(math.inf)
-    with pytest.raises(UserError, match="the loss of step 1 is nan; lower training.learning_rate"):
+    with pytest.raises(UserError, match=r"the loss of step 1 is nan; lower training\.learning_rate"):
         trainer.train()
 
 
