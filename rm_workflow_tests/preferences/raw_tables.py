@@ -1,0 +1,102 @@
+"""Small raw folders written by hand, in the tables that sources publish."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rm_workflow.keys import content_id
+from rm_workflow.preferences.normalise import normalise
+from rm_workflow.preferences.tables import DROPPED, OCCURRENCES, PROMPTS, RESPONSES
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One response of a row."""
+
+    slot: str
+    text: str
+    ratings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row of a source; ``prompt`` is the user turn, or whole turns."""
+
+    prompt: str | Sequence[Mapping[str, str]]
+    responses: Sequence[Shown]
+    row: int
+    file: str = "train.jsonl"
+    group: str | None = None
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        if isinstance(self.prompt, str):
+            return [{"role": "user", "content": self.prompt}]
+        return [dict(message) for message in self.prompt]
+
+    @property
+    def prompt_id(self) -> str:
+        return content_id(self.messages)
+
+    @property
+    def group_id(self) -> str:
+        first = next(message["content"] for message in self.messages if message["role"] == "user")
+        return content_id(["group", self.group or normalise(first)])
+
+
+def given(prompt: str, chosen: str, rejected: str, row: int, file: str = "train.jsonl", **scores: float) -> RawRow:
+    """Return a row of a given pair; ``chosen_votes=3, rejected_votes=1`` rates the sides."""
+    sides = [("chosen", chosen), ("rejected", rejected)]
+    ratings = {
+        slot: {"votes": scores[f"{slot}_votes"]} if f"{slot}_votes" in scores else {} for slot in ("chosen", "rejected")
+    }
+    return RawRow(prompt, [Shown(slot, text, ratings[slot]) for slot, text in sides], row, file)
+
+
+def rated(
+    prompt: str, responses: Sequence[tuple[str, Mapping[str, float]]], row: int, file: str = "train.jsonl"
+) -> RawRow:
+    """Return a row of rated responses."""
+    return RawRow(prompt, [Shown(str(i), text, ratings) for i, (text, ratings) in enumerate(responses)], row, file)
+
+
+def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path:
+    """Write the tables of a source and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts, responses, occurrences = {}, {}, []
+    for row in rows:
+        prompts[row.prompt_id] = {"prompt_id": row.prompt_id, "group_id": row.group_id, "messages": row.messages}
+        for shown in row.responses:
+            response_id = content_id([row.prompt_id, shown.text])
+            responses[response_id] = {"response_id": response_id, "prompt_id": row.prompt_id, "text": shown.text}
+            occurrences.append(
+                {"response_id": response_id, "prompt_id": row.prompt_id, "source": source, "file": row.file}
+                | {"row": row.row, "slot": shown.slot, "ratings": dict(shown.ratings), "extra": "{}"}
+            )
+    write(folder / "prompts.parquet", sorted(prompts.values(), key=lambda one: one["prompt_id"]), PROMPTS)
+    write(folder / "responses.parquet", sorted(responses.values(), key=lambda one: one["response_id"]), RESPONSES)
+    write(folder / "occurrences.parquet", occurrences, OCCURRENCES)
+    write(folder / "dropped.parquet", [], DROPPED)
+    return folder
+
+
+def write_benchmark(folder: Path, prompts: Mapping[str, str]) -> Path:
+    """Write prompts and items of a benchmark: item_id -> user turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [RawRow(prompt, [], 0) for prompt in prompts.values()]
+    table = [{"prompt_id": row.prompt_id, "group_id": row.group_id, "messages": row.messages} for row in rows]
+    write(folder / "prompts.parquet", table, PROMPTS)
+    items = [{"item_id": item, "prompt_id": row.prompt_id} for item, row in zip(prompts, rows, strict=True)]
+    write(folder / "items.parquet", items, pa.schema([("item_id", pa.string()), ("prompt_id", pa.string())]))
+    return folder
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+
+
+def read(path: Path) -> list[dict]:
+    return pq.read_table(path).to_pylist()

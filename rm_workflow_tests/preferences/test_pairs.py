@@ -1,0 +1,288 @@
+"""Candidates, rules in order, ids, conservation, the same bytes on every rerun."""
+
+import hashlib
+from itertools import combinations
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rm_workflow.catalog.models import PairSet
+from rm_workflow.errors import UserError
+from rm_workflow.keys import content_id
+from rm_workflow.preferences.pairs import build_pair_set, check_pair_set
+from rm_workflow.preferences.sql import content_id_sql, json_string, keyed_hash_sql
+from rm_workflow_tests.preferences import raw_tables
+from rm_workflow_tests.preferences.raw_tables import RawRow, rated, read, write_raw
+
+GIVEN_RULES = ["identical_responses", "exact_duplicate"]
+
+
+def given_set(*rules, score=()):
+    return PairSet(source="src", candidates="given", score=list(score), rules=list(rules or GIVEN_RULES))
+
+
+def rated_set(*rules, score=("quality",)):
+    return PairSet(source="src", candidates="rated", score=list(score), rules=list(rules))
+
+
+def build(folder: Path, rows: list[RawRow], pair_set: PairSet):
+    raw = write_raw(folder / "raw", rows)
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    built = build_pair_set("some_set", pair_set, raw, out)
+    return built, read(out / "pairs.parquet"), read(out / "dropped.parquet")
+
+
+def test_a_given_pair_keeps_its_label(tmp_path: Path):
+    row = raw_tables.given("Hi", "Hello!", "What?", 1)
+    built, pairs, dropped = build(tmp_path, [row], given_set())
+    chosen, rejected = content_id([row.prompt_id, "Hello!"]), content_id([row.prompt_id, "What?"])
+    key = content_id([row.prompt_id, chosen, rejected])
+    assert pairs == [
+        {
+            "pair_id": content_id([key, "src", 0]),
+            "pair_key": key,
+            "prompt_id": row.prompt_id,
+            "chosen_id": chosen,
+            "rejected_id": rejected,
+            "chosen_score": None,
+            "rejected_score": None,
+            "weight": 1.0,
+            "source": "src",
+            "file": "train.jsonl",
+            "row": 1,
+        }
+    ]
+    assert dropped == []
+    assert built.facts == {
+        "candidates": 1,
+        "kept": 1,
+        "dropped": {"identical_responses": 0, "exact_duplicate": 0},
+        "published": None,
+    }
+    assert all(check.passed for check in built.checks)
+
+
+def test_a_rated_row_gives_every_pair_with_the_higher_mean_chosen(tmp_path: Path):
+    texts = [("a", {"x": 1, "y": 4}), ("b", {"x": 5}), ("c", {"x": 3, "y": 5, "z": 9}), ("d", {"y": 1})]
+    row = rated("Hi", texts, 1)
+    _, pairs, _ = build(tmp_path, [row], rated_set("equal_score", score=["x", "y"]))
+    mean = {"a": 2.5, "b": 5.0, "c": 4.0, "d": 1.0}
+    name = {content_id([row.prompt_id, text]): text for text in mean}
+    found = {(name[pair["chosen_id"]], name[pair["rejected_id"]]) for pair in pairs}
+    assert found == {(i, j) if mean[i] > mean[j] else (j, i) for i, j in combinations(mean, 2)}
+    for pair in pairs:
+        assert pair["chosen_score"] == mean[name[pair["chosen_id"]]]
+        assert pair["rejected_score"] == mean[name[pair["rejected_id"]]]
+
+
+def test_ten_responses_are_paired_in_the_order_of_their_numbers(tmp_path: Path):
+    row = rated("Hi", [(f"reply {i}", {"quality": 1}) for i in range(11)], 1)
+    built, pairs, dropped = build(tmp_path, [row], rated_set("equal_score"))
+    assert built.facts["candidates"] == 55
+    assert pairs == []
+    assert {tuple(drop["slots"]) for drop in dropped} == {(str(i), str(j)) for i, j in combinations(range(11), 2)}
+
+
+def test_first_rule_that_matches_is_counted_and_declared_rules_appear_with_zero(tmp_path: Path):
+    row = rated("Hi", [("same", {"quality": 2}), ("same", {"quality": 2}), ("other", {"quality": 1})], 1)
+    built, _, dropped = build(
+        tmp_path, [row], rated_set("equal_score", "identical_responses", {"cap": {"max_pairs": 9}})
+    )
+    assert built.facts["dropped"] == {"equal_score": 1, "identical_responses": 0, "cap": 0}
+    assert [drop["rule"] for drop in dropped] == ["equal_score"]
+
+
+def test_a_dropped_row_says_where_it_stood_and_why(tmp_path: Path):
+    row = raw_tables.given("Hi", "x" * 300, "x" * 300, 7)
+    _, _, dropped = build(tmp_path, [row], given_set())
+    response = content_id([row.prompt_id, "x" * 300])
+    key = content_id([row.prompt_id, response, response])
+    assert dropped == [
+        {
+            "stage": "pair",
+            "source": "src",
+            "file": "train.jsonl",
+            "row": 7,
+            "slots": ["chosen", "rejected"],
+            "pair_id": content_id([key, "src", 0]),
+            "rule": "identical_responses",
+            "reason": "chosen and rejected are the same text",
+            "detail": None,
+            "excerpt": "x" * 200,
+        }
+    ]
+
+
+def test_repeated_pairs_have_ids_of_their_own(tmp_path: Path):
+    rows = [raw_tables.given("Hi", "Hello!", "What?", row) for row in (10, 2)]
+    _, pairs, _ = build(tmp_path, rows, given_set("identical_responses"))
+    key = pairs[0]["pair_key"]
+    assert {pair["row"]: pair["pair_id"] for pair in pairs} == {
+        2: content_id([key, "src", 0]),
+        10: content_id([key, "src", 1]),
+    }
+
+
+def test_a_kept_identical_pair_fails_the_check(tmp_path: Path):
+    built, _, _ = build(tmp_path, [raw_tables.given("Hi", "a", "a", 1)], given_set("exact_duplicate"))
+    assert {check.name: check.passed for check in built.checks} == {
+        "candidates_accounted_for": True,
+        "no_pair_is_identical": False,
+    }
+
+
+def test_sides_with_different_prompts_fail_the_law(tmp_path: Path):
+    raw = write_raw(tmp_path / "raw", [raw_tables.given("Hi", "a", "b", 1), raw_tables.given("Ho", "c", "d", 2)])
+    occurrences = read(raw / "occurrences.parquet")
+    occurrences[0]["prompt_id"] = "elsewhere"
+    raw_tables.write(raw / "occurrences.parquet", occurrences, raw_tables.OCCURRENCES)
+    (tmp_path / "out").mkdir()
+    built = build_pair_set("some_set", given_set(), raw, tmp_path / "out")
+    accounted = built.checks[0]
+    assert not accounted.passed
+    assert accounted.metadata["candidates"] == 2
+
+
+def test_missing_scores_are_refused_until_the_rule_rating_counts_them(tmp_path: Path):
+    row = rated("Hi", [("a", {"quality": 2}), ("b", {}), ("c", {"quality": 1})], 1)
+    with pytest.raises(UserError, match=r"'some_set': 2 of 3 candidates .* add the rule 'rating'"):
+        build(tmp_path, [row], rated_set("equal_score"))
+    built, _, dropped = build(tmp_path, [row], rated_set("rating", "equal_score"))
+    assert built.facts["dropped"] == {"rating": 2, "equal_score": 0}
+    assert built.facts["kept"] == 1
+    assert sorted(drop["detail"] for drop in dropped) == ["slot 1", "slot 1"]
+
+
+def test_no_number_is_no_rating(tmp_path: Path):
+    row = rated("Hi", [("a", {"quality": float("nan")}), ("b", {"quality": 1})], 1)
+    built, _, _ = build(tmp_path, [row], rated_set("rating"))
+    assert built.facts["dropped"] == {"rating": 1}
+
+
+@pytest.mark.parametrize(
+    ("pair_set", "rows", "message"),
+    [
+        (rated_set("equal_score", score=["qualty"]), "rated", "names the rating 'qualty'.*name one of: quality"),
+        (PairSet(source="src", candidates="rated", rules=[]), "rated", "'score' names none; name some of: quality"),
+        (given_set(), "rated", "needs rows with the slots chosen and rejected, .* has only 0, 1"),
+        (rated_set(score=["votes"]), "given", "needs rows with the slots 0, 1, 2, .* has only chosen, rejected"),
+    ],
+)
+def test_a_pair_set_that_does_not_fit_its_source_is_refused(tmp_path: Path, pair_set: PairSet, rows: str, message: str):
+    forms = {
+        "rated": rated("Hi", [("a", {"quality": 2}), ("b", {"quality": 1})], 1),
+        "given": raw_tables.given("Hi", "a", "b", 1, chosen_votes=2, rejected_votes=1),
+    }
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, [forms[rows]], pair_set)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (
+            ["identical_response"],
+            r"pair set 'x': there is no rule 'identical_response' \(did you mean 'identical_responses'\?\)",
+        ),
+        (["near_duplicate"], "rule 'near_duplicate' is not built yet; leave it out"),
+        (["exact_duplicate", "identical_responses"], r"write them as \[identical_responses, exact_duplicate\]"),
+        (["exact_duplicate", "exact_duplicate"], "'exact_duplicate' is listed twice"),
+        (["equal_score"], "rule 'equal_score' judges scores, and the pair set names none; set 'score'"),
+        (
+            [{"cap": {"max_pairs": 0}}],
+            r"rule 'cap': max_pairs is 0, out of its range \(max_pairs is a whole number from 1;",
+        ),
+        ([{"cap": {}}], "rule 'cap': parameter 'max_pairs' is missing"),
+        ([{"cap": {"max_pairs": "5"}}], "rule 'cap': max_pairs is '5', out of its range"),
+        ([{"cap": {"max_pairs": 5, "per": "group"}}], "rule 'cap': per is 'group', out of its range"),
+        ([{"exact_duplicate": {"min": 1}}], r"there is no parameter 'min' \(it takes no parameters\)"),
+    ],
+)
+def test_wrong_rules_are_refused_before_any_row_is_read(rules: list, message: str):
+    with pytest.raises(UserError, match=message):
+        check_pair_set("x", given_set(*rules))
+
+
+def test_source_rules_stand_in_any_order_among_themselves():
+    for rules in (["rating", {"score_ratio": {"min": 2}}], [{"score_ratio": {"min": 2}}, "rating"]):
+        check_pair_set("x", rated_set(*rules, "equal_score"))
+    with pytest.raises(UserError, match=r"write them as \[rating, equal_score\]"):
+        check_pair_set("x", rated_set("equal_score", "rating"))
+
+
+def test_sql_ids_agree_with_content_id():
+    con = duckdb.connect()
+    row = con.execute(
+        f"select {content_id_sql(json_string('a'), json_string('b'), 'n')}, {keyed_hash_sql('cap', 3, 'a')} "
+        "from (select 'abc' as a, 'd_e' as b, 12 as n)"
+    ).fetchone()
+    con.close()
+    assert row == (content_id(["abc", "d_e", 12]), content_id(["cap", 3, "abc"]))
+
+
+def shas(folder: Path) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())]
+
+
+def test_reruns_and_thread_counts_give_identical_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ratings = [{"quality": rating} for rating in (3, 1, 2, 3)]
+    rows = [rated(f"Hi {i % 900}", list(zip("abcd", ratings, strict=True)), i) for i in range(1000)]
+    raw = write_raw(tmp_path / "raw", rows)
+    pair_set = rated_set("equal_score", "exact_duplicate", {"cap": {"max_pairs": 3}})
+    connect = duckdb.connect
+    found = []
+    for threads in (1, 4):
+
+        def connect_with(*arguments, number: int = threads):
+            con = connect(*arguments)
+            con.execute(f"set threads = {number}")
+            return con
+
+        monkeypatch.setattr(duckdb, "connect", connect_with)
+        out = tmp_path / f"out{threads}"
+        out.mkdir()
+        build_pair_set("x", pair_set, raw, out)
+        found.append(shas(out))
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+
+
+@st.composite
+def raw_rows(draw: st.DrawFn) -> list[RawRow]:
+    texts = st.sampled_from(["a", "b", "c", "A "])
+    ratings = st.sampled_from([{}, {"x": 1}, {"x": 2}, {"x": 1, "y": 2}, {"y": 1.5}, {"x": -1}])
+    return [
+        rated(draw(st.sampled_from(["p", "q"])), draw(st.lists(st.tuples(texts, ratings), max_size=4)), row, file)
+        for file in ("one.jsonl", "two.jsonl")
+        for row in range(draw(st.integers(0, 4)))
+    ]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=raw_rows(), seed=st.integers(0, 5), data=st.data())
+def test_any_rows_obey_the_laws_in_any_order(tmp_path_factory: pytest.TempPathFactory, rows, seed, data):
+    number = sum(len(row.responses) * (len(row.responses) - 1) // 2 for row in rows)
+    if not number or not any("x" in shown.ratings for row in rows for shown in row.responses):
+        return
+    rules = ["rating", {"score_ratio": {"min": 1.5}}, "equal_score", "identical_responses", "exact_duplicate"]
+    pair_set = rated_set(*rules, {"cap": {"max_pairs": 1, "seed": seed}}, score=["x"])
+    built, pairs, dropped = build(tmp_path_factory.mktemp("rows"), rows, pair_set)
+    assert built.facts["candidates"] == number == len(pairs) + len(dropped)
+    assert built.facts["kept"] == len(pairs)
+    assert sum(built.facts["dropped"].values()) == len(dropped)
+    assert all(pair["chosen_id"] != pair["rejected_id"] for pair in pairs)
+    assert all(pair["chosen_score"] > 1.5 * pair["rejected_score"] for pair in pairs)
+    assert len({pair["prompt_id"] for pair in pairs}) == len(pairs)
+    assert len({row["pair_id"] for row in pairs + dropped}) == number
+
+    places = [(row.file, row.row) for row in rows]
+    shuffled = [
+        RawRow(row.prompt, row.responses, number, file)
+        for row, (file, number) in zip(data.draw(st.permutations(rows)), places, strict=True)
+    ]
+    _, again, _ = build(tmp_path_factory.mktemp("shuffled"), shuffled, pair_set)
+    assert {pair["pair_key"] for pair in again} == {pair["pair_key"] for pair in pairs}
