@@ -98,7 +98,8 @@ class Scorer:
         pad = encoder.pad_token_id if encoder else model.config.get_text_config().pad_token_id
         if pad is None:
             raise UserError(f"{folder / 'config.json'}: pad_token_id is missing; set it to a token that no text holds")
-        if pad >= model.get_input_embeddings().num_embeddings:
+        embedding: Any = model.get_input_embeddings()
+        if pad >= embedding.num_embeddings:
             raise UserError(f"{folder}: its pad token {pad} has no embedding in the model; take another pad token")
         return cls(model, int(pad), encoder, device, precision, batch_tokens)
 
