@@ -1,0 +1,234 @@
+"""Rows as a person reads them, and the fate of one pair or row."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rm_workflow.artifacts import Artifact
+from rm_workflow.catalog.models import Mixture, PairSet, Source, Split
+from rm_workflow.errors import UserError
+from rm_workflow.preferences import show
+from rm_workflow.preferences.mixture import Member, build_mixture
+from rm_workflow.preferences.pairs import build_pair_set
+from rm_workflow.preferences.trace import trace
+from rm_workflow_tests.preferences.raw_tables import (
+    DROPPED,
+    RawRow,
+    Shown,
+    given,
+    rated,
+    read,
+    write,
+    write_benchmark,
+    write_raw,
+)
+
+TURNS = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "What | now?\nTell me"},
+]
+BROKEN = {
+    "stage": "row",
+    "source": "talks",
+    "file": "train.jsonl",
+    "row": 9,
+    "slots": [],
+    "rule": "broken_line",
+    "reason": "the line is no JSON object",
+    "excerpt": "not json",
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Two sources, a pair set of each, and a mixture of both."""
+
+    raws: list[Path]
+    talks: Path
+    ratings: Path
+    mixture: Path
+    artifacts: dict[str, list[Artifact]]
+
+
+def artifact(asset: str, folder: Path) -> Artifact:
+    return Artifact(asset, "1", folder, {})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("data")
+    talks = write_raw(
+        folder / "raw_talks",
+        [
+            RawRow(TURNS, [Shown("chosen", "good <b>"), Shown("rejected", "bad")], 1),
+            given("Same", "equal", "equal", 2),
+            given("Leaked", "yes", "no", 3),
+            *(given(f"More {i}", "yes", "no", 10 + i) for i in range(10)),
+        ],
+        "talks",
+    )
+    write(talks / "dropped.parquet", [BROKEN], DROPPED)
+    scored = [("best", {"quality": 3}), ("middle", {"quality": 2}), ("also middle", {"quality": 2})]
+    ratings = write_raw(folder / "raw_ratings", [rated("Rate", scored, 1)], "ratings")
+    outs = {name: folder / name for name in ("pairs_talks", "pairs_ratings", "mix")}
+    for out in outs.values():
+        out.mkdir()
+    given_set = PairSet(source="talks", candidates="given", rules=["identical_responses"])
+    rated_set = PairSet(source="ratings", candidates="rated", score=["quality"], rules=["equal_score"])
+    build_pair_set("talks", given_set, talks, outs["pairs_talks"])
+    build_pair_set("ratings", rated_set, ratings, outs["pairs_ratings"])
+    source = Source(path="x", files={"train": ["train.jsonl"]}, adapter="x", licence="MIT")
+    members = [
+        Member("talks", "talks", source, outs["pairs_talks"], talks),
+        Member("ratings", "ratings", source, outs["pairs_ratings"], ratings),
+    ]
+    mixture = Mixture(pair_sets=["talks", "ratings"], split=Split(by="native"), decontaminate_against=["bench"])
+    build_mixture(mixture, members, {"bench": write_benchmark(folder / "bench", {"i": "LEAKED"})}, outs["mix"])
+    artifacts = {
+        "raw": [artifact("raw_talks", talks), artifact("raw_ratings", ratings)],
+        "pairs": [artifact("pairs_talks", outs["pairs_talks"]), artifact("pairs_ratings", outs["pairs_ratings"])],
+        "mixture": [artifact("some_mixture", outs["mix"])],
+    }
+    return Data([talks, ratings], outs["pairs_talks"], outs["pairs_ratings"], outs["mix"], artifacts)
+
+
+def test_kept_pairs_are_shown_with_their_texts(data: Data):
+    rows = show.kept_rows(data.mixture, data.raws, 99)
+    assert len(rows) == 13
+    turns = next(row for row in rows if row["origin"] == "talks:train.jsonl:1")
+    assert turns["prompt"] == "user: Hi\n\nassistant: Hello!\n\nuser: What | now?\nTell me"
+    assert (turns["chosen"], turns["rejected"], turns["chosen_score"], turns["split"]) == (
+        "good <b>",
+        "bad",
+        None,
+        "train",
+    )
+    best = [row for row in show.kept_rows(data.ratings, data.raws[1:], 9) if row["rejected"] == "middle"]
+    assert [(row["prompt"], row["chosen"], row["chosen_score"], row["rejected_score"]) for row in best] == [
+        ("Rate", "best", 3.0, 2.0)
+    ]
+
+
+def test_the_same_rows_are_shown_each_time_and_fewer_are_the_first_of_them(data: Data):
+    rows = show.kept_rows(data.mixture, data.raws, 9)
+    assert show.kept_rows(data.mixture, data.raws, 9) == rows
+    assert show.kept_rows(data.mixture, data.raws, 3) == rows[:3]
+    assert [row["origin"] for row in rows] != sorted(row["origin"] for row in rows)
+
+
+def test_rows_of_a_source_come_with_all_their_responses(data: Data):
+    (row,) = show.kept_rows(data.raws[1], data.raws[1:], 5)
+    assert row["prompt"] == "Rate"
+    assert [(one["slot"], one["text"], one["ratings"]) for one in row["responses"]] == [
+        ("0", "best", {"quality": 3.0}),
+        ("1", "middle", {"quality": 2.0}),
+        ("2", "also middle", {"quality": 2.0}),
+    ]
+    assert "[1] (quality 2) middle" in show.as_text([row])
+
+
+def test_dropped_pairs_are_shown_with_rule_reason_and_texts(data: Data):
+    (equal,) = show.dropped_rows(data.ratings, data.raws[1:], 5)
+    assert (equal["rule"], equal["chosen"], equal["rejected"]) == ("equal_score", "middle", "also middle")
+    (leak,) = show.dropped_rows(data.mixture, data.raws, 5)
+    assert (leak["rule"], leak["prompt"], leak["chosen"], leak["rejected"]) == ("leak", "Leaked", "yes", "no")
+    assert leak["detail"] == "bench/i (user turn 1; policy drop)"
+    assert show.dropped_rows(data.mixture, data.raws, 5, "sample") == []
+    assert show.dropped_rows(data.mixture, data.raws, 5, "leak") == [leak]
+
+
+def test_a_row_that_could_not_be_used_is_shown_by_its_excerpt(data: Data):
+    (row,) = show.dropped_rows(data.raws[0], data.raws[:1], 5)
+    assert (row["rule"], row["excerpt"], row["prompt"]) == ("broken_line", "not json", None)
+    assert "excerpt: not json" in show.as_text([row])
+
+
+def test_every_rule_has_its_turn_among_few_rows(tmp_path: Path):
+    rows = [given(f"Same {i}", "x", "x", i) for i in range(20)]
+    rows += [given("Twice", "a", "b", 100 + i) for i in range(2)]
+    raw = write_raw(tmp_path / "raw", rows)
+    out = tmp_path / "out"
+    out.mkdir()
+    pair_set = PairSet(source="src", candidates="given", rules=["identical_responses", "exact_duplicate"])
+    build_pair_set("x", pair_set, raw, out)
+    assert [row["rule"] for row in show.dropped_rows(out, [raw], 3)] == [
+        *("exact_duplicate", "identical_responses", "identical_responses")
+    ]
+
+
+def test_markdown_is_one_line_a_row_cut_and_escaped(data: Data):
+    turns = [row for row in show.kept_rows(data.talks, data.raws[:1], 99) if row["origin"].endswith(":1")]
+    long = [{**turns[0], "rejected": "word " * 200}]
+    header, _, line = show.as_markdown(long).split("\n")
+    assert "chosen_score" not in header
+    assert "What \\| now? Tell me" in line
+    assert "good &lt;b>" in line
+    assert line.count("word") < 50
+    assert show.as_markdown([]) == "none"
+
+
+def pair_id(folder: Path, row: int) -> str:
+    return next(pair["pair_id"] for pair in read(folder / "pairs.parquet") if pair["row"] == row)
+
+
+def test_a_kept_pair_is_traced_to_its_mixtures(data: Data):
+    kept = pair_id(data.talks, 1)
+    found = trace(kept, data.artifacts)
+    assert found["prompt"].startswith("user: Hi")
+    assert (found["pair_id"], found["chosen"], found["rejected"]) == (kept, "good <b>", "bad")
+    assert (found["source"], found["file"], found["row"]) == ("talks", "train.jsonl", 1)
+    assert (found["drops"], found["dropped_by"], found["reason"]) == ([], None, None)
+    assert (found["pair_sets"], found["mixtures"]) == (["pairs_talks"], ["some_mixture"])
+
+
+def test_a_pair_that_the_mixture_dropped_says_so(data: Data):
+    found = trace(pair_id(data.talks, 3), data.artifacts)
+    assert (found["chosen"], found["rejected"], found["dropped_by"], found["mixtures"]) == ("yes", "no", "leak", [])
+    assert [(drop["asset"], drop["rule"], drop["reason"]) for drop in found["drops"]] == [
+        ("some_mixture", "leak", "a user turn of its prompt is a user turn of a benchmark prompt")
+    ]
+    assert found["reason"] == found["drops"][0]["reason"]
+    assert found["pair_sets"] == ["pairs_talks"]
+
+
+def test_a_pair_that_its_pair_set_dropped_is_found_by_id_and_by_row(data: Data):
+    dropped = read(data.talks / "dropped.parquet")[0]["pair_id"]
+    for target in (dropped, "train.jsonl:2", "talks:train.jsonl:2"):
+        found = trace(target, data.artifacts)
+        assert (found["pair_id"], found["chosen"], found["rejected"]) == (dropped, "equal", "equal")
+        assert (found["dropped_by"], found["pair_sets"]) == ("identical_responses", [])
+
+
+def test_a_row_of_several_pairs_lists_them(data: Data):
+    found = trace("ratings:train.jsonl:1", data.artifacts)
+    assert (found["pair_id"], found["chosen"], found["prompt"]) == (None, None, "Rate")
+    assert len(found["pairs"]) == 3
+    assert [(drop["rule"], drop["pair_id"] in found["pairs"]) for drop in found["drops"]] == [("equal_score", True)]
+    assert found["mixtures"] == ["some_mixture"]
+
+
+def test_a_broken_row_is_traced_by_its_line(data: Data):
+    found = trace("train.jsonl:9", data.artifacts)
+    assert (found["pair_id"], found["prompt"], found["excerpt"]) == (None, None, "not json")
+    assert (found["dropped_by"], found["reason"]) == ("broken_line", "the line is no JSON object")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("train.jsonl:1", "stands in the sources ratings, talks; name one of them: ratings:train.jsonl:1"),
+        ("0" * 32, "stands in no raw, pairs or mixture asset"),
+        ("train.jsonl:77", "stands in no raw, pairs or mixture asset"),
+        ("train.jsonl", r"neither a pair_id \(32 hex digits\) nor FILE:ROW"),
+    ],
+)
+def test_what_cannot_be_traced_is_told_in_one_sentence(data: Data, target: str, message: str):
+    with pytest.raises(UserError, match=message):
+        trace(target, data.artifacts)
+
+
+def test_tracing_in_an_empty_home_says_what_to_do():
+    with pytest.raises(UserError, match="materialize a recipe first"):
+        trace("0" * 32, {"raw": [], "pairs": [], "mixture": []})
