@@ -1,11 +1,14 @@
 """Jobs and schedules: one job a recipe, one for its data alone, one schedule that retrains it weekly."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.models import Catalog, Recipe
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 WEEKLY = "0 3 * * 0"
 DATA_KINDS = ("raw", "pairs", "benchmark", "mixture")
@@ -13,19 +16,19 @@ DATA_KINDS = ("raw", "pairs", "benchmark", "mixture")
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
 
-def recipe_job(catalog: Catalog, recipe: Recipe) -> dg.UnresolvedAssetJobDefinition:
+def recipe_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
     """Define the job that brings a recipe from raw rows to scores."""
     return _job(catalog, recipe, recipe.name, None, f"{recipe.name}: raw rows to scores.")
 
 
-def data_job(catalog: Catalog, recipe: Recipe) -> dg.UnresolvedAssetJobDefinition:
+def data_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
     """Define the job that makes a recipe's mixture."""
     return _job(catalog, recipe, f"{recipe.name}_data", DATA_KINDS, f"{recipe.name}: raw rows to the mixture.")
 
 
 def _job(
     catalog: Catalog, recipe: Recipe, name: str, kinds: tuple[str, ...] | None, description: str
-) -> dg.UnresolvedAssetJobDefinition:
+) -> "UnresolvedAssetJobDefinition":
     planned = [p for p in Flow(catalog).of_recipe(recipe) if kinds is None or p.kind in kinds]
     return dg.define_asset_job(
         name,
@@ -36,6 +39,6 @@ def _job(
     )
 
 
-def retraining_schedule(job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+def retraining_schedule(job: "UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
     """Define a weekly retraining, stopped until a person switches it on; unchanged assets are reused."""
     return dg.ScheduleDefinition(name=f"{job.name}_weekly", job=job, cron_schedule=WEEKLY, execution_timezone="UTC")
