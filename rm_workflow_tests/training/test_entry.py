@@ -199,10 +199,10 @@ def test_smollm2_learns_real_words_by_lora(smollm2_folder, tmp_path):
 
     encoder = Encoder.load(smollm2_folder, toy.TOKENS)
     tokens = toy.write_tokens(tmp_path / "tokens", encoder, toy.rows(100))
-    recipe = toy.recipe(lora={"r": 16, "alpha": 32}, learning_rate=3e-4, micro_batch_size=8, epochs=2)
+    recipe = toy.recipe(lora={"r": 16, "alpha": 32}, learning_rate=5e-4, micro_batch_size=8)
     config = toy.resolved(recipe, encoder, 100, resolve_precision("auto", "cpu"))
     out = tmp_path / "out"
     out.mkdir()
     result = entry.train(toy.write_run_config(tmp_path / "run_config.json", config), tokens, smollm2_folder, out)
-    assert result["last_loss"] < 0.3
+    assert result["last_loss"] < 0.4
     assert result["reload"]["max_difference"] < 1e-3
