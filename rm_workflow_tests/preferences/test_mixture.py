@@ -178,10 +178,10 @@ def leaky(folder: Path) -> tuple[list[Member], dict[str, Path]]:
         RawRow(assistant_turn, sides, 2),
         given("What is two plus two", "a", "b", 3),
         given("what is two plus two?", "a", "b", 4),
-        given("What is two  plus two?", "a", "b", 1, file="test.jsonl"),
+        given("What is two  plus two?", "a", "c", 5),
+        # test pairs are not judged; in a group of its own this one takes only row 5 out of train
+        RawRow("What is two  plus two?", sides, 1, "test.jsonl", group="another"),
     ]
-    # the test pair's group is that of row 4: in a source of its own grouping only row 4 would go there first
-    rows[4] = RawRow(rows[4].prompt, rows[4].responses, 1, "test.jsonl", group="another")
     bench = write_benchmark(folder / "bench", {"item-7": "What is two plus two?", "item-8": "Unrelated"})
     other = write_benchmark(folder / "other", {"a": "What is two plus two?"})
     return [member(folder, "one", rows)], {"bench": bench, "other": other}
@@ -190,7 +190,8 @@ def leaky(folder: Path) -> tuple[list[Member], dict[str, Path]]:
 def test_leaks_are_dropped_from_train_and_name_the_benchmark_item(tmp_path: Path):
     members, benchmarks = leaky(tmp_path)
     built, pairs, dropped = mix(tmp_path, members, benchmarks)
-    assert [(drop["row"], drop["rule"], drop["detail"]) for drop in dropped] == [
+    assert [drop["row"] for drop in dropped if drop["rule"] == "group_in_test"] == [5]
+    assert [(drop["row"], drop["rule"], drop["detail"]) for drop in dropped if drop["rule"] == "leak"] == [
         (1, "leak", "bench/item-7 (user turn 2; policy drop)"),
         (4, "leak", "bench/item-7 (user turn 1; policy drop)"),
     ]
@@ -206,7 +207,8 @@ def test_leaks_are_dropped_from_train_and_name_the_benchmark_item(tmp_path: Path
 def test_leaks_are_marked_and_counted_where_the_policy_says_so(tmp_path: Path):
     members, benchmarks = leaky(tmp_path)
     built, pairs, dropped = mix(tmp_path, members, benchmarks, leak_policy="mark")
-    assert dropped == []
+    assert [drop["rule"] for drop in dropped] == ["group_in_test"]
+    assert [pair["leak"] for pair in pairs if pair["split"] == "test"] == [None]
     assert {pair["row"]: pair["leak"] for pair in pairs if pair["split"] == "train"} == {
         1: "bench/item-7",
         2: None,

@@ -127,6 +127,12 @@ def test_repeated_pairs_have_ids_of_their_own(tmp_path: Path):
     }
 
 
+def test_pairs_are_ordered_by_prompt_so_that_files_stay_small(tmp_path: Path):
+    rows = [raw_tables.given(f"Prompt {i % 4}", f"a{i}", "b", i) for i in range(40)]
+    _, pairs, _ = build(tmp_path, rows, given_set())
+    assert pairs == sorted(pairs, key=lambda pair: (pair["prompt_id"], pair["pair_id"]))
+
+
 def test_a_kept_identical_pair_fails_the_check(tmp_path: Path):
     built, _, _ = build(tmp_path, [raw_tables.given("Hi", "a", "a", 1)], given_set("exact_duplicate"))
     assert {check.name: check.passed for check in built.checks} == {
@@ -262,7 +268,7 @@ def raw_rows(draw: st.DrawFn) -> list[RawRow]:
     ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=raw_rows(), seed=st.integers(0, 5), data=st.data())
 def test_any_rows_obey_the_laws_in_any_order(tmp_path_factory: pytest.TempPathFactory, rows, seed, data):
     number = sum(len(row.responses) * (len(row.responses) - 1) // 2 for row in rows)

@@ -68,12 +68,19 @@ def test_score_ratio_states_why_there_is_none(tmp_path: Path):
 
 
 def test_equal_scores_are_dropped_and_counted(tmp_path: Path):
-    # 0.1 + 0.2 is not 0.3 and (1 + 1 + 1.3) / 3 is not 1.1 as floats; as decimals they are
+    # 0.1 + 0.2 is not 0.3 as floats; as decimals it is
     texts = [("a", {"x": 0.1, "y": 0.2}), ("b", {"x": 0.3, "y": 0.0}), ("c", {"x": 0.15}), ("d", {"x": 0.151})]
     pairs, dropped = run(tmp_path, [rated("Hi", texts, 1)], "equal_score", score=["x", "y"], candidates="rated")
     assert sorted(tuple(drop["slots"]) for drop in dropped) == [("0", "1"), ("0", "2"), ("1", "2")]
     assert {drop["detail"] for drop in dropped} == {"0.15"}
     assert len(pairs) == 3
+
+
+def test_equal_means_of_different_counts_are_equal(tmp_path: Path):
+    # 3.3 / 3 is 1.0999999999999999 as floats
+    texts = [("a", {"x": 1.1, "y": 1.1}), ("b", {"x": 1.1, "y": 1.1, "z": 1.1})]
+    pairs, dropped = run(tmp_path, [rated("Hi", texts, 1)], "equal_score", score=["x", "y", "z"], candidates="rated")
+    assert (len(pairs), len(dropped)) == (0, 1)
 
 
 def test_pairs_without_a_score_are_left_by_equal_score(tmp_path: Path):
