@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rm_workflow.models import reward_model
-from rm_workflow.models.saved_config import carry_older_keys
 from rm_workflow.models.tokens import Encoder
 from rm_workflow.training import canaries
 from rm_workflow.training.data import MicroBatch
@@ -99,8 +98,8 @@ def save_model(model: PreTrainedModel, encoder: Encoder, save_dtype: str, folder
     """Write a model without adapters, its tokenizer and its token recipe."""
     model.config.pad_token_id = encoder.pad_token_id
     model.to(getattr(torch, save_dtype)).save_pretrained(str(folder))
+    # Comes last: it also adds the keys that older transformers reads to the config.json just written.
     encoder.save(folder)
-    carry_older_keys(folder)
 
 
 def load_plain(folder: Path, batch: MicroBatch, dtype: torch.dtype) -> tuple[Tensor, list[str]]:

@@ -168,6 +168,21 @@ def test_a_second_trainer_is_refused_and_the_first_ends_with_its_killed_parent(t
     assert not (out / "model").exists()
 
 
+def test_lines_reach_the_dagster_log_where_dagster_pipes_started_it(tmp_path, monkeypatch):
+    from dagster_pipes import encode_param
+
+    empty = ("asset_keys", "code_version_by_asset_key", "provenance_by_asset_key", "partition_key")
+    more = ("partition_key_range", "partition_time_window", "job_name")
+    context = dict.fromkeys((*empty, *more)) | {"run_id": "1", "retry_number": 0, "extras": {}}
+    (tmp_path / "context.json").write_text(json.dumps(context), "utf-8")
+    monkeypatch.setenv("DAGSTER_PIPES_CONTEXT", encode_param({"path": str(tmp_path / "context.json")}))
+    monkeypatch.setenv("DAGSTER_PIPES_MESSAGES", encode_param({"path": str(tmp_path / "messages")}))
+    with entry._dagster_log() as tell:
+        tell("step 1/3")
+    messages = [json.loads(line) for line in (tmp_path / "messages").read_text("utf-8").splitlines()]
+    assert [m["params"]["message"] for m in messages if m["method"] == "log"] == ["step 1/3"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_with_the_code_that_shells_know(number, code):
     child = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
