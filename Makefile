@@ -13,10 +13,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/pytest -m slow
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -m slow
 
 ui: .venv/installed
 	$(BIN)/rmw ui

@@ -27,10 +27,10 @@ CODE_VERSIONS = {
             *("preferences/adapters/*.py", "keys.py"),
         ),
     ),
-    "pairs": CodeVersion("1", ("preferences/pairs.py", "preferences/rules/*.py", "keys.py")),
-    "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "preferences/tables.py")),
+    "pairs": CodeVersion("1", ("preferences/pairs.py", "preferences/sql.py", "preferences/rules/*.py", "keys.py")),
+    "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "evaluation/items.py", "preferences/tables.py")),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
-    "mixture": CodeVersion("1", ("preferences/mixture.py", "preferences/normalise.py")),
+    "mixture": CodeVersion("1", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),
     "tokens": CodeVersion("1", ("training/tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("1", ("training/run_config.py",)),
     "checkpoint": CodeVersion(
@@ -44,7 +44,7 @@ CODE_VERSIONS = {
         "1",
         (
             *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
-            *("evaluation/benchmarks/*.py", "models/reward_model.py"),
+            *("evaluation/benchmarks/*.py", "evaluation/items.py", "models/reward_model.py"),
         ),
     ),
 }

@@ -9,7 +9,7 @@ from dagster import DagsterEventType
 
 from rm_workflow.artifacts import ArtifactStore, prepare_home
 from rm_workflow.assets.flow import Flow, Planned
-from rm_workflow.assets.instance import end_dead_runs, open_instance, process_tags
+from rm_workflow.assets.instance import end_dead_runs, open_instance, process_tags, storage_told
 from rm_workflow.catalog.loading import override_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.errors import UserError
@@ -68,7 +68,7 @@ def run_recipe(
     catalog = catalog.model_copy(update={"recipes": {**catalog.recipes, recipe.name: changed}})
     kinds = kinds_until(until)
     planned = [p for p in Flow(catalog).of_recipe(changed) if p.kind in kinds]
-    with open_instance(settings) as instance:
+    with storage_told(settings), open_instance(settings) as instance:
         end_dead_runs(instance)
         result = (
             build_definitions(catalog)

@@ -1,13 +1,17 @@
 """The project's own Dagster instance under RMW_HOME, and the end of runs whose process is gone."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
+from sqlalchemy.exc import OperationalError
 
+from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
 PROCESS_TAG = "rm_workflow/pid"
@@ -27,18 +31,40 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
+@contextlib.contextmanager
+def storage_told(settings: Settings) -> Iterator[None]:
+    """Turn a failure of Dagster's own database into one sentence; it is most often a full disk."""
+    try:
+        yield
+    except OperationalError as error:
+        free = shutil.disk_usage(settings.home).free / 1e6
+        raise UserError(
+            f"Dagster's database under RMW_HOME ({settings.dagster_home}) failed: {error.orig}; {free:.0f} MB of disk "
+            "space are free there; free more or set RMW_HOME to another folder"
+        ) from error
+
+
 def process_tags() -> dict[str, str]:
     """Return tags by which a later process can tell that this one is gone."""
     return {PROCESS_TAG: str(os.getpid()), BOOT_TAG: _boot_id()}
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark headless runs as failed whose process no longer lives, and return their ids."""
+    """Mark headless runs as failed whose process no longer lives, and return their ids.
+
+    Their places in pools are given back too: without a daemon nobody else does, and the next training would wait for
+    ever.
+    """
     ended = []
     for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
         if PROCESS_TAG in run.tags and not _alive(run.tags):
             instance.report_run_failed(run, "The process of this run is gone; it was killed or the machine restarted.")
             ended.append(run.run_id)
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
     return ended
 
 

@@ -125,7 +125,7 @@ def publish(
     """Answer one request and report it to Dagster; a failed blocking check publishes nothing."""
     started = time.monotonic()
     try:
-        outcome = workplace.store.materialize(request, build, context.run_id)
+        outcome = workplace.store.materialize(request, build, context.run.run_id)
     except CheckFailedError as failure:
         yield from (_check_result(request.asset, check) for check in failure.checks)
         raise

@@ -34,7 +34,7 @@ def run_trainer(context: dg.AssetExecutionContext, command: Sequence[str]) -> No
         message_reader=dg.PipesTempFileMessageReader(),
     ) as session:
         process = subprocess.Popen(
-            command,
+            [*command, "--parent-pid", str(os.getpid())],
             env={**os.environ, **session.get_bootstrap_env_vars()},
             stdout=STDERR_DESCRIPTOR,
             stderr=subprocess.PIPE,

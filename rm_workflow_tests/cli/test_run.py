@@ -1,0 +1,105 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rm_workflow.preferences import mixture, pairs, raw
+from rm_workflow_tests.cli.conftest import Answer, Project, lines
+
+Rmw = Callable[..., Answer]
+PLANTED = Path(__file__).parents[2] / "data/samples/planted.json"
+
+
+def test_the_quickstarts_counts_equal_the_planted_ones_rule_by_rule(project: Project, rmw: Rmw):
+    answer = rmw("counts", "quickstart", "--json")
+    assert answer.code == 0
+    counted = json.loads(answer.out)
+    planted = json.loads(PLANTED.read_text("utf-8"))["counts"]
+    assert {stage: counted[stage] for stage in planted} == planted
+    assert counted["tokens"] is None
+
+
+@pytest.mark.shared_rows
+def test_the_real_hh_rows_are_dropped_as_the_contract_says(
+    project: Project, rmw: Rmw, shared_rows: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RMW_HUB_MIRROR", str(shared_rows / "hub"))
+    counted = json.loads(rmw("counts", "qwen25_7b_hh_lora_mini", "--json").out)
+    sources, sets = counted["sources"].values(), counted["pair_sets"].values()
+    dropped = {rule: sum(s["dropped"][rule] for s in sources) for rule in ("context_differs", "empty_message")}
+    assert sum(s["rows"] for s in sources) == 4861
+    assert dropped == {"context_differs": 9, "empty_message": 6}
+    assert sum(s["dropped"]["not_alternating"] for s in sources) == 5
+    assert sum(s["dropped"]["identical_responses"] for s in sets) == 30
+    assert sum(s["kept"] for s in sets) == 4811
+
+
+def test_a_second_run_calls_no_library_function(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
+    first = json.loads(rmw("run", "toy", "--until", "mixture", "--json").out)
+    assert not any(asset["reused"] for asset in first["assets"].values())
+    calls = []
+    for module, name in ((raw, "build_raw"), (pairs, "build_pair_set"), (mixture, "build_mixture")):
+        monkeypatch.setattr(module, name, lambda *args, name=name, **kwargs: calls.append(name))
+    second = json.loads(rmw("run", "toy", "--until", "mixture", "--json").out)
+    assert calls == []
+    assert all(asset["reused"] for asset in second["assets"].values())
+    versions = [{name: asset["version"] for name, asset in run["assets"].items()} for run in (first, second)]
+    assert versions[0] == versions[1]
+
+
+def test_changed_rows_make_new_versions_downstream(project: Project, rmw: Rmw):
+    first = json.loads(rmw("run", "toy", "--until", "mixture", "--json").out)["assets"]
+    project.write_rows(lines(range(99)))
+    second = json.loads(rmw("run", "toy", "--until", "mixture", "--json").out)["assets"]
+    assert all(first[name]["version"] != second[name]["version"] for name in first)
+
+
+def test_until_stops_at_the_stage(project: Project, rmw: Rmw):
+    assets = json.loads(rmw("run", "toy", "--until", "pairs", "--json").out)["assets"]
+    assert sorted(assets) == ["pairs_toy", "raw_toy"]
+
+
+def test_an_overridden_run_is_not_the_latest_of_the_bare_name(project: Project, rmw: Rmw):
+    bare = json.loads(rmw("run", "toy", "--until", "mixture", "--json").out)["assets"]
+    override = ("--set", "mixture.sample={train_pairs: 7}")
+    changed = json.loads(rmw("run", "toy", "--until", "mixture", "--json", *override).out)["assets"]
+    assert changed["toy_mixture"]["version"] != bare["toy_mixture"]["version"]
+    assert changed["pairs_toy"] == {**bare["pairs_toy"], "reused": True}
+    counted = json.loads(rmw("counts", "toy", "--json", "--no-run").out)
+    assert counted["mixtures"]["toy_mixture"]["train"] == 100
+    lineage = json.loads(rmw("lineage", "toy_mixture", "--json").out)
+    assert bare["toy_mixture"]["version"] in [node["version"] for node in lineage["nodes"]]
+
+
+def test_counts_without_running_refuse_missing_data(project: Project, rmw: Rmw):
+    answer = rmw("counts", "toy", "--no-run")
+    assert answer.code == 1
+    assert "rmw run toy" in answer.error
+    assert project.published() == []
+
+
+def test_lineage_reaches_the_raw_file(project: Project, rmw: Rmw):
+    rmw("counts", "toy")
+    chain = json.loads(rmw("lineage", "toy_mixture", "--json").out)
+    files = [node for node in chain["nodes"] if node["kind"] == "file"]
+    assert sorted(node["id"].rsplit("/", 1)[-1] for node in files) == ["test.jsonl", "train.jsonl"]
+    assert all(len(node["version"]) == 64 for node in files)
+    assert not any(str(project.folder) in node["id"] for node in files)
+
+
+def test_a_dropped_row_can_be_shown_and_traced(project: Project, rmw: Rmw):
+    same = json.dumps({"prompt": "Same?", "chosen": "Yes.", "rejected": "Yes."}) + "\n"
+    project.write_rows(lines(range(20)) + same)
+    rmw("counts", "toy")
+    shown = json.loads(rmw("show", "pairs_toy", "--dropped", "identical_responses", "--json").out)
+    assert len(shown) == 1
+    assert shown[0]["rule"] == "identical_responses"
+    traced = json.loads(rmw("trace", "train.jsonl:21", "--json").out)
+    assert traced["dropped_by"] == "identical_responses"
+    assert traced["mixtures"] == []
+    kept = json.loads(rmw("trace", "train.jsonl:1", "--json").out)
+    assert kept["dropped_by"] is None
+    assert kept["mixtures"] == ["toy_mixture"]
+    assert kept["checkpoints"] == []
+    assert json.loads(rmw("trace", kept["pair_id"], "--json").out)["row"] == 1
