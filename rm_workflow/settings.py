@@ -66,9 +66,7 @@ def load_settings() -> Settings:
     mirror = os.environ.get("RMW_HUB_MIRROR")
     device = os.environ.get("RMW_DEVICE", "auto")
     if device not in DEVICES:
-        raise UserError(
-            f"environment variable RMW_DEVICE is {device!r}; set it to one of {', '.join(DEVICES)}"
-        )
+        raise UserError(f"environment variable RMW_DEVICE is {device!r}; set it to one of {', '.join(DEVICES)}")
     return Settings(
         home=home,
         hub_mirror=_existing_folder("RMW_HUB_MIRROR", mirror) if mirror else None,

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 
 import typer
 
@@ -29,6 +30,9 @@ def main() -> None:
     """Run the command line; exit 0 on success, 2 for wrong usage, 1 for all else."""
     # OpenMP threads that spin while they wait make training and scoring on a busy machine several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # transformers draws a bar for each file it loads; our own lines say what is being done.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message=".*currently in preview.*")
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("rm_workflow").setLevel(logging.INFO)
     try:

@@ -172,6 +172,13 @@ class StepCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[MicroBatch]]:
         """Return ``{"micro_batches": [...]}`` for dataset rows ``{"pair": position}``."""
-        positions = [int(row["pair"]) for row in rows]
+        # Pairs of like length go together: most of the padding is gone, and a step's loss does not depend on the order.
+        positions = sorted((int(row["pair"]) for row in rows), key=self._padded_length)
         groups = micro_batches(positions, self.micro_batch_size)
         return {"micro_batches": [padded_batch(self.pairs, group, self.pad_token_id) for group in groups]}
+
+    def _padded_length(self, position: int) -> tuple[int, str]:
+        """Return the length of a pair's longer side, and its key so that the order is the same in every process."""
+        starts = self.pairs.starts
+        sides = (int(self.pairs.chosen[position]), int(self.pairs.rejected[position]))
+        return max(int(starts[row + 1] - starts[row]) for row in sides), self.pairs.pair_key[position]

@@ -45,7 +45,9 @@ def test_a_file_missing_in_the_mirror_is_named(project: Project, rmw: Rmw, monke
 
 
 def test_five_percent_of_broken_lines_are_refused(project: Project, rmw: Rmw):
-    broken = [line if number % 20 else line[:10] + "\n" for number, line in enumerate(lines(range(100)).splitlines(True))]
+    broken = [
+        line if number % 20 else line[:10] + "\n" for number, line in enumerate(lines(range(100)).splitlines(True))
+    ]
     project.write_rows("".join(broken))
     answer = rmw("counts", "toy")
     assert answer.code == 1
