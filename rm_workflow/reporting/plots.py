@@ -1,6 +1,7 @@
 """Plots as PNG bytes. matplotlib is imported inside, so that loading definitions stays fast."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], title: str) -> bytes:
 def histogram(edges: Sequence[float], counts: Sequence[int], label: str, title: str) -> bytes:
     """Draw a histogram from its ``len(counts) + 1`` bin edges."""
     figure, axes = _figure(6, 2.6)
-    widths = [right - left for left, right in zip(edges, edges[1:], strict=False)]
+    widths = [right - left for left, right in itertools.pairwise(edges)]
     axes.bar(edges[:-1], counts, width=widths, align="edge", color=KEPT_COLOUR, edgecolor="white", linewidth=0.4)
     axes.set_xlabel(label, fontsize=8)
     axes.set_title(title, fontsize=9)
