@@ -26,6 +26,21 @@ def _register() -> None:
         group.register(app)
 
 
+def console() -> None:
+    """Run the command line as a program of its own.
+
+    Ends without Python's own shutdown: DuckDB's bindings print pages about leaked references there when torch is loaded.
+    """
+    code = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for wrong usage, 1 for all else."""
     # OpenMP threads that spin while they wait make training and scoring on a busy machine several times slower.
@@ -56,4 +71,4 @@ def _fail(sentence: str, code: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console()
