@@ -29,7 +29,7 @@ def _register() -> None:
 def console() -> None:
     """Run the command line as a program of its own.
 
-    Ends without Python's own shutdown: DuckDB's bindings print pages about leaked references there when torch is loaded.
+    Ends without Python's own shutdown: once torch is loaded, DuckDB's bindings print pages about leaks there.
     """
     code = 0
     try:
