@@ -65,6 +65,10 @@ def test_a_batch_holds_chosen_rows_then_rejected_rows_and_where_they_end(pairs, 
     assert batch["score_gap"].tolist() == [0.0, 0.5, 0.5]
 
 
-def test_a_step_is_cut_into_micro_batches_with_a_short_last_one(pairs, encoder):
-    step = StepCollator(pairs, 3, encoder.pad_token_id)([{"pair": n} for n in range(8)])
-    assert [batch["pair"].tolist() for batch in step["micro_batches"]] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+def test_a_step_is_cut_into_micro_batches_of_like_length_with_a_short_last_one(pairs, encoder):
+    step = StepCollator(pairs, 3, encoder.pad_token_id)([{"pair": n} for n in range(8)])["micro_batches"]
+    assert [len(batch["pair"]) for batch in step] == [3, 3, 2]
+    assert sorted(n for batch in step for n in batch["pair"].tolist()) == list(range(8))
+    widths = [batch["input_ids"].shape[1] for batch in step]
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1]
