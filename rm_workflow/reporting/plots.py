@@ -39,7 +39,7 @@ def funnel(steps: Sequence[tuple[str, int, int]], title: str) -> bytes:
     axes.invert_yaxis()
     axes.set_xlim(0, max((a + b for a, b in zip(left, dropped, strict=True)), default=1) * 1.25 or 1)
     axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=7, loc="lower right")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=2, frameon=False)
     return _png(figure)
 
 
