@@ -264,6 +264,10 @@ class ArtifactStore:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def clear_work(self, asset: str, version: str) -> None:
+        """Remove the work folder of a key that is published."""
+        shutil.rmtree(self.home / "work" / asset / version, ignore_errors=True)
+
     @contextlib.contextmanager
     def _staged(self) -> Iterator[Path]:
         self.staging.mkdir(parents=True, exist_ok=True)
@@ -326,9 +330,16 @@ class ArtifactStore:
                     raise CheckFailedError(request.asset, built.checks)
                 artifact = self.publish(folder, request, built, run_id)
         except OSError as error:
+            if not _is_under(error, self.home):
+                raise
             raise storage_error(error, self.home) from error
         self.record("publish", request.asset, _event_facts(request, run_id))
         return Outcome(artifact, reused=False)
+
+
+def _is_under(error: OSError, home: Path) -> bool:
+    """Return whether an error is about this home; a source file that cannot be read is told by its reader."""
+    return error.filename is None or Path(str(error.filename)).is_relative_to(home)
 
 
 def storage_error(error: OSError, home: Path) -> Exception:
@@ -338,6 +349,10 @@ def storage_error(error: OSError, home: Path) -> Exception:
         errno.EDQUOT: "the disk quota is used up; free space there",
         errno.EROFS: "the file system is read-only; make it writable",
         errno.EACCES: "permission is denied; make it writable",
+        errno.EPERM: "permission is denied; make it writable",
+        errno.EEXIST: "it is a file where a folder must be; remove it",
+        errno.ENOTDIR: "a part of the path is a file; remove it",
+        errno.ENOENT: "its parent folder does not exist and cannot be made; create it",
     }
     reason = reasons.get(error.errno or 0)
     if reason is None:

@@ -173,7 +173,7 @@ def _report_drift(repository: str, locked: str, settings: Settings) -> None:
         return
     if newest != locked:
         logger.warning(
-            "hub: %s has moved on to %s; the locked commit %s is used (`rmw sources update` takes the new one)",
+            "hub: %s has moved on to %s; the locked commit %s is used",
             repository,
             newest,
             locked,

@@ -156,5 +156,5 @@ def test_a_living_build_is_not_swept(store: ArtifactStore):
 
 def test_a_home_that_is_a_file_is_told_in_one_sentence(tmp_path: Path):
     (tmp_path / "home").write_text("")
-    with pytest.raises((UserError, FileExistsError)):
+    with pytest.raises(UserError, match="it is a file where a folder must be"):
         prepare_home(tmp_path / "home")

@@ -1,6 +1,7 @@
 """``<recipe>_run_config`` and ``<recipe>_checkpoint``: everything one checkpoint needs, then the training itself."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -82,10 +83,13 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         def build(out: Path) -> Built:
             run_config, tokens, base = (inputs[upstream.asset] for upstream in planned.upstream)
             work = workplace.store.work_folder(request.asset, request.version)
-            run_trainer(context, _command(run_config, tokens, base, work))
+            # A training that ended well before a publish that failed is not repeated.
+            if not (work / "result.json").exists():
+                run_trainer(context, _command(run_config, tokens, base, work))
             return _collect(work, out, run_config)
 
         yield from publish(context, workplace, request, build, _describe_checkpoint)
+        workplace.store.clear_work(request.asset, request.version)
 
     recipe = catalog.recipes[recipe_name]
     return define_asset(
@@ -116,13 +120,20 @@ def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path)
     return [sys.executable, "-m", "rm_workflow.training.entry", *flat]
 
 
+def _link(source: Path, target: Path) -> None:
+    """Link files into the staging folder: until the artifact is published, the trainer's own folder keeps them."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=os.link)
+    else:
+        os.link(source, target)
+
+
 def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
-    """Move what the trainer left in its folder to the staging folder and read what it says of itself."""
+    """Take over what the trainer left in its folder and read what it says of itself."""
     result = json.loads((work / "result.json").read_text("utf-8"))
     for name in ("model", "adapter", "metrics.jsonl", "result.json"):
         if (work / name).exists():
-            shutil.move(work / name, out / name)
-    shutil.rmtree(work, ignore_errors=True)
+            _link(work / name, out / name)
     reload = result["reload"]
     check = Check("head_survives_reload", bool(reload["passed"]), CHECKPOINT_CHECKS[0][1], reload)
     configured = {name: run_config.facts[name] for name in CONFIGURED_FACTS}

@@ -5,10 +5,13 @@ import logging
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 import typer
 
 from rm_workflow.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="rmw",
@@ -56,17 +59,18 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
-            raise
-        _fail(f"{error.strerror}: {error.filename}; free space, or set RMW_HOME to a folder that can be written")
+        mend = "free space there" if error.errno in DISK_FULL else "check the path and its permissions"
+        _fail(f"{error.filename or 'the disk'}: {error.strerror}; {mend}")
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on", code=130)
+    except Exception as error:
+        if os.environ.get("RMW_DEBUG"):
+            raise
+        _fail(f"{type(error).__name__}: {error}; this is a fault of rmw itself, RMW_DEBUG=1 shows where")
 
 
-def _fail(sentence: str, code: int = 1) -> None:
+def _fail(sentence: str, code: int = 1) -> NoReturn:
     print("error: " + " ".join(sentence.split()), file=sys.stderr)
-    if os.environ.get("RMW_DEBUG"):
-        raise
     sys.exit(code)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 PIPED_WIDTH = 140
 
@@ -18,13 +19,16 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as a table whose columns are the keys of the first row; numbers stand right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """Print rows as a table whose columns are the keys of the first row; numbers stand right.
+
+    Cells are printed as they are: square brackets in a data set's text are no markup.
+    """
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
 

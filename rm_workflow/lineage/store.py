@@ -57,12 +57,16 @@ class LineageStore:
         except BusyError as error:
             logger.warning("lineage will be indexed later: %s", error)
             return False
+        except duckdb.Error as error:
+            # The index is never worth a failed asset: the truth lies in manifests and events.
+            logger.warning("%s is damaged (%s); rmw lineage rebuild makes it anew", self.path.name, _first_line(error))
+            return False
         return True
 
     def rebuild(self) -> int:
         """Recreate the index from manifests and events alone and return the number of events."""
-        with self._open(read_only=False, budget_seconds=WRITE_BUDGET_SECONDS) as connection:
-            _drop_all(connection)
+        for path in (self.path, self.path.with_name(self.path.name + ".wal")):
+            path.unlink(missing_ok=True)
         self.catch_up()
         return sum(1 for _ in self.store.events())
 
@@ -86,6 +90,8 @@ class LineageStore:
                 return duckdb.connect(str(self.path), read_only=read_only)
             except duckdb.IOException as error:
                 if LOCK_MESSAGE not in str(error):
+                    if read_only:
+                        raise DamagedError(self.path, error) from error
                     raise
                 if time.monotonic() > deadline:
                     raise BusyError(self.path, budget_seconds, str(error)) from error
@@ -105,6 +111,13 @@ class LineageStore:
             _insert_checks(connection, sequence, asset, version, artifact.manifest["checks"])
 
 
+class DamagedError(UserError):
+    """The lineage file cannot be read."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"{path.name} cannot be read ({_first_line(error)}); run rmw lineage rebuild to make it anew")
+
+
 class BusyError(UserError):
     """Another process holds the lineage file."""
 
@@ -113,9 +126,8 @@ class BusyError(UserError):
         super().__init__(f"{path.name} was busy for {budget_seconds:.0f} s (held by {holder}); close that program")
 
 
-def _drop_all(connection: duckdb.DuckDBPyConnection) -> None:
-    for (table,) in connection.execute("select table_name from duckdb_tables()").fetchall():
-        connection.execute(f'drop table "{table}"')
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _known(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> bool:

@@ -21,7 +21,7 @@ MIXTURE_RULES = ("duplicate_across_sources", "group_in_test", "leak", "sample")
 
 MIN_SCORE_RATIO = 1.25
 MAX_PAIRS = {"dialogues": 2, "ratings": 4}
-TRAIN_PAIRS = 500
+TRAIN_PAIRS = 420
 
 
 @dataclass(frozen=True)

@@ -140,3 +140,11 @@ def test_a_read_only_home_is_one_sentence(
     assert answer.code == 1
     assert "read-only" in answer.error
     assert "RMW_HOME" in answer.error
+
+
+def test_a_home_that_is_a_file_is_one_sentence(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
+    (project.folder / "file").write_text("")
+    monkeypatch.setenv("RMW_HOME", str(project.folder / "file"))
+    answer = rmw("counts", "toy")
+    assert answer.code == 1
+    assert "RMW_HOME" in answer.error

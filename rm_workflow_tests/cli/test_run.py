@@ -103,3 +103,13 @@ def test_a_dropped_row_can_be_shown_and_traced(project: Project, rmw: Rmw):
     assert kept["mixtures"] == ["toy_mixture"]
     assert kept["checkpoints"] == []
     assert json.loads(rmw("trace", kept["pair_id"], "--json").out)["row"] == 1
+
+
+def test_square_brackets_in_a_text_are_printed_as_they_are(project: Project, rmw: Rmw):
+    marked = {"prompt": "[/INST] Hi?", "chosen": "good [bold]x[/bold]", "rejected": "bad"}
+    project.write_rows(lines(range(5)) + json.dumps(marked) + "\n")
+    rmw("counts", "toy")
+    answer = rmw("trace", "train.jsonl:6")
+    assert answer.code == 0
+    assert "good [bold]x[/bold]" in answer.out
+    assert "[/INST] Hi?" in answer.out

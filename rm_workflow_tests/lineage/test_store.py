@@ -4,10 +4,10 @@ import sys
 import time
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Check, ExternalFile, Request
+from rm_workflow.errors import UserError
 from rm_workflow.lineage import graph
 from rm_workflow.lineage import store as store_module
 from rm_workflow.lineage.store import LineageStore
@@ -129,7 +129,12 @@ def test_a_persons_open_shell_delays_the_index_and_never_the_publish(
     assert lineage.query("select count(*) from dataset_version where asset = 'pairs_later'") == [(1,)]
 
 
-def test_a_file_that_is_no_database_is_an_error_at_once(store: ArtifactStore):
-    LineageStore(store).path.write_text("not a database")
-    with pytest.raises(duckdb.IOException):
-        LineageStore(store).catch_up()
+def test_a_damaged_index_fails_no_publish_and_a_rebuild_mends_it(store: ArtifactStore):
+    chain(store)
+    lineage = LineageStore(store)
+    lineage.path.write_text("not a database")
+    assert not lineage.catch_up()
+    with pytest.raises(UserError, match="rmw lineage rebuild"):
+        lineage.query("from dataset_version")
+    assert lineage.rebuild() == 3
+    assert lineage.query("select count(*) from dataset_version") == [(3,)]

@@ -136,9 +136,9 @@ def test_mixture_rules_count_what_is_planted() -> None:
             else:
                 found[split] += 1
     counts = COUNTS["mixtures"]["quickstart_mixture"]
-    found["sample"] = found["train"] - 500
+    found["sample"] = found["train"] - 420
     assert counts["dropped"] == {rule: found[rule] for rule in counts["dropped"]}
-    assert (counts["train"], counts["test"]) == (500, found["test"])
+    assert (counts["train"], counts["test"]) == (420, found["test"])
     assert counts["candidates"] == sum(len(kept) for kept in sets.values())
     assert counts["kept"] == counts["train"] + counts["test"]
     assert counts["candidates"] == counts["kept"] + sum(counts["dropped"].values())
