@@ -10,16 +10,15 @@ Weights are safetensors only and no code of a model folder is run.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from rm_workflow.artifacts import Built, Check, ExternalFile
 from rm_workflow.errors import UserError
+from rm_workflow.hub import lock_hub_revision, read_hub_lock
 from rm_workflow.keys import file_sha256
 from rm_workflow.models import smollm2
 from rm_workflow.settings import Settings
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 BASE = "base.json"
 MODEL = "model"
-HUB_LOCK = "hub_lock.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Mistral's repositories hold the same weights twice: consolidated.safetensors is not read by transformers.
 FETCHED = ("model*.safetensors", "model.safetensors.index.json", "*.json", "merges.txt", "chat_template.jinja")
@@ -229,25 +227,3 @@ def _http_error() -> type[Exception]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def read_hub_lock(settings: Settings) -> dict[str, Any]:
-    """Return ``{"datasets": {id: commit}, "models": {id: commit}}`` as locked so far under RMW_HOME."""
-    path = settings.home / HUB_LOCK
-    locked: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return locked
-
-
-def lock_hub_revision(settings: Settings, kind: str, repository: str, commit: str) -> None:
-    """Record the commit of a repository; one that is locked already stays."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    path = settings.home / HUB_LOCK
-    with path.with_suffix(".lock").open("a") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        locked = read_hub_lock(settings)
-        if repository in locked.get(kind, {}):
-            return
-        locked.setdefault(kind, {})[repository] = commit
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(locked, indent=1, sort_keys=True) + "\n", "utf-8")
-        draft.replace(path)

@@ -7,8 +7,9 @@ import pytest
 from huggingface_hub import errors
 
 from rm_workflow.errors import UserError
+from rm_workflow.hub import lock_hub_revision, read_hub_lock
 from rm_workflow.models import base
-from rm_workflow.models.base import build_base, external_files, lock_hub_revision, model_folder, read_hub_lock
+from rm_workflow.models.base import build_base, external_files, model_folder
 from rm_workflow.settings import Settings
 from rm_workflow_tests.models.tiny import LLAMA_LIKE, tiny_tokenizer, write_tiny_model
 
