@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rm_workflow.artifacts import Built, Check, ExternalFile
 from rm_workflow.errors import UserError
-from rm_workflow.hub import lock_hub_revision, read_hub_lock
+from rm_workflow.hub import HUB_LOCK, lock_hub_revision, read_hub_lock
 from rm_workflow.keys import file_sha256
 from rm_workflow.models import smollm2
 from rm_workflow.settings import Settings
