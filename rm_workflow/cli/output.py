@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +31,13 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+
+
+@contextmanager
+def counting_line(label: str) -> Iterator[Callable[[int], None]]:
+    """Show one line with a growing number on stderr while the block runs, nothing in a pipe."""
+    with Console(stderr=True).status(label) as status:
+        yield lambda done: status.update(f"{label}: {done:,}")
 
 
 def _cell(value: Any) -> str:

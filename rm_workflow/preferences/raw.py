@@ -6,9 +6,9 @@ orders everything, so that a rerun gives identical bytes. Each row is used or dr
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,8 @@ QUERIES = {
 }
 
 Progress = Callable[[int, int | None], None]
+# (group id, example), or why the row is left out
+Outcome = tuple[str, Example] | RowDropped
 
 
 @dataclass
@@ -81,6 +83,7 @@ class _FileCount:
     """What was met in one file."""
 
     rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
     broken: int = 0
     first_broken: int | None = None
     columns: dict[str, None] = field(default_factory=dict)
@@ -143,18 +146,35 @@ def build_raw(
 
 def _read_file(name: str, source: Source, adapter: Adapter, file: SourceFile, tables: _Tables) -> _FileCount:
     count = _FileCount()
-    for number, row in read_rows(file.path, file.name):
-        count.rows += 1
+    for number, row, outcome in _outcomes(source, adapter, file, count):
         place = {"source": name, "file": file.file, "row": number}
-        try:
-            _add_example(understand(row, source, adapter), place, tables)
-        except RowDropped as drop:
-            _note_broken(count, number, row, drop)
-            tables.add("dropped", _dropped_row(place, row, drop))
-        if isinstance(row, dict):
-            count.columns.update(dict.fromkeys(row))
+        if isinstance(outcome, RowDropped):
+            tables.add("dropped", _dropped_row(place, row, outcome))
+        else:
+            _add_example(outcome, place, tables)
     _refuse_bad_file(name, source, file, count)
     return count
+
+
+def _outcomes(
+    source: Source, adapter: Adapter, file: SourceFile, count: _FileCount
+) -> Iterator[tuple[int, Row | BrokenLine, Outcome]]:
+    """Yield (row number, row, what it was understood as) of a file and count what is met."""
+    for number, row in read_rows(file.path, file.name):
+        count.rows += 1
+        outcome = _outcome(row, source, adapter)
+        if isinstance(outcome, RowDropped):
+            _note_dropped(count, number, row, outcome)
+        if isinstance(row, dict):
+            count.columns.update(dict.fromkeys(row))
+        yield number, row, outcome
+
+
+def _outcome(row: Row | BrokenLine, source: Source, adapter: Adapter) -> Outcome:
+    try:
+        return understand(row, source, adapter)
+    except RowDropped as drop:
+        return drop
 
 
 def understand(row: Row | BrokenLine, source: Source, adapter: Adapter) -> tuple[str, Example]:
@@ -221,7 +241,8 @@ def _dropped_row(place: Mapping[str, Any], row: Row | BrokenLine, drop: RowDropp
     }
 
 
-def _note_broken(count: _FileCount, number: int, row: Row | BrokenLine, drop: RowDropped) -> None:
+def _note_dropped(count: _FileCount, number: int, row: Row | BrokenLine, drop: RowDropped) -> None:
+    count.dropped[drop.rule] += 1
     if isinstance(row, BrokenLine):
         count.broken += 1
         count.first_broken = number if count.first_broken is None else count.first_broken
@@ -269,7 +290,8 @@ def _publish(name: str, counts: Mapping[str, int], paths: Mapping[str, Path], ou
     dropped = {rule: dict(by_rule).get(rule, 0) for rule in ROW_RULES}
     rows = sum(counts.values())
     if used == 0 and rows == sum(dropped.values()):
-        raise UserError(_nothing_used(name, dropped, out))
+        first = pq.read_table(out / "dropped.parquet").slice(0, 1).to_pylist()[0]
+        raise UserError(_nothing_used(name, dropped, first))
     facts = {
         "rows": rows,
         "used": used,
@@ -291,8 +313,7 @@ def _rows_accounted_for(rows: int, used: int, dropped: Mapping[str, int]) -> Che
     )
 
 
-def _nothing_used(name: str, dropped: Mapping[str, int], out: Path) -> str:
-    first = pq.read_table(out / "dropped.parquet").slice(0, 1).to_pylist()[0]
+def _nothing_used(name: str, dropped: Mapping[str, int], first: Mapping[str, Any]) -> str:
     place = f"{first['file']}:{first['row']}"
     rules = ", ".join(f"{rule} {number}" for rule, number in dropped.items() if number)
     return (
@@ -301,44 +322,98 @@ def _nothing_used(name: str, dropped: Mapping[str, int], out: Path) -> str:
     )
 
 
-def preview(name: str, source: Source, files: Sequence[SourceFile], num_rows: int = 5) -> dict[str, Any]:
-    """Return what the first rows of each file were understood as, for ``rmw sources check``.
+def preview(
+    name: str, source: Source, files: Sequence[SourceFile], num_rows: int = 5, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Read all rows as ``build_raw`` does, keep nothing, and return what the first rows were understood as.
+
+    Args:
+        num_rows: rows of each file to return.
+        progress: told (rows of all files read so far, None) now and then.
 
     Returns:
-        ``{"source", "adapter", "files": [{"file", "split", "sha256", "columns": [], "rows": [row]}]}``, a row being
-        ``{"row", "group_id", "messages", "responses": [{"slot", "text", "model", "ratings", "extra"}]}`` or
-        ``{"row", "rule", "reason", "detail", "excerpt"}`` where it was dropped.
+        ``{"source", "adapter", "files": [file], "refused"}``. A file is ``{"file", "split", "sha256", "columns": [],
+        "num_rows", "num_used", "dropped": {rule: rows}, "rows": [row]}``, a row ``{"row", "group_id", "messages",
+        "responses": [{"slot", "text", "model", "ratings", "extra"}]}``, or ``{"row", "rule", "reason", "detail",
+        "excerpt"}`` where it was dropped. ``refused`` is the sentence with which ``build_raw`` refuses the files, or
+        None.
 
     Raises:
-        UserError: as ``build_raw``, but for the shares and columns of whole files.
+        UserError: the adapter or a key of ``columns`` is unknown.
     """
     adapters.check_source(name, source)
-    adapter = adapters.get(source.adapter)
+    looks = []
+    before = 0
+    for file in files:
+        looks.append(_look(name, source, file, num_rows, _counted_from(before, progress)))
+        before += looks[-1].count.rows
     return {
         "source": name,
         "adapter": source.adapter,
-        "files": [_preview_file(source, adapter, file, num_rows) for file in files],
+        "files": [look.as_json() for look in looks],
+        "refused": next((look.refused for look in looks if look.refused), None) or _unusable(name, looks),
     }
 
 
-def _preview_file(source: Source, adapter: Adapter, file: SourceFile, num_rows: int) -> dict[str, Any]:
-    rows = list(islice(read_rows(file.path, file.name), num_rows))
-    columns = dict.fromkeys(column for _, row in rows if isinstance(row, dict) for column in row)
-    return {
-        "file": file.file,
-        "split": file.split,
-        "sha256": file.sha256,
-        "columns": list(columns),
-        "rows": [{"row": number, **_preview_row(row, source, adapter)} for number, row in rows],
-    }
+@dataclass
+class _Look:
+    """What a look at one file found, which may have ended early."""
+
+    file: SourceFile
+    count: _FileCount = field(default_factory=_FileCount)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    first_dropped: dict[str, Any] | None = None
+    refused: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        dropped = {rule: self.count.dropped[rule] for rule in ROW_RULES}
+        return {
+            "file": self.file.file,
+            "split": self.file.split,
+            "sha256": self.file.sha256,
+            "columns": list(self.count.columns),
+            "num_rows": self.count.rows,
+            "num_used": self.count.rows - self.count.dropped.total(),
+            "dropped": dropped,
+            "rows": self.rows,
+        }
 
 
-def _preview_row(row: Row | BrokenLine, source: Source, adapter: Adapter) -> dict[str, Any]:
+def _look(name: str, source: Source, file: SourceFile, num_rows: int, progress: Progress | None) -> _Look:
+    look = _Look(file)
     try:
-        group_id, example = understand(row, source, adapter)
-    except RowDropped as drop:
-        dropped = _dropped_row({}, row, drop)
+        for number, row, outcome in _outcomes(source, adapters.get(source.adapter), file, look.count):
+            if look.first_dropped is None and isinstance(outcome, RowDropped):
+                look.first_dropped = _dropped_row({"file": file.file, "row": number}, row, outcome)
+            if len(look.rows) < num_rows:
+                look.rows.append({"row": number, **_shown_outcome(row, outcome)})
+            if progress and look.count.rows % BATCH_ROWS == 0:
+                progress(look.count.rows, None)
+        _refuse_bad_file(name, source, file, look.count)
+    except UserError as error:
+        look.refused = str(error)
+    return look
+
+
+def _counted_from(before: int, progress: Progress | None) -> Progress | None:
+    return (lambda rows, total: progress(before + rows, total)) if progress else None
+
+
+def _unusable(name: str, looks: Sequence[_Look]) -> str | None:
+    """Return the sentence of ``_nothing_used``, or None where a row of any file can be used."""
+    dropped = sum((look.count.dropped for look in looks), Counter[str]())
+    if dropped.total() < sum(look.count.rows for look in looks):
+        return None
+    # The build tells the first row in the order of the published table.
+    first = min((look.first_dropped for look in looks if look.first_dropped), key=lambda row: str(row["file"]))
+    return _nothing_used(name, {rule: dropped[rule] for rule in ROW_RULES}, first)
+
+
+def _shown_outcome(row: Row | BrokenLine, outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, RowDropped):
+        dropped = _dropped_row({}, row, outcome)
         return {key: dropped[key] for key in ("rule", "reason", "detail", "excerpt")}
+    group_id, example = outcome
     responses = [
         {
             "slot": response.slot,

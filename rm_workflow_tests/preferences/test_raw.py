@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -91,11 +92,11 @@ def test_a_row_that_vanishes_fails_the_check(tmp_path: Path, monkeypatch: pytest
 def test_a_row_that_is_used_and_dropped_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = raw._add_example
 
-    def drop_after_use(understood: tuple, place: dict, tables: object) -> None:
+    def use_and_drop(understood: tuple, place: dict, tables: raw._Tables) -> None:
         add(understood, place, tables)
-        raise raw.RowDropped("bad_field", "too late")
+        tables.add("dropped", raw._dropped_row(place, {}, raw.RowDropped("bad_field", "too late")))
 
-    monkeypatch.setattr(raw, "_add_example", drop_after_use)
+    monkeypatch.setattr(raw, "_add_example", use_and_drop)
     (check,) = build_rows(GOOD[:5], tmp_path).checks
     assert not check.passed
 
@@ -318,7 +319,59 @@ def test_a_preview_shows_what_the_first_rows_were_understood_as(tmp_path: Path) 
     assert understood["messages"] == [{"role": "user", "content": "Question 0?"}]
     assert [response["text"] for response in understood["responses"]] == ["Good 0.", "Bad 0."]
     assert (broken["row"], broken["rule"]) == (2, "broken_line")
+    assert (file["num_rows"], file["num_used"], file["dropped"]["broken_line"]) == (4, 3, 1)
     json.dumps(shown)
+
+
+GZIPPED = gzip.compress("".join(json.dumps(row) + "\n" for row in GOOD * 50).encode())
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("train.jsonl", b""),
+        ("train.jsonl", b'{"better": "Yes.", "worse": "No."}\n' * 9),
+        ("train.jsonl", b'{"chosen": "Yes.", "rejected": "No."}\n' * 9),
+        ("train.jsonl", b"{broken\n" + json.dumps(GOOD[0]).encode() + b"\n"),
+        ("train.jsonl.gz", GZIPPED[: len(GZIPPED) // 2]),
+        ("train.parquet", b"PAR1"),
+        ("train.csv", b"chosen,rejected\n"),
+    ],
+)
+def test_a_preview_refuses_what_the_build_refuses_in_the_same_words(tmp_path: Path, file: str, content: bytes) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / file).write_bytes(content)
+    (tmp_path / "out").mkdir()
+    entry = sources.source(tmp_path / "in", file=file)
+    files = resolve_files(entry, sources.settings(tmp_path))
+    with pytest.raises(UserError) as refusal:
+        raw.build_raw("tiny", entry, files, tmp_path / "out")
+    assert raw.preview("tiny", entry, files)["refused"] == str(refusal.value)
+
+
+def _two_files(folder: Path, *files: str) -> Source:
+    return sources.source(folder).model_copy(update={"files": {"train": list(files)}})
+
+
+def test_a_preview_of_several_files_tells_what_the_build_tells_first(tmp_path: Path) -> None:
+    for file in ("b.jsonl", "a.jsonl"):
+        write_lines(tmp_path / "in" / file, [{"chosen": f"{file}?", "rejected": "No."}] * 3)
+    (tmp_path / "out").mkdir()
+    entry = _two_files(tmp_path / "in", "b.jsonl", "a.jsonl")
+    files = resolve_files(entry, sources.settings(tmp_path))
+    with pytest.raises(UserError) as refusal:
+        raw.build_raw("tiny", entry, files, tmp_path / "out")
+    assert raw.preview("tiny", entry, files)["refused"] == str(refusal.value)
+
+
+def test_a_preview_tells_its_progress_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "BATCH_ROWS", 2)
+    for file in ("a.jsonl", "b.jsonl"):
+        write_lines(tmp_path / "in" / file, GOOD[:3])
+    entry = _two_files(tmp_path / "in", "a.jsonl", "b.jsonl")
+    seen: list[int] = []
+    raw.preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path)), 1, lambda rows, _: seen.append(rows))
+    assert seen == [2, 5]
 
 
 @pytest.mark.parametrize("name", ["dialogues", "ratings"])
