@@ -7,14 +7,12 @@ import typer
 from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption
-from rm_workflow.cli.targets import find_artifact, raw_of
+from rm_workflow.cli.targets import SHORT_VERSION, find_artifact, raw_of
 from rm_workflow.errors import UserError
 from rm_workflow.lineage import graph
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences import show, trace
 from rm_workflow.settings import load_settings
-
-SHORT_VERSION = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +55,11 @@ def lineage_command(
     store = ArtifactStore(load_settings().home)
     lineage = LineageStore(store)
     if target == "rebuild":
-        typer.echo(f"{lineage.rebuild()} events indexed in {lineage.path.name}")
+        num_events = lineage.rebuild()
+        if json_:
+            print_json({"num_events": num_events})
+        else:
+            typer.echo(f"{num_events} events indexed in {lineage.path.name}")
         return
     artifact = find_artifact(store, target)
     lineage.catch_up()

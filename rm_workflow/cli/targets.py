@@ -1,8 +1,11 @@
 """Names on the command line: assets, versions, and the nearest valid one when a name is wrong."""
 
-from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
 from rm_workflow.catalog.loading import nearest
 from rm_workflow.errors import UserError
+
+SHORT_VERSION = 12
+LISTED_VERSIONS = 5
 
 
 def find_artifact(store: ArtifactStore, target: str) -> Artifact:
@@ -16,13 +19,27 @@ def find_artifact(store: ArtifactStore, target: str) -> Artifact:
         raise UserError(f"asset {asset} has no artifact under RMW_HOME ({store.home}); {nearest(asset, known)}")
     if not version:
         return store.require(asset)
-    versions = sorted(folder.name for folder in (store.artifacts / asset).iterdir() if folder.name.startswith(version))
-    if len(versions) != 1:
-        problem = "no version" if not versions else f"{len(versions)} versions"
-        raise UserError(f"asset {asset} has {problem} that begin with {version!r}; see folder artifacts/{asset}")
-    artifact = store.find(asset, versions[0])
-    assert artifact is not None
+    versions = sorted(manifest.parent.name for manifest in (store.artifacts / asset).glob(f"*/{MANIFEST}"))
+    matching = [candidate for candidate in versions if candidate.startswith(version)]
+    artifact = store.find(asset, matching[0]) if len(matching) == 1 else None
+    if artifact is None:
+        raise UserError(_not_one_version(asset, version, versions, matching))
     return artifact
+
+
+def _not_one_version(asset: str, version: str, versions: list[str], matching: list[str]) -> str:
+    if not matching:
+        return f"asset {asset} has no version that begins with {version!r}; its versions: {_listed(versions)}"
+    return (
+        f"asset {asset} has {len(matching)} versions that begin with {version!r} ({_listed(matching)}); "
+        "write more digits of the one you mean"
+    )
+
+
+def _listed(versions: list[str]) -> str:
+    shown = [version[:SHORT_VERSION] for version in versions[:LISTED_VERSIONS]]
+    more = len(versions) - len(shown)
+    return ", ".join([*shown, *([f"{more} more"] if more else [])]) or "none"
 
 
 def raw_of(store: ArtifactStore, artifact: Artifact) -> list[Artifact]:

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from rm_workflow.artifacts import ArtifactStore, Built, Request
+from rm_workflow.cli.targets import find_artifact
+from rm_workflow.errors import UserError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """Seven versions of one asset."""
+    store = ArtifactStore(tmp_path)
+    for number in range(7):
+        request = Request(
+            asset="raw_toy", kind="raw", code_version="1", parameters={"number": number}, requested=str(number)
+        )
+        store.materialize(request, lambda out: Built({}), "run")
+    return store
+
+
+def versions(store: ArtifactStore) -> list[str]:
+    return sorted(folder.name for folder in (store.artifacts / "raw_toy").iterdir())
+
+
+def test_the_bare_name_is_the_latest(store: ArtifactStore):
+    assert find_artifact(store, "raw_toy") == store.latest("raw_toy")
+
+
+def test_a_version_may_be_cut_to_its_first_digits(store: ArtifactStore):
+    for version in versions(store):
+        assert find_artifact(store, f"raw_toy@{version}").version == version
+        assert find_artifact(store, f"raw_toy@{version[:20]}").version == version
+
+
+def test_an_unknown_version_is_answered_with_those_that_are_there(store: ArtifactStore):
+    with pytest.raises(UserError) as caught:
+        find_artifact(store, "raw_toy@zz")
+    shown = ", ".join(version[:12] for version in versions(store)[:5])
+    assert str(caught.value) == (f"asset raw_toy has no version that begins with 'zz'; its versions: {shown}, 2 more")
+
+
+def test_a_version_that_is_not_published_does_not_count(store: ArtifactStore):
+    (store.artifacts / "raw_toy" / "zz").mkdir()
+    with pytest.raises(UserError, match="no version that begins with 'zz'"):
+        find_artifact(store, "raw_toy@zz")
+
+
+def test_an_ambiguous_version_is_answered_with_the_matching_ones(store: ArtifactStore):
+    (alike,) = [digit for digit in "0123456789abcdef" if sum(v.startswith(digit) for v in versions(store)) == 2][:1]
+    first, second = [version[:12] for version in versions(store) if version.startswith(alike)]
+    with pytest.raises(UserError) as caught:
+        find_artifact(store, f"raw_toy@{alike}")
+    assert str(caught.value) == (
+        f"asset raw_toy has 2 versions that begin with '{alike}' ({first}, {second}); "
+        "write more digits of the one you mean"
+    )
