@@ -1,5 +1,6 @@
 """``rmw recipes``, ``rmw plan`` and ``rmw sources``: what exists and what it will cost; nothing is run."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +18,14 @@ from rm_workflow.catalog.loading import (
     recipe_with_origins,
     resolve_recipe,
 )
-from rm_workflow.catalog.models import Catalog, Recipe
-from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.catalog.models import Catalog, Recipe, Source
+from rm_workflow.cli.output import counting_line, print_json, print_table
+from rm_workflow.cli.run import JsonOption, run_hint
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings, load_settings
-from rm_workflow.training.plan import DEVICES, plan
+from rm_workflow.training.plan import DEVICES, GB, plan
 
 LISTED = {"name", "extends", "base", "description"}
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
 
 sources_app = typer.Typer(help="Raw data sets: what exists and how it is understood.", no_args_is_help=True)
 
@@ -60,6 +61,10 @@ def plan_command(
     json_: JsonOption = False,
 ) -> None:
     """Print pairs, steps, tokens, memory and hours of a recipe; nothing is run."""
+    if yaml and json_:
+        raise typer.BadParameter(
+            "the recipe is printed as YAML or the plan as JSON; leave one out", param_hint="--yaml"
+        )
     settings = load_settings()
     overrides = parse_overrides(set_ or [])
     if yaml:
@@ -68,10 +73,12 @@ def plan_command(
     catalog = load_catalog(settings, Path(recipe).expanduser() if is_recipe_path(recipe) else None)
     resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
     planned = plan(resolved, catalog, settings, counted_pairs(resolved, catalog, settings), device)
+    if planned["device_memory_gb"] is None:
+        planned["device_memory_gb"] = machine_memory_gb()
     if json_:
         print_json(planned)
     else:
-        _print_plan(planned, resolved)
+        _print_plan(planned, resolved, run_hint(recipe, set_ or [], "mixture"))
 
 
 def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
@@ -84,14 +91,20 @@ def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int |
     return None
 
 
-def _print_plan(planned: dict[str, Any], recipe: Recipe) -> None:
+def machine_memory_gb() -> float:
+    """Return the memory of this machine in GB of 10^9 bytes, which is what a CPU computes in."""
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, 1)
+
+
+def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(planned[key])} for key in planned])
     notes = ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
     if planned["num_pairs"] is None:
-        notes.append(f"Pairs are not known before they are counted: rmw run {recipe.name} --until mixture.")
+        notes.append(f"Pairs are not known before they are counted: {hint}")
     memory, available = planned["memory_gb"], planned["device_memory_gb"]
     if memory and available and memory > available:
-        notes.append(f"It does not fit on one {planned['device']}: {memory:g} GB of {available:g} GB.")
+        place = "in this machine's memory" if planned["device"] == "cpu" else f"on one {planned['device']}"
+        notes.append(f"It does not fit {place}: {memory:g} GB of {available:g} GB.")
     if recipe.published.num_pairs:
         notes.append(f"Published for {recipe.published.card}: {recipe.published.num_pairs:,} pairs.")
     if recipe.published.note:
@@ -128,29 +141,56 @@ def sources_check_command(
     num_rows: Annotated[int, typer.Option("-n", min=1, help="Rows of each file.")] = 3,
     json_: JsonOption = False,
 ) -> None:
-    """Show what the first rows of each file of a source are understood as; nothing is kept."""
+    """Read all rows of a source and show what the first ones are understood as; nothing is kept.
+
+    Ends with the sentence of the build where the build would refuse the files.
+    """
+    settings = load_settings()
+    name, source = find_source(load_catalog(settings), name)
+    check_source(name, source, settings, num_rows, json_)
+
+
+def find_source(catalog: Catalog, name: str) -> tuple[str, Source]:
+    """Return a source of the catalogue by its name, in which ``-`` and ``_`` are the same.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    plain = name.replace("-", "_")
+    if plain not in catalog.sources:
+        raise UserError(f"source '{name}' is not in the catalogue ({nearest(plain, catalog.sources)})")
+    return plain, catalog.sources[plain]
+
+
+def check_source(name: str, source: Source, settings: Settings, num_rows: int, json_: bool) -> None:
+    """Print what the first rows of each file are understood as.
+
+    Raises:
+        UserError: after the print, where ``build_raw`` would refuse the files; the sentence is the build's.
+    """
     from rm_workflow import hub
     from rm_workflow.preferences import raw
 
-    settings = load_settings()
-    sources = load_catalog(settings).sources
-    name = name.replace("-", "_")
-    if name not in sources:
-        raise UserError(f"source '{name}' is not in the catalogue ({nearest(name, sources)})")
-    files = hub.resolve_files(sources[name], settings)
-    preview = raw.preview(name, sources[name], files, num_rows)
+    files = hub.resolve_files(source, settings)
+    with counting_line(f"reading the rows of {name}") as counted:
+        preview = raw.preview(name, source, files, num_rows, lambda rows, _: counted(rows))
     if json_:
         print_json(preview)
     else:
         _print_preview(preview)
+    if preview["refused"]:
+        raise UserError(preview["refused"])
 
 
 def _print_preview(preview: dict[str, Any]) -> None:
     console = Console()
     for file in preview["files"]:
         columns = ", ".join(file["columns"])
+        dropped = [f"{rule} {number:,}" for rule, number in file["dropped"].items() if number]
         console.rule(f"{preview['source']}: {file['file']} ({file['split']}), read by {preview['adapter']}")
         console.print(f"columns: {columns}; sha256 {file['sha256'][:12]}", highlight=False, markup=False)
+        rows = f"rows: {file['num_rows']:,}, used: {file['num_used']:,}, dropped: {', '.join(dropped) or 'none'}"
+        console.print(rows, highlight=False, markup=False)
         for row in file["rows"]:
             console.print("\n".join(_preview_lines(row)), highlight=False, markup=False)
 

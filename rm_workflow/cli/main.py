@@ -5,13 +5,16 @@ import logging
 import os
 import sys
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from rm_workflow.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+INTERRUPTED = 130
+# typer has no public name for it: the base of every complaint about how a command was written.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="rmw",
@@ -55,18 +58,32 @@ def main() -> None:
     logging.getLogger("rm_workflow").setLevel(logging.INFO)
     try:
         _register()
-        app()
+        # typer turns Ctrl-C and typer.Exit into a code that it returns.
+        code = app(prog_name=app.info.name, standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except UsageError as error:
+        _fail(_wrong_usage(error), code=2)
     except UserError as error:
         _fail(str(error))
     except OSError as error:
         mend = "free space there" if error.errno in DISK_FULL else "check the path and its permissions"
         _fail(f"{error.filename or 'the disk'}: {error.strerror}; {mend}")
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", code=130)
+        _fail("interrupted; run the same command again to go on", code=INTERRUPTED)
     except Exception as error:
         if os.environ.get("RMW_DEBUG"):
             raise
         _fail(f"{type(error).__name__}: {error}; this is a fault of rmw itself, RMW_DEBUG=1 shows where")
+
+
+def _wrong_usage(error: Any) -> str:
+    """Return what typer says of a wrong option, argument or verb as one sentence."""
+    command = error.ctx.command_path if error.ctx else app.info.name
+    # A group that is called without a verb has printed its help and says nothing.
+    problem = error.format_message().rstrip(".") or "no verb is named"
+    return f"{command}: {problem}; see {command} --help"
 
 
 def _fail(sentence: str, code: int = 1) -> NoReturn:

@@ -1,5 +1,7 @@
 """``rmw run`` and ``rmw counts``: materialize a recipe headless, and the funnel of its data."""
 
+import shlex
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -43,7 +45,7 @@ def run_command(
     if json_:
         print_json(_run_json(finished, scores))
         return
-    print_counts(collect_counts(settings, catalog, finished.recipe))
+    print_counts(collect_counts(settings, catalog, finished.recipe, recipe))
     if scores:
         print_table(f"{finished.recipe.name}: scores with 95 % intervals", score_rows(scores))
         _print_comparability(finished.recipe)
@@ -60,7 +62,7 @@ def counts_command(
     settings, catalog, resolved = _load(recipe)
     if not no_run:
         _run(settings, catalog, resolved, {}, "mixture")
-    collected = collect_counts(settings, catalog, resolved)
+    collected = collect_counts(settings, catalog, resolved, recipe)
     if json_:
         print_json(collected)
     else:
@@ -108,8 +110,11 @@ def _print_comparability(recipe: Recipe) -> None:
         typer.echo(f"note: {published.note}")
 
 
-def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe) -> dict[str, Any]:
+def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe, named: str) -> dict[str, Any]:
     """Return CONTRACT's ``counts`` shape from the latest artifacts of a recipe's data stage.
+
+    Args:
+        named: what a person types for the recipe: its name or its file.
 
     Raises:
         UserError: a part of the data was never made.
@@ -120,7 +125,7 @@ def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe) -> dict
     found = stage_artifacts(planned, ArtifactStore(settings.home))
     missing = [p.asset for p in planned if p.asset not in found and p.kind != "tokens"]
     if missing:
-        raise UserError(f"asset {missing[0]} was never made; run it first: rmw run {recipe.name} --until mixture")
+        raise UserError(f"asset {missing[0]} was never made; run it first: {run_hint(named, [], 'mixture')}")
 
     def facts(kind: str) -> dict[str, Any]:
         made: list[tuple[str, Artifact]] = [
@@ -131,6 +136,12 @@ def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe) -> dict
     mixture = {flow.mixture(recipe).asset: found[flow.mixture(recipe).asset].facts}
     made_tokens = {tokens.asset: found[tokens.asset].facts} if tokens.asset in found else None
     return counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
+
+
+def run_hint(named: str, overrides: Sequence[str], until: str) -> str:
+    """Return the command that makes a recipe up to a stage, as a person types it in a shell."""
+    changes = [word for text in overrides for word in ("--set", text)]
+    return shlex.join(["rmw", "run", named, *changes, "--until", until])
 
 
 def print_counts(collected: dict[str, Any]) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
+from rm_workflow.cli import catalog
 from rm_workflow_tests.cli.conftest import RECIPE, Answer, Project, lines, row
 
 Rmw = Callable[..., Answer]
@@ -17,15 +19,19 @@ Rmw = Callable[..., Answer]
 def test_an_unknown_recipe_is_answered_with_the_nearest_name(project: Project, rmw: Rmw):
     answer = rmw("run", "quikstart")
     assert answer.code == 1
-    assert "quickstart" in answer.error
+    assert "recipe 'quikstart'" in answer.error
+    assert "did you mean 'quickstart'?" in answer.error
+    assert "rmw recipes" in answer.error
+    assert project.published() == []
 
 
 def test_a_misspelt_key_is_named_with_file_and_line(project: Project, rmw: Rmw):
     project.write_catalog(recipe=RECIPE.replace("learning_rate", "lerning_rate"))
     answer = rmw("run", "toy")
     assert answer.code == 1
-    assert "toy.yaml" in answer.error
-    assert "learning_rate" in answer.error
+    assert "catalog/recipes/toy.yaml:6:" in answer.error
+    assert "'training.lerning_rate' (did you mean 'learning_rate'?)" in answer.error
+    assert project.published() == []
 
 
 def test_a_missing_mirror_folder_is_named(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
@@ -33,7 +39,9 @@ def test_a_missing_mirror_folder_is_named(project: Project, rmw: Rmw, monkeypatc
     answer = rmw("counts", "toy")
     assert answer.code == 1
     assert "RMW_HUB_MIRROR" in answer.error
-    assert "nowhere" in answer.error
+    assert f"{project.folder}/nowhere does not exist" in answer.error
+    assert "create it or unset" in answer.error
+    assert project.published() == []
 
 
 def test_a_file_missing_in_the_mirror_is_named(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
@@ -42,51 +50,121 @@ def test_a_file_missing_in_the_mirror_is_named(project: Project, rmw: Rmw, monke
     answer = rmw("counts", "qwen25_7b_hh_lora_mini")
     assert answer.code == 1
     assert "helpful-base/train.jsonl.gz" in answer.error
-
-
-def test_five_percent_of_broken_lines_are_refused(project: Project, rmw: Rmw):
-    broken = [
-        line if number % 20 else line[:10] + "\n" for number, line in enumerate(lines(range(100)).splitlines(True))
-    ]
-    project.write_rows("".join(broken))
-    answer = rmw("counts", "toy")
-    assert answer.code == 1
-    assert "train.jsonl" in answer.error
-    assert "max_broken_share" in answer.error
     assert project.published() == []
 
 
-def test_a_gzip_that_ends_early_is_refused(project: Project, rmw: Rmw):
+def write_broken_lines(project: Project) -> None:
+    whole = lines(range(100)).splitlines(True)
+    project.write_rows("".join(line if number % 20 else line[:10] + "\n" for number, line in enumerate(whole)))
+
+
+def write_a_cut_gzip(project: Project) -> None:
+    project.write_rows("")
     project.write_catalog("train.jsonl.gz")
     whole = gzip.compress(lines(range(1000)).encode())
     (project.folder / "rows/train.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    answer = rmw("counts", "toy")
-    assert answer.code == 1
-    assert "train.jsonl.gz" in answer.error
-    assert project.published() == []
 
 
-def test_a_renamed_column_is_named_with_what_was_found(project: Project, rmw: Rmw):
+def write_a_renamed_column(project: Project) -> None:
     renamed = [{"question": r["prompt"], "chosen": r["chosen"], "rejected": r["rejected"]} for r in map(row, range(9))]
     project.write_rows("".join(json.dumps(r) + "\n" for r in renamed))
-    answer = rmw("counts", "toy")
-    assert answer.code == 1
-    assert "prompt" in answer.error
-    assert "question" in answer.error
-    assert project.published() == []
 
 
-def test_a_file_without_rows_is_refused(project: Project, rmw: Rmw):
+def write_no_rows(project: Project) -> None:
     project.write_rows("")
+
+
+# Who writes the bad file; file, field and mend that the sentence names.
+BAD_FILES = {
+    "five percent of broken lines": (
+        write_broken_lines,
+        (
+            "rows/train.jsonl has 5 broken lines of 100",
+            "the first is line 1",
+            "mend the file, or raise max_broken_share",
+        ),
+    ),
+    "a gzip that ends early": (write_a_cut_gzip, ("rows/train.jsonl.gz: the gzip file ends early", "fetch it again")),
+    "a renamed column": (
+        write_a_renamed_column,
+        ("column 'prompt' is missing in every row of rows/train.jsonl", "it has: question", "map it under `columns`"),
+    ),
+    "a file of 0 rows": (write_no_rows, ("rows/train.jsonl has 0 rows", "fetch it again", "`files`")),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_FILES)
+def test_a_bad_file_is_refused_with_file_field_and_mend(project: Project, rmw: Rmw, bad: str):
+    write, words = BAD_FILES[bad]
+    write(project)
     answer = rmw("counts", "toy")
     assert answer.code == 1
-    assert "train.jsonl" in answer.error
+    assert [part for part in words if part not in answer.error] == []
     assert project.published() == []
 
 
-def test_wrong_usage_exits_with_2(project: Project, rmw: Rmw):
-    assert rmw("run", "toy", "--until", "nowhere").code == 2
-    assert rmw("no-such-verb").code == 2
+@pytest.mark.parametrize("bad", BAD_FILES)
+def test_sources_check_shows_the_rows_and_refuses_in_the_words_of_the_build(project: Project, rmw: Rmw, bad: str):
+    BAD_FILES[bad][0](project)
+    built = rmw("counts", "toy")
+    checked = rmw("sources", "check", "toy")
+    assert checked.code == 1
+    assert checked.error == built.error
+    assert "toy: test.jsonl (test), read by chosen_rejected" in checked.out
+    assert "user: Question 1000?" in checked.out
+    as_json = rmw("sources", "check", "toy", "--json")
+    assert as_json.code == 1
+    assert as_json.error == built.error
+    assert "error: " + json.loads(as_json.out)["refused"] == built.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no-such-verb",), ("rmw:", "'no-such-verb'", "rmw --help")),
+        (("sources", "lst"), ("rmw sources:", "list", "rmw sources --help")),
+        (("sources",), ("rmw sources:", "no verb is named")),
+        (("run",), ("rmw run:", "Missing argument 'recipe'", "rmw run --help")),
+        (("run", "toy", "more"), ("rmw run:", "more")),
+        (("run", "toy", "--untl", "raw"), ("rmw run:", "--untl", "--until")),
+        (("run", "toy", "--until", "nowhere"), ("rmw run:", "'nowhere' is not a stage", "checkpoint")),
+        (("run", "toy", "--until"), ("--until", "requires an argument")),
+        (("show", "raw_toy", "-n", "many"), ("rmw show:", "-n", "integer")),
+        (("show", "raw_toy", "-n", "0"), ("rmw show:", "-n", "1")),
+        (("plan", "toy", "--yaml", "--json"), ("rmw plan", "--yaml", "leave one")),
+        (("score", "a", "b", "-o", "c", "--precision", "fp8"), ("rmw score:", "--precision", "fp32")),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_exits_with_2(
+    project: Project, rmw: Rmw, arguments: tuple[str, ...], words: tuple[str, ...]
+):
+    answer = rmw(*arguments)
+    assert answer.code == 2
+    assert [part for part in words if part not in answer.error] == []
+
+
+def test_help_is_no_error(project: Project, rmw: Rmw):
+    answer = rmw("run", "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert "--until" in answer.out
+
+
+def test_a_code_that_a_verb_ends_with_is_the_programs_own(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
+    def end(*_: object) -> None:
+        raise typer.Exit(3)
+
+    monkeypatch.setattr(catalog, "print_table", end)
+    assert rmw("recipes").code == 3
+
+
+def test_an_interrupted_verb_says_how_to_go_on(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalog, "print_table", interrupt)
+    answer = rmw("recipes")
+    assert answer.code == 130
+    assert "run the same command again" in answer.error
 
 
 def test_an_override_of_an_unknown_path_is_answered_with_the_nearest_one(project: Project, rmw: Rmw):
@@ -126,9 +204,10 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_half_published(
     project.write_rows("".join(json.dumps({**row(n), "chosen": os.urandom(400).hex()}) + "\n" for n in range(8000)))
     answer = rmw("counts", "toy")
     assert answer.code == 1
-    assert "full" in answer.error or "space" in answer.error.lower()
-    for manifest in (small_disk / "home").glob("artifacts/*/*"):
-        assert (manifest / "manifest.json").is_file()
+    assert "RMW_HOME" in answer.error
+    assert "free" in answer.error
+    for published in (small_disk / "home").glob("artifacts/*/*"):
+        assert (published / "manifest.json").is_file()
 
 
 def test_a_read_only_home_is_one_sentence(
@@ -138,8 +217,9 @@ def test_a_read_only_home_is_one_sentence(
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     answer = rmw("counts", "toy")
     assert answer.code == 1
-    assert "read-only" in answer.error
-    assert "RMW_HOME" in answer.error
+    assert f"cannot write {small_disk}/home" in answer.error
+    assert "read-only; make it writable or set RMW_HOME to another folder" in answer.error
+    assert not (small_disk / "home").exists()
 
 
 def test_a_home_that_is_a_file_is_one_sentence(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def test_plan_prints_figures_and_notes_for_people():
     assert "10,050" in text
     assert "It does not fit on one rtx4090" in text
     assert "Published for Qwen2.5-7B Reward Model" in text
+
+
+def test_plan_for_a_cpu_tells_what_does_not_fit_into_this_machine(monkeypatch: pytest.MonkeyPatch):
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    assert _json("plan", "qwen25_7b_hh_lora")["device_memory_gb"] == 16.4
+    assert "It does not fit in this machine's memory" in _run("plan", "qwen25_7b_hh_lora").stdout
+    assert "does not fit" not in _run("plan", "quickstart").stdout
+    assert _json("plan", "qwen25_7b_hh_lora", "--device", "h200")["device_memory_gb"] == 141
 
 
 def test_plan_says_how_unknown_pairs_become_known():

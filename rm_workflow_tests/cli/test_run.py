@@ -75,8 +75,23 @@ def test_an_overridden_run_is_not_the_latest_of_the_bare_name(project: Project, 
 def test_counts_without_running_refuse_missing_data(project: Project, rmw: Rmw):
     answer = rmw("counts", "toy", "--no-run")
     assert answer.code == 1
-    assert "rmw run toy" in answer.error
+    assert "rmw run toy --until mixture" in answer.error
     assert project.published() == []
+
+
+def test_the_hint_for_a_recipe_file_names_the_file(project: Project, rmw: Rmw):
+    (project.folder / "my files").mkdir()
+    (project.folder / "my files/own.yaml").write_text("extends: toy\n")
+    assert "rmw run './my files/own.yaml' --until mixture" in rmw("counts", "./my files/own.yaml", "--no-run").error
+    hint = "rmw run './my files/own.yaml' --set mixture.sample.train_pairs=7 --until mixture"
+    assert hint in rmw("plan", "./my files/own.yaml", "--set", "mixture.sample.train_pairs=7").out
+
+
+def test_a_rebuilt_index_is_told_as_json(project: Project, rmw: Rmw):
+    rmw("counts", "toy")
+    answer = rmw("lineage", "rebuild", "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out) == {"num_events": len(list(project.home.glob("events/*.json")))}
 
 
 def test_lineage_reaches_the_raw_file(project: Project, rmw: Rmw):
