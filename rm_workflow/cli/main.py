@@ -51,8 +51,10 @@ def main() -> None:
     """Run the command line; exit 0 on success, 2 for wrong usage, 1 for all else."""
     # OpenMP threads that spin while they wait make training and scoring on a busy machine several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # transformers draws a bar for each file it loads; our own lines say what is being done.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # transformers draws a bar for each file it loads; our own lines say what is being done. Its GGUF reader heeds no
+    # other switch than this one, which tqdm reads when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    # Dagster warns of a part of its Pipes that is called by Dagster itself.
     warnings.filterwarnings("ignore", message=".*currently in preview.*")
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("rm_workflow").setLevel(logging.INFO)

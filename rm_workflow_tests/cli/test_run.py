@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,3 +130,28 @@ def test_square_brackets_in_a_text_are_printed_as_they_are(project: Project, rmw
     assert answer.code == 0
     assert "good [bold]x[/bold]" in answer.out
     assert "[/INST] Hi?" in answer.out
+
+
+NOISE = """
+import sys
+import warnings
+from rm_workflow.cli.main import main
+
+sys.argv = ["rmw", "run", "toy", "--until", "mixture"]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+list(tqdm(range(3), desc="Converting"))
+list(logging.tqdm(range(3), desc="Loading weights"))
+warnings.warn("Function `PipesMessageReader.expected_writer_count` is currently in preview, and may break")
+"""
+
+
+def test_stderr_holds_our_own_lines_and_no_bar_or_warning_of_a_library(project: Project):
+    ran = subprocess.run([sys.executable, "-c", NOISE], capture_output=True, text=True, check=True, cwd=project.folder)
+    assets = [line.split()[0] for line in ran.stderr.splitlines()]
+    assert assets == ["raw_toy", "pairs_toy", "toy_mixture", "3"], ran.stderr
