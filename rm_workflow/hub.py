@@ -89,10 +89,16 @@ def _locate(location: Location, files: list[str], settings: Settings) -> tuple[s
     repository = location.hub or ""
     if not HUB_ID.fullmatch(repository):
         raise UserError(f"hub: {repository!r} is no dataset id; write it as org/name")
-    mirror = settings.hub_mirror / repository if settings.hub_mirror else None
-    if mirror and mirror.is_dir():
+    mirror = mirror_folder(repository, settings)
+    if mirror:
         return repository, _in_folder(mirror, files, f"hub: {repository} in the mirror folder {mirror}")
     return repository, _fetch(repository, files, settings)
+
+
+def mirror_folder(repository: str, settings: Settings) -> Path | None:
+    """Return the repository's folder in RMW_HUB_MIRROR, which is then asked instead of the hub, or None."""
+    folder = settings.hub_mirror / repository if settings.hub_mirror else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _in_folder(folder: Path, files: list[str], place: str) -> list[Path]:

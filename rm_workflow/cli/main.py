@@ -26,9 +26,9 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from rm_workflow.cli import catalog, inspect, run, score, ui
+    from rm_workflow.cli import catalog, inspect, run, score, sources, ui
 
-    for group in (catalog, run, inspect, score, ui):
+    for group in (catalog, sources, run, inspect, score, ui):
         group.register(app)
 
 

@@ -11,6 +11,7 @@ from rm_workflow.artifacts import ArtifactStore, Built
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.cli import catalog as verbs
+from rm_workflow.cli import sources
 from rm_workflow.errors import UserError
 from rm_workflow.settings import load_settings
 
@@ -28,6 +29,7 @@ def _fresh_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def _run(*arguments: str) -> Result:
     app = typer.Typer()
     verbs.register(app)
+    sources.register(app)
     return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
@@ -49,16 +51,16 @@ def test_recipes_are_listed_as_the_contract_says():
 
 
 def test_sources_are_listed_as_the_contract_says():
-    sources = {source["name"]: source for source in _json("sources", "list")}
-    assert sources["hh_helpful_base"] == {
+    listed = {source["name"]: source for source in _json("sources", "list")}
+    assert listed["hh_helpful_base"] == {
         "name": "hh_helpful_base",
         "hub": "Anthropic/hh-rlhf",
         "licence": "MIT",
         "adapter": "hh_transcript",
         "proven_on_real_rows": True,
     }
-    assert sources["hh_harmless_base"]["proven_on_real_rows"] is False
-    assert sources["sample_ratings"]["hub"] is None
+    assert listed["hh_harmless_base"]["proven_on_real_rows"] is False
+    assert listed["sample_ratings"]["hub"] is None
 
 
 def test_tables_for_people_name_every_entry():

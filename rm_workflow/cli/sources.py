@@ -1,0 +1,139 @@
+"""``rmw sources``: raw data sets, how they are understood, and at which commit of the hub they are read."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rm_workflow.artifacts import prepare_home
+from rm_workflow.catalog.loading import load_catalog, nearest
+from rm_workflow.catalog.models import Catalog, Source
+from rm_workflow.cli.output import counting_line, print_json, print_table
+from rm_workflow.cli.run import JsonOption
+from rm_workflow.errors import UserError
+from rm_workflow.settings import Settings, load_settings
+
+sources_app = typer.Typer(help="Raw data sets: what exists and how it is understood.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verbs."""
+    app.add_typer(sources_app, name="sources")
+
+
+@sources_app.command("list")
+def sources_list_command(json_: JsonOption = False) -> None:
+    """List the sources of the catalogue with licence and adapter."""
+    sources = load_catalog(load_settings()).sources
+    fields = {"hub", "licence", "adapter", "proven_on_real_rows"}
+    rows = [{"name": name, **source.model_dump(include=fields)} for name, source in sources.items()]
+    if json_:
+        print_json(rows)
+        return
+    print_table("sources", [{**row, "hub": row["hub"] or sources[row["name"]].path} for row in rows])
+    typer.echo("proven_on_real_rows: no = the adapter has only met generated rows in this schema.", err=True)
+
+
+@sources_app.command("check")
+def sources_check_command(
+    name: Annotated[str, typer.Argument(help="Name of a source.")],
+    num_rows: Annotated[int, typer.Option("-n", min=1, help="Rows of each file.")] = 3,
+    json_: JsonOption = False,
+) -> None:
+    """Read all rows of a source and show what the first ones are understood as; nothing is kept.
+
+    Ends with the sentence of the build where the build would refuse the files.
+    """
+    settings = load_settings()
+    name, source = find_source(load_catalog(settings), name)
+    check_source(name, source, settings, num_rows, json_)
+
+
+@sources_app.command("update")
+def sources_update_command(
+    name: Annotated[str, typer.Argument(help="Name of a source on the Hugging Face hub.")], json_: JsonOption = False
+) -> None:
+    """Read a source at the hub's newest commit from now on; the next run fetches its files."""
+    from rm_workflow import hub
+
+    settings = load_settings()
+    catalog = load_catalog(settings)
+    name, source = find_source(catalog, name)
+    if source.hub is None:
+        raise UserError(
+            f"source '{name}': path: {source.path} is not on the hub; change the files there, then run again"
+        )
+    mirror = hub.mirror_folder(source.hub, settings)
+    if mirror:
+        raise UserError(
+            f"source '{name}': {source.hub} is read from the mirror folder {mirror}; update that folder, or unset "
+            "RMW_HUB_MIRROR"
+        )
+    prepare_home(settings.home)
+    before, now = hub.update_revision(source.hub, settings)
+    affected = [other for other, entry in catalog.sources.items() if entry.hub == source.hub]
+    if json_:
+        print_json({"source": name, "hub": source.hub, "before": before, "now": now, "sources": affected})
+        return
+    print_table(f"commit of {source.hub}", [{"before": before or "not locked yet", "now": now}])
+    unchanged = " (nothing has changed)" if before == now else ""
+    typer.echo(f"read at this commit from now on: {', '.join(affected)}{unchanged}", err=True)
+
+
+def find_source(catalog: Catalog, name: str) -> tuple[str, Source]:
+    """Return a source of the catalogue by its name, in which ``-`` and ``_`` are the same.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    plain = name.replace("-", "_")
+    if plain not in catalog.sources:
+        raise UserError(f"source '{name}' is not in the catalogue ({nearest(plain, catalog.sources)})")
+    return plain, catalog.sources[plain]
+
+
+def check_source(name: str, source: Source, settings: Settings, num_rows: int, json_: bool) -> None:
+    """Print what the first rows of each file are understood as.
+
+    Raises:
+        UserError: after the print, where ``build_raw`` would refuse the files; the sentence is the build's.
+    """
+    from rm_workflow import hub
+    from rm_workflow.preferences import raw
+
+    files = hub.resolve_files(source, settings)
+    with counting_line(f"reading the rows of {name}") as counted:
+        preview = raw.preview(name, source, files, num_rows, lambda rows, _: counted(rows))
+    if json_:
+        print_json(preview)
+    else:
+        _print_preview(preview)
+    if preview["refused"]:
+        raise UserError(preview["refused"])
+
+
+def _print_preview(preview: dict[str, Any]) -> None:
+    console = Console()
+    for file in preview["files"]:
+        columns = ", ".join(file["columns"])
+        dropped = [f"{rule} {number:,}" for rule, number in file["dropped"].items() if number]
+        console.rule(f"{preview['source']}: {file['file']} ({file['split']}), read by {preview['adapter']}")
+        console.print(f"columns: {columns}; sha256 {file['sha256'][:12]}", highlight=False, markup=False)
+        rows = f"rows: {file['num_rows']:,}, used: {file['num_used']:,}, dropped: {', '.join(dropped) or 'none'}"
+        console.print(rows, highlight=False, markup=False)
+        for row in file["rows"]:
+            console.print("\n".join(_preview_lines(row)), highlight=False, markup=False)
+
+
+def _preview_lines(row: dict[str, Any]) -> list[str]:
+    """Return one row of ``raw.preview`` as a person reads it."""
+    if "rule" in row:
+        detail = f" ({row['detail']})" if row["detail"] else ""
+        return [f"\nrow {row['row']} dropped by {row['rule']}: {row['reason']}{detail}", f"  {row['excerpt']}"]
+    turns = [f"  {message['role']}: {message['content']}" for message in row["messages"]]
+    responses = [f"  -> {r['slot']}{_ratings(r['ratings'])}: {r['text']}" for r in row["responses"]]
+    return [f"\nrow {row['row']}", *turns, *responses]
+
+
+def _ratings(ratings: dict[str, float]) -> str:
+    return f" ({', '.join(f'{name} {value:g}' for name, value in ratings.items())})" if ratings else ""
