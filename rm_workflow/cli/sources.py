@@ -1,13 +1,17 @@
 """``rmw sources``: raw data sets, how they are understood, and at which commit of the hub they are read."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from rm_workflow.artifacts import prepare_home
-from rm_workflow.catalog.loading import load_catalog, nearest
+from rm_workflow.catalog.entries import add_entries, user_folder
+from rm_workflow.catalog.loading import NAME, load_catalog, nearest
 from rm_workflow.catalog.models import Catalog, Source
+from rm_workflow.catalog.yaml_file import shown_path
 from rm_workflow.cli.output import counting_line, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
@@ -46,7 +50,8 @@ def sources_check_command(
     """
     settings = load_settings()
     name, source = find_source(load_catalog(settings), name)
-    check_source(name, source, settings, num_rows, json_)
+    preview = read_source(name, source, settings, num_rows)
+    show_preview(preview, json_)
 
 
 @sources_app.command("update")
@@ -80,6 +85,60 @@ def sources_update_command(
     typer.echo(f"read at this commit from now on: {', '.join(affected)}{unchanged}", err=True)
 
 
+@sources_app.command("add")
+def sources_add_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines (plain or .gz) or Parquet with your rows.")],
+    name: Annotated[str | None, typer.Option(help="Name of the source; the file's own name if left out.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="How rows are read; guessed from the first ones.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="The adapter's field and your column for it.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the rows.")] = "not stated",
+    num_rows: Annotated[int, typer.Option("-n", min=1, help="Rows to show.")] = 3,
+    json_: JsonOption = False,
+) -> None:
+    """Add a file of your own as a source and a pair set of your catalogue, and show how its rows are understood."""
+    from rm_workflow.cli import own_data
+
+    settings = load_settings()
+    columns = _columns(column or [])
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        raise UserError(f"{file}: there is no such file; name a JSON Lines or Parquet file")
+    folder = user_folder(settings)
+    name = _new_name(load_catalog(settings), path, name)
+    data = own_data.understand_file(name, path, adapter, columns, licence)
+    preview = read_source(name, data.source, settings, num_rows)
+    entries = data.entries(name, folder)
+    written = [] if preview["refused"] else add_entries(folder, entries)
+    show_preview({**preview, "entries": entries}, json_)
+    typer.echo(
+        f"'{name}' is added to {' and '.join(map(shown_path, written))}; use it in a recipe: "
+        f"mixture: {{pair_sets: [{name}], split: {{by: hash}}}}",
+        err=True,
+    )
+
+
+def _columns(assignments: list[str]) -> dict[str, str]:
+    columns = {}
+    for assignment in assignments:
+        field, equals, column = assignment.partition("=")
+        if not (field and equals and column):
+            raise typer.BadParameter(f"{assignment!r} is not FIELD=COLUMN", param_hint="--column")
+        columns[field] = column
+    return columns
+
+
+def _new_name(catalog: Catalog, file: Path, asked: str | None) -> str:
+    """Return the name of a new source: as asked for, or the file's, in the letters that a name may have."""
+    name = (asked or re.sub(r"[^a-z0-9]+", "_", file.name.split(".")[0].lower()).strip("_")).replace("-", "_")
+    if not NAME.fullmatch(name):
+        raise UserError(f"source '{name}': a name is 1 to 64 characters of a-z, 0-9 and _; choose one with --name")
+    if name in catalog.sources or name in catalog.pair_sets:
+        raise UserError(f"source '{name}' is in the catalogue already; choose another name with --name")
+    return name
+
+
 def find_source(catalog: Catalog, name: str) -> tuple[str, Source]:
     """Return a source of the catalogue by its name, in which ``-`` and ``_`` are the same.
 
@@ -92,18 +151,22 @@ def find_source(catalog: Catalog, name: str) -> tuple[str, Source]:
     return plain, catalog.sources[plain]
 
 
-def check_source(name: str, source: Source, settings: Settings, num_rows: int, json_: bool) -> None:
-    """Print what the first rows of each file are understood as.
-
-    Raises:
-        UserError: after the print, where ``build_raw`` would refuse the files; the sentence is the build's.
-    """
+def read_source(name: str, source: Source, settings: Settings, num_rows: int) -> dict[str, Any]:
+    """Return ``raw.preview`` of a source; a line on stderr counts the rows meanwhile."""
     from rm_workflow import hub
     from rm_workflow.preferences import raw
 
     files = hub.resolve_files(source, settings)
     with counting_line(f"reading the rows of {name}") as counted:
-        preview = raw.preview(name, source, files, num_rows, lambda rows, _: counted(rows))
+        return raw.preview(name, source, files, num_rows, lambda rows, _: counted(rows))
+
+
+def show_preview(preview: dict[str, Any], json_: bool) -> None:
+    """Print what the first rows of each file are understood as.
+
+    Raises:
+        UserError: after the print, where ``build_raw`` would refuse the files; the sentence is the build's.
+    """
     if json_:
         print_json(preview)
     else:

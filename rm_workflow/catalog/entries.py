@@ -1,0 +1,72 @@
+"""New entries of the user's catalogue, written behind what stands there already."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rm_workflow.catalog.yaml_file import dump_value, read_yaml, shown_path
+from rm_workflow.errors import UserError
+from rm_workflow.settings import Settings
+
+DRAFT = ".draft"
+
+
+def user_folder(settings: Settings) -> Path:
+    """Return the folder that is merged over the built-in catalogue; it may not exist yet.
+
+    Raises:
+        UserError: no folder is named and there is no project here.
+    """
+    if settings.catalog:
+        return settings.catalog
+    if settings.project:
+        return settings.project / "catalog"
+    raise UserError(
+        "there is no catalogue of your own to write to; set RMW_CATALOG to a folder, or go to one with workspace.yaml"
+    )
+
+
+def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
+    """Append entries to files of a catalogue folder and return the files; all other lines stay as they are.
+
+    Args:
+        entries: ``{file: {name: entry}}``, for instance ``{"sources.yaml": {"mine": {"path": "rows", ...}}}``.
+
+    Raises:
+        UserError: a file cannot be continued, also where it holds an entry of that name; nothing is changed then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / file for file in entries]
+    drafts = [path.with_name(path.name + DRAFT) for path in paths]
+    try:
+        for path, draft, added in zip(paths, drafts, entries.values(), strict=True):
+            _write_draft(path, draft, added)
+        for path, draft in zip(paths, drafts, strict=True):
+            draft.replace(path)
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+    return paths
+
+
+def _write_draft(path: Path, draft: Path, added: Mapping[str, Mapping[str, Any]]) -> None:
+    known = read_yaml(path).data if path.exists() else {}
+    text = path.read_text("utf-8") if path.exists() else ""
+    blocks = [text, *map(_block, added, added.values())]
+    draft.write_text("\n".join(block for block in blocks if block), "utf-8")
+    if not _reads_as(draft, {**known, **added}):
+        raise UserError(
+            f"{shown_path(path)} cannot be continued by plain lines; write its entries one below the other "
+            "(name:, then its keys on indented lines)"
+        )
+
+
+def _block(name: str, entry: Mapping[str, Any]) -> str:
+    return "".join([f"{name}:\n", *(f"  {key}: {dump_value(value)}\n" for key, value in entry.items())])
+
+
+def _reads_as(path: Path, data: Mapping[str, Any]) -> bool:
+    try:
+        return read_yaml(path).data == data
+    except UserError:
+        return False

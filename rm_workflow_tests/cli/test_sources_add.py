@@ -1,0 +1,174 @@
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.settings import load_settings
+from rm_workflow_tests.cli.conftest import RECIPE, Answer, Project, lines, row
+
+Rmw = Callable[..., Answer]
+
+HH = {"chosen": "\n\nHuman: Hi?\n\nAssistant: Good day.", "rejected": "\n\nHuman: Hi?\n\nAssistant: No."}
+TURN = {"role": "user", "content": "Hi?"}
+MESSAGES = {
+    "chosen": [TURN, {"role": "assistant", "content": "Good day."}],
+    "rejected": [TURN, {"role": "assistant", "content": "No."}],
+}
+RATED = {
+    "prompt": "Hi?",
+    "completions": [
+        {"text": "Good day.", "ratings": {"tone": 5, "help": 3}},
+        {"text": "No.", "ratings": {"tone": 1, "help": 3}},
+    ],
+}
+GIVEN_RULES = ["identical_responses", "exact_duplicate"]
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+        return path
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+    return path
+
+
+def catalog_texts(project: Project) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((project.folder / "catalog").iterdir()) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("file", "example", "adapter", "rules"),
+    [
+        ("mine.jsonl", row(1), "chosen_rejected", GIVEN_RULES),
+        ("mine.jsonl.gz", MESSAGES, "chosen_rejected", GIVEN_RULES),
+        ("mine.parquet", MESSAGES, "chosen_rejected", GIVEN_RULES),
+        ("mine.jsonl", HH, "hh_transcript", GIVEN_RULES),
+        ("mine.jsonl", {"prompt": "Hi?", **HH}, "hh_transcript", GIVEN_RULES),
+        ("mine.jsonl", RATED, "scored_completions", ["rating", "equal_score", *GIVEN_RULES]),
+    ],
+)
+def test_the_adapter_is_guessed_and_the_rows_are_shown(
+    project: Project, rmw: Rmw, file: str, example: dict[str, Any], adapter: str, rules: list[str]
+):
+    write(project.folder / "rows" / file, example)
+    answer = rmw("sources", "add", f"rows/{file}")
+    assert answer.code == 0, answer.err
+    assert "-> " in answer.out
+    assert "'mine' is added to catalog/sources.yaml and catalog/pair_sets.yaml" in answer.err
+    catalog = load_catalog(load_settings())
+    source, pair_set = catalog.sources["mine"], catalog.pair_sets["mine"]
+    assert (source.adapter, source.files) == (adapter, {"train": [file]})
+    assert [rule.name for rule in pair_set.rules] == rules
+    assert pair_set.score == (["help", "tone"] if example is RATED else [])
+    assert rmw("sources", "check", "mine").code == 0
+
+
+@pytest.mark.parametrize("example", [row(1), RATED])
+def test_an_added_file_runs_to_a_mixture(project: Project, rmw: Rmw, example: dict[str, Any]):
+    write(project.folder / "rows/mine.jsonl", *({**example, "prompt": f"Question {number}?"} for number in range(30)))
+    assert rmw("sources", "add", "rows/mine.jsonl").code == 0
+    (project.folder / "my.yaml").write_text(RECIPE.replace("[toy]", "[mine]").replace("native", "hash"))
+    counted = json.loads(rmw("counts", "./my.yaml", "--json").out)
+    assert counted["sources"]["mine"]["rows"] == 30
+    assert counted["pair_sets"]["mine"]["kept"] == 30
+
+
+def test_columns_licence_and_name_are_taken_from_the_options(project: Project, rmw: Rmw):
+    write(project.folder / "rows/mine.jsonl", {"question": "Hi?", "better": "Good day.", "worse": "No."})
+    columns = ("--column", "prompt=question", "--column", "chosen=better", "--column", "rejected=worse")
+    answer = rmw("sources", "add", "rows/mine.jsonl", *columns, "--name", "my-own", "--licence", "CC0-1.0", "--json")
+    printed = json.loads(answer.out)
+    assert printed["files"][0]["rows"][0]["messages"] == [TURN]
+    assert printed["entries"]["sources.yaml"]["my_own"] == {
+        "path": "../rows",
+        "files": {"train": ["mine.jsonl"]},
+        "adapter": "chosen_rejected",
+        "columns": {"prompt": "question", "chosen": "better", "rejected": "worse"},
+        "licence": "CC0-1.0",
+    }
+    assert load_catalog(load_settings()).sources["my_own"].path == str(project.folder / "rows")
+
+
+def test_what_stood_in_the_catalogue_stays_byte_for_byte(project: Project, rmw: Rmw):
+    sources = project.folder / "catalog/sources.yaml"
+    sources.write_text("# my sources\n" + sources.read_text() + "# the end, without a line break")
+    before = catalog_texts(project)
+    rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1))))
+    after = catalog_texts(project)
+    assert list(after) == list(before)
+    assert all(after[name].startswith(before[name]) for name in before)
+
+
+def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
+    (project.folder / "other").mkdir()
+    monkeypatch.chdir(project.folder / "other")
+    monkeypatch.delenv("RMW_CATALOG")
+    file = str(write(project.folder / "elsewhere/mine.jsonl", row(1)))
+    answer = rmw("sources", "add", file)
+    assert answer.code == 1
+    assert "set RMW_CATALOG to a folder" in answer.error
+    (project.folder / "other/workspace.yaml").write_text("")
+    assert rmw("sources", "add", file).code == 0
+    text = (project.folder / "other/catalog/sources.yaml").read_text()
+    assert f"path: {project.folder}/elsewhere\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rows/absent.jsonl",), ("rows/absent.jsonl", "there is no such file")),
+        (("rows/mine.csv",), ("mine.csv", "unknown kind of file")),
+        (
+            ("rows/odd.jsonl",),
+            ("odd.jsonl", "the columns a, b", "--column", "--adapter", "a column is missing (chosen)"),
+        ),
+        (("rows/mine.jsonl", "--name", "toy"), ("source 'toy' is in the catalogue already", "--name")),
+        (("rows/mine.jsonl", "--name", "hh_helpful_base"), ("is in the catalogue already",)),
+        (("rows/mine.jsonl", "--name", "Ü"), ("source 'Ü'", "a-z, 0-9 and _")),
+        (("rows/mine.jsonl", "--adapter", "chosen_rejectd"), ("did you mean 'chosen_rejected'?",)),
+        (("rows/mine.jsonl", "--column", "promt=question"), ("no adapter", "promt")),
+        (("rows/mine.jsonl", "--adapter", "hh_transcript"), ("no row could be used", "`adapter`")),
+        (("rows/empty.jsonl",), ("rows/empty.jsonl has 0 rows",)),
+        (("rows/cut.jsonl.gz",), ("cut.jsonl.gz: the gzip file ends early",)),
+        (("rows/unrated.jsonl",), ("unrated.jsonl", "no response has a rating")),
+    ],
+)
+def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
+    project: Project, rmw: Rmw, arguments: tuple[str, ...], words: tuple[str, ...]
+):
+    rows = project.folder / "rows"
+    write(rows / "mine.jsonl", row(1))
+    write(rows / "mine.csv", row(1))
+    write(rows / "odd.jsonl", {"a": "1", "b": "2"})
+    write(rows / "empty.jsonl")
+    write(rows / "unrated.jsonl", {"prompt": "Hi?", "completions": [{"text": "Yes.", "ratings": {}}]})
+    (rows / "cut.jsonl.gz").write_bytes(gzip.compress(lines(range(900)).encode())[:-900])
+    before = catalog_texts(project)
+    answer = rmw("sources", "add", *arguments)
+    assert answer.code == 1
+    assert [part for part in words if part not in answer.error] == []
+    assert catalog_texts(project) == before
+
+
+def test_a_wrong_column_option_is_wrong_usage(project: Project, rmw: Rmw):
+    answer = rmw("sources", "add", "rows/train.jsonl", "--column", "prompt")
+    assert answer.code == 2
+    assert "'prompt' is not FIELD=COLUMN" in answer.error
+
+
+def test_a_catalogue_on_one_line_is_not_broken(project: Project, rmw: Rmw):
+    sets = project.folder / "catalog/pair_sets.yaml"
+    sets.write_text("{toy: {source: toy, candidates: given, rules: [exact_duplicate]}}\n")
+    before = catalog_texts(project)
+    answer = rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1))))
+    assert answer.code == 1
+    assert "catalog/pair_sets.yaml cannot be continued" in answer.error
+    assert catalog_texts(project) == before
