@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.artifacts import Artifact, ArtifactStore, prepare_home
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.cli.targets import SHORT_VERSION, find_artifact, raw_of
@@ -55,6 +55,7 @@ def lineage_command(
     store = ArtifactStore(load_settings().home)
     lineage = LineageStore(store)
     if target == "rebuild":
+        prepare_home(store.home)
         num_events = lineage.rebuild()
         if json_:
             print_json({"num_events": num_events})

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -220,6 +221,22 @@ def test_a_read_only_home_is_one_sentence(
     assert f"cannot write {small_disk}/home" in answer.error
     assert "read-only; make it writable or set RMW_HOME to another folder" in answer.error
     assert not (small_disk / "home").exists()
+
+
+def test_a_home_that_became_read_only_is_still_read(
+    project: Project, rmw: Rmw, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rmw("counts", "toy")
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    shutil.copytree(project.home, small_disk / "home")
+    monkeypatch.setenv("RMW_HOME", str(small_disk / "home"))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert json.loads(rmw("counts", "toy", "--no-run", "--json").out)["sources"]["toy"]["rows"] == 110
+    assert "Question" in rmw("show", "raw_toy").out
+    for verb in (("run", "toy"), ("lineage", "rebuild"), ("sources", "update", "hh_helpful_base")):
+        answer = rmw(*verb)
+        assert answer.code == 1
+        assert "read-only; make it writable or set RMW_HOME to another folder" in answer.error
 
 
 def test_a_home_that_is_a_file_is_one_sentence(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
