@@ -106,7 +106,7 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
         notes.append(recipe.published.note)
     console = Console()
     for note in notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)  # a command in it can be copied
 
 
 def _text(value: Any) -> str:
