@@ -21,11 +21,13 @@ IS_FILE = "$file in (file, source || ':' || file) and row = $row"
 
 RESPONSE_IDS = "select slot, response_id from occurrences where source = ? and file = ? and row = ?"
 
-# The columns of a place. A dropped pair is known by its slots in the row, a kept one by its responses.
+# The columns of a place, in data-flow order: kind of asset, asset, place of the rule among the asset's rules.
+# A dropped pair is known by its slots in the row, a kept one by its responses.
 NO_PLACE = """
     select
-        0 as flow, '' as asset, '' as source, '' as file, 0::bigint as row, '' as pair_id, []::varchar[] as slots,
-        '' as chosen_id, '' as rejected_id, '' as rule, '' as reason, '' as detail, '' as excerpt
+        0 as flow, '' as asset, 0 as step, '' as source, '' as file, 0::bigint as row, '' as pair_id,
+        []::varchar[] as slots, '' as chosen_id, '' as rejected_id,
+        '' as rule, '' as reason, '' as detail, '' as excerpt
     limit 0
 """
 
@@ -42,8 +44,9 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
     Returns:
         ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids of the row), ``prompt``,
         ``chosen``, ``rejected`` (texts), ``excerpt`` (of a row that could not be used), ``source``, ``file``, ``row``,
-        ``drops`` (asset, rule, reason, detail, pair_id in data-flow order), ``dropped_by`` (rule of the first of them),
-        ``reason``, ``pair_sets`` and ``mixtures`` (assets that keep it).
+        ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an asset by its rules, then by
+        pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and ``mixtures`` (assets that
+        keep it).
 
     Raises:
         UserError: nothing is known by that name, or several sources are.
@@ -65,7 +68,9 @@ def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
         for artifact in artifacts[kind]:
             asset = f"{flow} as flow, {quote_literal(artifact.asset)} as asset, source, file, row, pair_id"
             dropped = read_table(artifact.folder / "dropped.parquet")
-            parts.append(f"select {asset}, slots, rule, reason, detail, excerpt from {dropped}")
+            rules = ", ".join(quote_literal(rule) for rule in artifact.facts["dropped"])
+            step = f"list_position([{rules}], rule) as step"
+            parts.append(f"select {asset}, {step}, slots, rule, reason, detail, excerpt from {dropped}")
             if kind != "raw":
                 parts.append(
                     f"select {asset}, chosen_id, rejected_id from {read_table(artifact.folder / 'pairs.parquet')}"

@@ -52,8 +52,8 @@ class Data:
     artifacts: dict[str, list[Artifact]]
 
 
-def artifact(asset: str, folder: Path) -> Artifact:
-    return Artifact(asset, "1", folder, {})
+def artifact(asset: str, folder: Path, *rules: str) -> Artifact:
+    return Artifact(asset, "1", folder, {"facts": {"dropped": dict.fromkeys(rules, 0)}})
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     mixture = Mixture(pair_sets=["talks", "ratings"], split=Split(by="native"), decontaminate_against=["bench"])
     build_mixture(mixture, members, {"bench": write_benchmark(folder / "bench", {"i": "LEAKED"})}, outs["mix"])
     artifacts = {
-        "raw": [artifact("raw_talks", talks), artifact("raw_ratings", ratings)],
-        "pairs": [artifact("pairs_talks", outs["pairs_talks"]), artifact("pairs_ratings", outs["pairs_ratings"])],
-        "mixture": [artifact("some_mixture", outs["mix"])],
+        "raw": [artifact("raw_talks", talks, "broken_line"), artifact("raw_ratings", ratings)],
+        "pairs": [
+            artifact("pairs_talks", outs["pairs_talks"], "identical_responses"),
+            artifact("pairs_ratings", outs["pairs_ratings"], "equal_score"),
+        ],
+        "mixture": [artifact("some_mixture", outs["mix"], "leak")],
     }
     return Data([talks, ratings], outs["pairs_talks"], outs["pairs_ratings"], outs["mix"], artifacts)
 
@@ -207,6 +210,24 @@ def test_a_row_of_several_pairs_lists_them(data: Data):
     assert len(found["pairs"]) == 3
     assert [(drop["rule"], drop["pair_id"] in found["pairs"]) for drop in found["drops"]] == [("equal_score", True)]
     assert found["mixtures"] == ["some_mixture"]
+
+
+def test_drops_of_one_row_stand_in_the_order_of_the_rules_then_of_pair_ids(tmp_path: Path):
+    scored = [(text, {"quality": rating}) for text, rating in zip("abcde", (9, 9, 9, 4, 3), strict=True)]
+    raw = write_raw(tmp_path / "raw", [rated("Rate", scored, 1)])
+    out = tmp_path / "out"
+    out.mkdir()
+    rules = [{"score_ratio": {"min": 1.5}}, "equal_score", {"cap": {"max_pairs": 2}}]
+    pair_set = PairSet(source="src", candidates="rated", score=["quality"], rules=rules)
+    built = build_pair_set("x", pair_set, raw, out)
+    assert built.facts["dropped"] == {"score_ratio": 1, "equal_score": 3, "cap": 4}
+    pairs = artifact("pairs_x", out, *built.facts["dropped"])
+    found = trace("train.jsonl:1", {"raw": [artifact("raw_src", raw)], "pairs": [pairs], "mixture": []})
+    assert [drop["rule"] for drop in found["drops"]] == ["score_ratio", *["equal_score"] * 3, *["cap"] * 4]
+    assert found["dropped_by"] == "score_ratio"
+    ids = [drop["pair_id"] for drop in found["drops"]]
+    assert ids[1:4] == sorted(ids[1:4])
+    assert ids[4:] == sorted(ids[4:])
 
 
 def test_a_broken_row_is_traced_by_its_line(data: Data):
