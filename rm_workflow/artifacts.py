@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -183,7 +183,7 @@ class ArtifactStore:
         path = folder / MANIFEST
         if not path.is_file():
             return None
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = _read_json(path, f"delete the folder artifacts/{asset}/{version} and run again")
         for name, entry in manifest["files"].items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
             if size != entry["bytes"]:
@@ -228,30 +228,48 @@ class ArtifactStore:
         return [artifact for _, artifact in found if artifact]
 
     def events(
-        self, asset: str | None = None, kinds: tuple[str, ...] = (), newest_first: bool = False
+        self,
+        asset: str | None = None,
+        kinds: tuple[str, ...] = (),
+        newest_first: bool = False,
+        skip: Container[int] = (),
     ) -> Iterator[dict[str, Any]]:
-        """Yield events in the order of their sequence numbers."""
+        """Yield events in the order of their sequence numbers; what is left out is left out by name, unopened.
+
+        Args:
+            skip: sequence numbers to leave out.
+
+        Raises:
+            UserError: an event file is damaged.
+        """
+        wanted = []
+        for file_name in self._event_files():
+            sequence, kind, name, _ = file_name.split(".", 3)
+            if (asset is None or name == asset) and (not kinds or kind in kinds) and int(sequence) not in skip:
+                wanted.append(file_name)
+        for file_name in sorted(wanted, reverse=newest_first):
+            yield _read_json(self.events_folder / file_name, "delete it, then run rmw lineage rebuild")
+
+    def _event_files(self) -> list[str]:
         if not self.events_folder.is_dir():
-            return
-        for path in sorted(self.events_folder.glob("*.json"), reverse=newest_first):
-            _, kind, name, _ = path.name.split(".", 3)
-            if (asset is None or name == asset) and (not kinds or kind in kinds):
-                yield json.loads(path.read_text("utf-8"))
+            return []
+        return [name for name in os.listdir(self.events_folder) if name.endswith(".json")]
 
     def record(self, kind: str, asset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write one event under the next sequence number and return it."""
         self.events_folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.events_folder / ".lock"):
-            last = max((int(path.name.split(".")[0]) for path in self.events_folder.glob("*.json")), default=0)
+            last = max(self._event_files(), default="0")
+            sequence = int(last.split(".")[0]) + 1
             event = {
-                "sequence": last + 1,
+                "sequence": sequence,
                 "kind": kind,
                 "asset": asset,
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 **facts,
             }
-            path = self.events_folder / f"{last + 1:08d}.{kind}.{asset}.json"
-            draft = self.events_folder / f".draft-{uuid.uuid4().hex}"
+            path = self.events_folder / f"{sequence:08d}.{kind}.{asset}.json"
+            draft = self.events_folder / ".draft"
             draft.write_text(json.dumps(event, ensure_ascii=False, indent=1), "utf-8")
             _fsync(draft)
             draft.rename(path)
@@ -273,8 +291,10 @@ class ArtifactStore:
         self.staging.mkdir(parents=True, exist_ok=True)
         folder = self.staging / uuid.uuid4().hex
         lock = folder.with_suffix(".lock")
-        with _locked(lock):
-            folder.mkdir()
+        with contextlib.ExitStack() as owned:
+            with self._staging_locked():
+                owned.enter_context(_locked(lock))
+                folder.mkdir()
             try:
                 yield folder
             finally:
@@ -283,13 +303,21 @@ class ArtifactStore:
 
     def sweep(self) -> int:
         """Remove the staging folders of processes that are gone and return their number."""
+        if not self.staging.is_dir():
+            return 0
         removed = 0
-        for lock in self.staging.glob("*.lock") if self.staging.is_dir() else ():
-            with contextlib.suppress(BlockingIOError), _locked(lock, wait=False):
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
-                removed += 1
+        with self._staging_locked():
+            for token in {path.stem for path in self.staging.glob("[!.]*")}:
+                lock = self.staging / f"{token}.lock"
+                with contextlib.suppress(BlockingIOError), _locked(lock, wait=False):
+                    shutil.rmtree(self.staging / token, ignore_errors=True)
+                    lock.unlink(missing_ok=True)
+                    removed += 1
         return removed
+
+    def _staging_locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep making and sweeping apart: a sweep could lock, and remove, what its owner has made but not locked."""
+        return _locked(self.staging / ".lock")
 
     def publish(self, staged: Path, request: Request, built: Built, run_id: str) -> Artifact:
         """Make a staged folder visible under its key in one rename; a concurrent winner is kept."""
@@ -304,7 +332,11 @@ class ArtifactStore:
             _rename_new(staged, target)
         _fsync(target.parent)
         artifact = self.find(request.asset, request.version)
-        assert artifact is not None
+        if artifact is None:
+            raise UserError(
+                f"the folder artifacts/{request.asset}/{request.version} stands in the way: it has files and no "
+                f"{MANIFEST}; delete it and run again"
+            )
         return artifact
 
     def materialize(self, request: Request, build: Callable[[Path], Built], run_id: str) -> Outcome:
@@ -312,29 +344,29 @@ class ArtifactStore:
 
         Raises:
             CheckFailedError: a check did not hold; nothing was published.
-            UserError: the disk is full or read-only; nothing was published.
+            UserError: the disk is full or read-only; nothing was half published.
         """
-        found = self.find(request.asset, request.version)
-        if found:
-            self.record("reuse", request.asset, _event_facts(request, run_id))
-            return Outcome(found, reused=True)
         try:
-            with self._staged() as folder:
-                built = build(folder)
-                if not all(check.passed for check in built.checks):
-                    facts = {
-                        **_event_facts(request, run_id),
-                        "checks": [_check_json(c) for c in built.checks],
-                    }
-                    self.record("failed_check", request.asset, facts)
-                    raise CheckFailedError(request.asset, built.checks)
-                artifact = self.publish(folder, request, built, run_id)
+            outcome = self._reuse_or_build(request, build, run_id)
+            kind = "reuse" if outcome.reused else "publish"
+            self.record(kind, request.asset, _event_facts(request, run_id))
         except OSError as error:
             if not _is_under(error, self.home):
                 raise
             raise storage_error(error, self.home) from error
-        self.record("publish", request.asset, _event_facts(request, run_id))
-        return Outcome(artifact, reused=False)
+        return outcome
+
+    def _reuse_or_build(self, request: Request, build: Callable[[Path], Built], run_id: str) -> Outcome:
+        found = self.find(request.asset, request.version)
+        if found:
+            return Outcome(found, reused=True)
+        with self._staged() as folder:
+            built = build(folder)
+            if not all(check.passed for check in built.checks):
+                checks = [_check_json(check) for check in built.checks]
+                self.record("failed_check", request.asset, {**_event_facts(request, run_id), "checks": checks})
+                raise CheckFailedError(request.asset, built.checks)
+            return Outcome(self.publish(folder, request, built, run_id), reused=False)
 
 
 def _is_under(error: OSError, home: Path) -> bool:
@@ -434,6 +466,15 @@ def _rename_new(source: Path, target: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise FileExistsError(target) from error
         raise
+
+
+def _read_json(path: Path, mend: str) -> dict[str, Any]:
+    """Return the object in a file that is written once and whole, so that only a fault of the disk can cut it."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {mend}") from error
+    return content
 
 
 def _fsync(path: Path) -> None:

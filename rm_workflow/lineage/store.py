@@ -40,35 +40,49 @@ class LineageStore:
         self.path = store.home / "lineage.duckdb"
 
     def catch_up(self) -> bool:
-        """Index every event that is not indexed yet, in one transaction.
+        """Index every event that is not indexed yet, in one transaction; files of indexed events are not opened.
 
         Returns:
-            False when another process kept the file busy; the next call indexes what this one left.
+            False when it could not: the file is busy or damaged, or an event or artifact is; the log says which. The
+            next call indexes what this one left.
         """
+        # The index is never worth a failed asset: the truth lies in manifests and events.
         try:
-            with self._open(read_only=False, budget_seconds=WRITE_BUDGET_SECONDS) as connection:
-                connection.execute(sql("schema.sql"))
-                connection.begin()
-                indexed = {row[0] for row in connection.execute("select sequence from indexed_event").fetchall()}
-                for event in self.store.events():
-                    if event["sequence"] not in indexed:
-                        self._index(connection, event)
-                connection.commit()
-        except BusyError as error:
+            self._index_new()
+        except UserError as error:
             logger.warning("lineage will be indexed later: %s", error)
             return False
         except duckdb.Error as error:
-            # The index is never worth a failed asset: the truth lies in manifests and events.
             logger.warning("%s is damaged (%s); rmw lineage rebuild makes it anew", self.path.name, _first_line(error))
             return False
         return True
 
     def rebuild(self) -> int:
-        """Recreate the index from manifests and events alone and return the number of events."""
+        """Recreate the index from manifests and events alone and return the number of events.
+
+        Raises:
+            UserError: an event or artifact is damaged, or the file is busy or cannot be written.
+        """
         for path in (self.path, self.path.with_name(self.path.name + ".wal")):
             path.unlink(missing_ok=True)
-        self.catch_up()
-        return sum(1 for _ in self.store.events())
+        try:
+            return self._index_new()
+        except duckdb.Error as error:
+            mend = "free space there or set RMW_HOME to another folder"
+            raise UserError(f"cannot write {self.path} ({_first_line(error)}); {mend}") from error
+
+    def _index_new(self) -> int:
+        with self._open(read_only=False, budget_seconds=WRITE_BUDGET_SECONDS) as connection:
+            connection.execute(sql("schema.sql"))
+            connection.begin()
+            indexed = {row[0] for row in connection.execute("select sequence from indexed_event").fetchall()}
+            num_new = 0
+            # By sequence and not from the highest one on: an event may appear below it, for instance from a backup.
+            for event in self.store.events(skip=indexed):
+                self._index(connection, event)
+                num_new += 1
+            connection.commit()
+        return num_new
 
     def query(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one read-only query and return its rows."""

@@ -66,6 +66,67 @@ def test_catching_up_twice_adds_nothing(store: ArtifactStore):
     assert lineage.query("select count(*) from run_output") == [(3,)]
 
 
+def break_events(store: ArtifactStore) -> None:
+    for path in store.events_folder.glob("*.json"):
+        path.write_text("not opened")
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_indexed_events_are_not_opened_again(store: ArtifactStore, rebuilt: bool):
+    raw, *_ = chain(store)
+    lineage = LineageStore(store)
+    assert lineage.catch_up()
+    if rebuilt:
+        assert lineage.rebuild() == 3
+    break_events(store)
+    assert lineage.catch_up()
+    publish(store, "pairs_later", "pairs", raw)
+    assert lineage.catch_up()
+    assert lineage.query("select sequence from run_output order by sequence") == [(1,), (2,), (3,), (4,)]
+
+
+def test_an_event_that_appears_below_the_highest_is_indexed(store: ArtifactStore):
+    raw, *_ = chain(store)
+    lineage = LineageStore(store)
+    (gap,) = store.events_folder.glob("00000002.*")
+    text = gap.read_text()
+    gap.unlink()
+    assert lineage.catch_up()
+    assert lineage.query("select sequence from run_output order by sequence") == [(1,), (3,)]
+    gap.write_text(text)
+    publish(store, "pairs_later", "pairs", raw)
+    assert lineage.catch_up()
+    assert lineage.query("select sequence from run_output order by sequence") == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_cut_event_fails_no_asset_and_is_named_until_it_is_mended(
+    store: ArtifactStore, caplog: pytest.LogCaptureFixture
+):
+    chain(store)
+    lineage = LineageStore(store)
+    (cut,) = store.events_folder.glob("00000002.*")
+    cut.write_text(cut.read_text()[:40])
+    assert not lineage.catch_up()
+    assert cut.name in caplog.text
+    with pytest.raises(UserError, match=rf"{cut.name} is damaged .* delete it, then run rmw lineage rebuild"):
+        lineage.rebuild()
+    cut.unlink()
+    assert lineage.rebuild() == 2
+
+
+def test_a_damaged_artifact_fails_no_other_asset_and_is_named(store: ArtifactStore, caplog: pytest.LogCaptureFixture):
+    raw, *_ = chain(store)
+    (raw.folder / "rows.txt").write_text("")
+    lineage = LineageStore(store)
+    assert not lineage.catch_up()
+    assert f"artifact {raw.id}: file rows.txt has 0 bytes" in caplog.text
+
+
+def test_a_rebuild_that_cannot_write_says_so(tmp_path: Path):
+    with pytest.raises(UserError, match=r"cannot write .*lineage\.duckdb .* set RMW_HOME to another folder"):
+        LineageStore(ArtifactStore(tmp_path / "nowhere")).rebuild()
+
+
 def test_a_deleted_or_rebuilt_index_holds_the_same_rows(store: ArtifactStore):
     chain(store)
     lineage = LineageStore(store)
