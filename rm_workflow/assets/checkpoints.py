@@ -84,7 +84,7 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
             run_config, tokens, base = (inputs[upstream.asset] for upstream in planned.upstream)
             work = workplace.store.work_folder(request.asset, request.version)
             # A training that ended well before a publish that failed is not repeated.
-            if not (work / "result.json").exists():
+            if not _has_ended_well(work):
                 run_trainer(context, _command(run_config, tokens, base, work))
             return _collect(work, out, run_config)
 
@@ -118,6 +118,15 @@ def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path)
     }
     flat = [str(part) for pair in arguments.items() for part in pair]
     return [sys.executable, "-m", "rm_workflow.training.entry", *flat]
+
+
+def _has_ended_well(work: Path) -> bool:
+    """Return whether a training ended here with a proven model; any other result would fail each run anew."""
+    try:
+        result = json.loads((work / "result.json").read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return bool(result["reload"]["passed"])
 
 
 def _link(source: Path, target: Path) -> None:

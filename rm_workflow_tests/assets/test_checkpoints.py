@@ -1,0 +1,84 @@
+"""What a checkpoint's asset does with a training that ended already; the trainer itself is a stand-in."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from rm_workflow.artifacts import ArtifactStore, Built
+from rm_workflow.assets import checkpoints
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.publishing import RecipeSettings
+from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.settings import load_settings
+
+FACTS = {"base": "tiny", "objective": "bradley_terry", "num_train_pairs": 1, "num_steps": 1, "seconds": 1.0}
+METRICS = json.dumps({"step": 1, "loss": 0.7}) + "\n"
+
+
+def result(passed: bool) -> str:
+    return json.dumps({"num_steps": 1, "seconds": 1.0, "reload": {"passed": passed, "max_difference": 0.0}})
+
+
+class Trainer:
+    """Writes what it is told to write, one result for each start."""
+
+    def __init__(self, *results: str) -> None:
+        self.results = list(results)
+
+    def __call__(self, context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
+        out = Path(command[command.index("--out") + 1])
+        (out / "metrics.jsonl").write_text(METRICS)
+        (out / "result.json").write_text(self.results.pop(0))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.AssetsDefinition:
+    """The quickstart's checkpoint asset in a home that holds stand-ins of its inputs."""
+    monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
+    catalog = load_catalog(load_settings())
+    store = ArtifactStore(tmp_path / "home")
+
+    def build(out: Path) -> Built:
+        (out / "run_config.json").write_text("{}")
+        (out / "base.json").write_text(json.dumps({"base": "tiny", "folder": "."}))
+        (out / "config.json").write_text("{}")
+        return Built(FACTS)
+
+    for planned in Flow(catalog).checkpoint(catalog.recipes["quickstart"]).upstream:
+        store.materialize(planned.request((), overridden=False), build, "run-1")
+    return checkpoints.checkpoint_asset(catalog, "quickstart")
+
+
+def run(asset: dg.AssetsDefinition) -> bool:
+    return dg.materialize([asset], resources={"recipe_settings": RecipeSettings()}, raise_on_error=False).success
+
+
+def test_a_training_that_ended_well_is_not_repeated_when_its_publish_failed(
+    checkpoint: dg.AssetsDefinition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = Trainer(result(passed=True))
+    monkeypatch.setattr(checkpoints, "run_trainer", trainer)
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, "publish", fail)
+        assert not run(checkpoint)
+    assert trainer.results == []
+    assert run(checkpoint)
+    assert not list((tmp_path / "home/work").glob("*/*"))
+
+
+def fail(*arguments: object) -> None:
+    raise RuntimeError("the publish failed")
+
+
+@pytest.mark.parametrize("first", [result(passed=False), result(passed=True)[:20]], ids=["reload failed", "cut"])
+def test_a_training_without_a_proven_result_is_repeated(
+    checkpoint: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch, first: str
+):
+    trainer = Trainer(first, result(passed=True))
+    monkeypatch.setattr(checkpoints, "run_trainer", trainer)
+    assert not run(checkpoint)
+    assert run(checkpoint)
+    assert trainer.results == []
