@@ -63,6 +63,21 @@ def test_an_artifact_is_published_whole_with_hashes_and_facts(store: ArtifactSto
     assert staged(store) == []
 
 
+def test_files_in_folders_are_part_of_the_artifact(store: ArtifactStore):
+    def build(out: Path) -> Built:
+        (out / "model").mkdir()
+        (out / "model" / "config.json").write_text("{}")
+        return Built({})
+
+    artifact = store.materialize(request(), build, "run-1").artifact
+    assert artifact.file("model/config.json").read_text() == "{}"
+    with pytest.raises(UserError, match=r"has no file rows\.txt \(it has: model/config\.json\)"):
+        artifact.file("rows.txt")
+    (artifact.folder / "model" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"model/config\.json has None bytes"):
+        store.find("pairs_toy", artifact.version)
+
+
 def test_everything_is_on_the_disk_before_the_one_rename_that_shows_it(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ):
@@ -532,6 +547,17 @@ def test_a_read_only_disk_is_one_sentence(small_disk: ArtifactStore, is_publishe
         with pytest.raises(UserError, match="the file system is read-only; make it writable or set RMW_HOME"):
             write()
     assert bool(small_disk.latest("pairs_toy")) is is_published
+
+
+def test_a_home_is_made_with_its_parents_and_the_proof_leaves_nothing(tmp_path: Path):
+    prepare_home(tmp_path / "parent" / "home")
+    assert list((tmp_path / "parent" / "home").iterdir()) == []
+
+
+def test_a_home_on_a_full_disk_is_told_before_any_work(small_disk: ArtifactStore):
+    fill(small_disk.home.parent / "filler")
+    with pytest.raises(UserError, match="the disk is full"):
+        prepare_home(small_disk.home)
 
 
 def test_an_error_about_a_file_outside_the_home_is_not_told_as_the_homes(store: ArtifactStore):

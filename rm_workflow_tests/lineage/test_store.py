@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Check, ExternalFile, Request
+from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Check, CheckFailedError, ExternalFile, Request
 from rm_workflow.errors import UserError
 from rm_workflow.lineage import graph
 from rm_workflow.lineage import store as store_module
@@ -44,6 +44,48 @@ def test_counts_drops_and_checks_can_be_queried(store: ArtifactStore):
     assert dropped == [("cap", 0), ("equal_score", 3)]
     assert lineage.query("select count(*) from check_result where passed") == [(3,)]
     assert lineage.query("select num_rows from row_count where asset = 'toy_mixture' and stage = 'kept'") == [(7,)]
+
+
+def test_a_failed_check_and_a_run_with_changes_can_be_queried(store: ArtifactStore):
+    def fail(out: Path) -> Built:
+        return Built({}, (Check("law", False, "Nothing vanishes.", {"missing": 1}),))
+
+    with pytest.raises(CheckFailedError):
+        store.materialize(Request("pairs_toy", "pairs", "1", {}), fail, "run-1")
+    store.materialize(Request("pairs_toy", "pairs", "1", {"min": 2}, overridden=True), build, "run-2")
+    lineage = LineageStore(store)
+    assert lineage.catch_up()
+    assert lineage.query("select run_id, event, overridden from run_output order by sequence") == [
+        *(("run-1", "failed_check", False), ("run-2", "publish", True))
+    ]
+    assert lineage.query("select passed, metadata from check_result order by sequence") == [
+        *((False, '{"missing": 1}'), (True, '{"candidates": 10}'))
+    ]
+
+
+def test_figures_of_a_checkpoint_and_its_scores_can_be_queried(store: ArtifactStore):
+    def train(out: Path) -> Built:
+        (out / "metrics.jsonl").write_text('{"step": 1, "loss": 0.7, "note": "text"}\n{"step": 2, "loss": 0.5}\n')
+        names = {"base": "tiny", "objective": "bradley_terry", "num_train_pairs": 8, "num_steps": 2, "seconds": 1.5}
+        return Built(names)
+
+    def score(out: Path) -> Built:
+        part = {"score": 0.8, "n": 10, "ci_low": 0.5, "ci_high": 0.9}
+        return Built({"scores": {"test": {**part, "per_source": {"toy": {"score": 0.7, "n": 5}}}}})
+
+    checkpoint = store.materialize(Request("toy_checkpoint", "checkpoint", "1", {}), train, "run-1").artifact
+    store.materialize(Request("toy_scores", "scores", "1", {}, (checkpoint,)), score, "run-1")
+    lineage = LineageStore(store)
+    assert lineage.catch_up()
+    assert lineage.query("select base, num_steps, seconds from checkpoint") == [("tiny", 2, 1.5)]
+    assert lineage.query("select step, name, value from training_metric order by step") == [
+        *((1, "loss", 0.7), (2, "loss", 0.5))
+    ]
+    columns = "checkpoint_version, benchmark, part, score, n, ci_low, ci_high"
+    assert lineage.query(f"select {columns} from benchmark_score order by part") == [
+        (checkpoint.version, "test", "", 0.8, 10, 0.5, 0.9),
+        (checkpoint.version, "test", "toy", 0.7, 5, None, None),
+    ]
 
 
 def test_the_chain_reaches_the_raw_files_with_their_hashes(store: ArtifactStore):
@@ -120,6 +162,10 @@ def test_a_damaged_artifact_fails_no_other_asset_and_is_named(store: ArtifactSto
     lineage = LineageStore(store)
     assert not lineage.catch_up()
     assert f"artifact {raw.id}: file rows.txt has 0 bytes" in caplog.text
+    (raw.folder / "rows.txt").write_text("abc")
+    assert lineage.catch_up()
+    for table in ("dataset_version", "run_output", "check_result"):
+        assert lineage.query(f"select count(*) from {table}") == [(3,)]
 
 
 def test_a_rebuild_that_cannot_write_says_so(tmp_path: Path):
@@ -169,7 +215,7 @@ time.sleep(60)
 
 
 def test_a_persons_open_shell_delays_the_index_and_never_the_publish(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     raw, *_ = chain(store)
     lineage = LineageStore(store)
@@ -183,6 +229,7 @@ def test_a_persons_open_shell_delays_the_index_and_never_the_publish(
         started = time.monotonic()
         assert not lineage.catch_up()
         assert time.monotonic() - started < 10
+        assert "lineage.duckdb was busy for 0 s (held by" in caplog.text
     finally:
         shell.kill()
         shell.wait()
