@@ -34,14 +34,14 @@ CODE_VERSIONS = {
     "tokens": CodeVersion("1", ("training/tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("1", ("training/run_config.py",)),
     "checkpoint": CodeVersion(
-        "1",
+        "2",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
-            *("training/saving.py", "training/canaries.py", "models/reward_model.py"),
+            *("training/layouts.py", "training/saving.py", "training/canaries.py", "models/reward_model.py"),
         ),
     ),
     "scores": CodeVersion(
-        "1",
+        "2",
         (
             *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
             *("evaluation/benchmarks/*.py", "evaluation/items.py", "models/reward_model.py"),

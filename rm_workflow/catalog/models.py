@@ -212,7 +212,9 @@ class Training(Entry):
     Attributes:
         lora: adapter shape, or null for full fine-tuning.
         batch_size: pairs in one optimiser step, over all devices.
-        micro_batch_size: pairs in one forward pass on one device; never changes the result.
+        layout: how pairs lie in rows (``rm_workflow/training/layouts.py``); ``auto`` shares what both sides begin with
+            where that saves enough tokens. Never changes the result.
+        micro_batch_tokens: tokens in one forward pass on one device, padding included; never changes the result.
         warmup: steps if >= 1, share of all steps if below.
         precision: ``auto`` is bf16 autocast where the device really computes in it, else fp32.
         head_init_std: standard deviation of the fresh reward head; null is 1/(hidden size + 1) (OpenRLHF).
@@ -223,7 +225,8 @@ class Training(Entry):
     lora: Lora | None = None
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Positive
-    micro_batch_size: Positive = 4
+    layout: Literal["auto", "padded", "grouped", "shared"] = "auto"
+    micro_batch_tokens: Positive = 4096
     batch_unit: Literal["pairs", "blocks"] = "pairs"
     epochs: Annotated[float, Field(gt=0)] = 1
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"

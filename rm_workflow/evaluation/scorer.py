@@ -194,9 +194,9 @@ class Scorer:
         return Prepared(fitted.input_ids, truncated=len(fitted.input_ids) < len(encoded.input_ids))
 
     def _score_batch(self, batch: Sequence[Sequence[int]]) -> list[float]:
-        input_ids, attention_mask, end_index = (tensor.to(self.device) for tensor in pad(batch, self.pad_token_id))
+        input_ids, end_index = (tensor.to(self.device) for tensor in pad(batch, self.pad_token_id))
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-            scores = reward_model.rewards(self.model, input_ids, attention_mask, end_index)
+            scores = reward_model.rewards(self.model, input_ids, end_index)
         values: list[float] = scores.double().cpu().tolist()
         return values
 
@@ -210,12 +210,12 @@ def batches(sequences: Sequence[tuple[int, ...]], batch_tokens: int) -> Iterator
         start += rows
 
 
-def pad(batch: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return right-padded ids [B, T], the mask [B, T] and the end index [B]."""
+def pad(batch: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Return right-padded ids [R, T] and the end index [R]."""
     lengths = torch.tensor([len(row) for row in batch])
     width = int(lengths.max())
     input_ids = torch.tensor([[*row, *[pad_token_id] * (width - len(row))] for row in batch])
-    return input_ids, (torch.arange(width) < lengths[:, None]).long(), lengths - 1
+    return input_ids, lengths - 1
 
 
 def _recipe_folder(folder: Path) -> Path | None:

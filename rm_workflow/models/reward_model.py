@@ -1,6 +1,6 @@
 """The reward model: a pretrained body, one linear head, and the reward read at an explicit end index.
 
-Shapes: B rows, T tokens, H hidden size. The head and the rewards are fp32 whatever the body computes in: bf16
+Shapes: R rows, T tokens, N responses, H hidden size. Head and rewards are fp32 whatever the body computes in: bf16
 rewards near 16 step by 0.06 to 0.125, so different replies would tie.
 """
 
@@ -81,28 +81,31 @@ def keep_head_fp32(model: nn.Module) -> None:
 def rewards(
     model: nn.Module,
     input_ids: Tensor,
-    attention_mask: Tensor,
     end_index: Tensor,
+    row_index: Tensor | None = None,
     position_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the reward of each row, fp32 [B], differentiable.
+    """Return the reward of each response, fp32 [N], differentiable.
 
     The same as plain transformers on right-padded rows (which pools at the last token that is not the pad), but with no
     need to guess the end. Works on a plain model, inside PEFT or a data-parallel wrapper, and under autocast.
 
     Args:
-        input_ids: [B, T], right-padded.
-        attention_mask: [B, T], 0 at padding.
-        end_index: [B], index of the token whose hidden state is scored.
-        position_ids: [B, T], or None for 0 .. T-1.
+        input_ids: [R, T], right-padded: nothing real attends to the padding of a causal body, so it needs no mask.
+        end_index: [N], index of the token whose hidden state is scored.
+        row_index: [N], row of each response; None where each row is one response.
+        position_ids: [R, T], or None for 0 .. T-1.
+        attention_mask: [R, 1, T, T], True where a query attends to a key, or None for plain causal attention.
     """
     classifier = sequence_classifier(model)
     body = getattr(classifier, classifier.base_model_prefix)
-    hidden_BTH = body(
+    hidden_RTH = body(
         input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
     ).last_hidden_state
-    rows = torch.arange(hidden_BTH.shape[0], device=hidden_BTH.device)
-    return head_rewards(model, hidden_BTH[rows, end_index])
+    if row_index is None:
+        row_index = torch.arange(hidden_RTH.shape[0], device=hidden_RTH.device)
+    return head_rewards(model, hidden_RTH[row_index, end_index])
 
 
 def head_rewards(model: nn.Module, hidden: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ FRESH_LOSS_TOLERANCE = 0.3
 # Largest |reward before - reward after| for rewards up to 1 in size; beyond, relative to the largest.
 RELOAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 EQUAL_REWARDS = 1e-6
+# Largest difference of rewards between layouts in fp32, as a share of the largest reward; rounding gives about 1e-6.
+LAYOUT_TOLERANCE = 1e-4
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 
 
@@ -52,6 +54,11 @@ def check_tokens(pairs: TrainPairs, pad_token_id: int | None, eos_token_id: int 
             f"responses.parquet: response {pairs.response_ids[response]} {where} the pad token (id {pad_token_id}); "
             "rebuild the tokens with this token recipe"
         )
+
+
+def relative_difference(rewards: "Tensor", others: "Tensor") -> float:
+    """Return the largest difference as a share of the largest reward."""
+    return float((rewards - others).abs().max() / rewards.abs().max())
 
 
 def check_scores(pairs: TrainPairs, objective: str) -> None:

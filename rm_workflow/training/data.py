@@ -1,12 +1,12 @@
-"""Tokenised pairs in memory, the order they are trained in, and their micro-batches.
+"""Tokenised pairs in memory and the order they are trained in.
 
 A pair is two row numbers of ``responses.parquet``, so a response's tokens are held once however many pairs use it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,6 @@ import pyarrow.parquet as pq
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
 from rm_workflow.training.run_config import num_items
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-MicroBatch = Mapping[str, "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +54,31 @@ class TrainPairs:
         """Return the token ids of one response with its prompt."""
         return self.token_ids[self.starts[response] : self.starts[response + 1]]
 
+    def lengths(self, position: int) -> tuple[int, int]:
+        """Return the tokens of the chosen and of the rejected side of a pair."""
+        chosen, rejected = int(self.chosen[position]), int(self.rejected[position])
+        return len(self.ids(chosen)), len(self.ids(rejected))
+
     @property
     def num_tokens(self) -> int:
         """Return the tokens of one pass over the pairs, both sides, without padding."""
         lengths = np.diff(self.starts)
         return int(lengths[self.chosen].sum() + lengths[self.rejected].sum())
+
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest side of a pair."""
+        lengths = np.diff(self.starts)
+        return int(max(lengths[self.chosen].max(), lengths[self.rejected].max()))
+
+    @cached_property
+    def num_common(self) -> npt.NDArray[np.int64]:
+        """Return [pairs] how many first tokens both sides have in common, each side keeping one of its own.
+
+        Counted on the tokens themselves, whatever the texts say: a template may tokenise one prompt in two ways.
+        """
+        both = ((self.ids(int(c)), self.ids(int(r))) for c, r in zip(self.chosen, self.rejected, strict=True))
+        return np.asarray([_num_common(chosen, rejected) for chosen, rejected in both], dtype=np.int64)
 
 
 def load_pairs(folder: Path, split: str = "train") -> TrainPairs:
@@ -105,6 +120,12 @@ def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float32)
 
 
+def _num_common(chosen: npt.NDArray[np.int32], rejected: npt.NDArray[np.int32]) -> int:
+    shorter = min(len(chosen), len(rejected)) - 1
+    differs = chosen[:shorter] != rejected[:shorter]
+    return int(differs.argmax()) if differs.any() else shorter
+
+
 def keyed_order(pairs: TrainPairs, seed: int, epoch: int) -> list[int]:
     """Return the positions of the pairs in the order of one epoch.
 
@@ -125,60 +146,3 @@ def training_order(pairs: TrainPairs, seed: int, epochs: float) -> list[int]:
     for epoch in range(-(-total // len(pairs))):
         order += keyed_order(pairs, seed, epoch)
     return order[:total]
-
-
-def micro_batches(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Yield the pairs of a step in groups of ``size``, the last one short."""
-    for start in range(0, len(positions), size):
-        yield positions[start : start + size]
-
-
-def padded_batch(pairs: TrainPairs, positions: Sequence[int], pad_token_id: int) -> MicroBatch:
-    """Lay out pairs as TRL's collator does: chosen rows, then rejected rows, padded on the right.
-
-    Returns:
-        input_ids, attention_mask [2 * pairs, length]; end_index [2 * pairs], the last token of each row; pair, weight,
-        score_gap [pairs].
-    """
-    import torch
-
-    index = np.asarray(positions, dtype=np.int64)
-    rows = [pairs.ids(response) for response in np.concatenate([pairs.chosen[index], pairs.rejected[index]])]
-    lengths = np.asarray([len(row) for row in rows], dtype=np.int64)
-    input_ids = np.full((len(rows), int(lengths.max())), pad_token_id, dtype=np.int64)
-    for target, row in zip(input_ids, rows, strict=True):
-        target[: len(row)] = row
-    return {
-        "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy((np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)),
-        "end_index": torch.from_numpy(lengths - 1),
-        "pair": torch.from_numpy(index),
-        "weight": torch.from_numpy(pairs.weight[index]),
-        "score_gap": torch.from_numpy(pairs.score_gap[index]),
-    }
-
-
-@dataclass(frozen=True)
-class StepCollator:
-    """Turns the rows of one optimiser step into its micro-batches.
-
-    The data loader's batch is the whole step, so the number of micro-batches may differ from step to step and the
-    loss can be normalised over the step before the first of them is computed.
-    """
-
-    pairs: TrainPairs
-    micro_batch_size: int
-    pad_token_id: int
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[MicroBatch]]:
-        """Return ``{"micro_batches": [...]}`` for dataset rows ``{"pair": position}``."""
-        # Pairs of like length go together: most of the padding is gone, and a step's loss does not depend on the order.
-        positions = sorted((int(row["pair"]) for row in rows), key=self._padded_length)
-        groups = micro_batches(positions, self.micro_batch_size)
-        return {"micro_batches": [padded_batch(self.pairs, group, self.pad_token_id) for group in groups]}
-
-    def _padded_length(self, position: int) -> tuple[int, str]:
-        """Return the length of a pair's longer side, and its key so that the order is the same in every process."""
-        starts = self.pairs.starts
-        sides = (int(self.pairs.chosen[position]), int(self.pairs.rejected[position]))
-        return max(int(starts[row + 1] - starts[row]) for row in sides), self.pairs.pair_key[position]

@@ -31,7 +31,8 @@ from rm_workflow.training import process
 
 if TYPE_CHECKING:
     from rm_workflow.models.tokens import Encoder
-    from rm_workflow.training.data import MicroBatch, TrainPairs
+    from rm_workflow.training.data import TrainPairs
+    from rm_workflow.training.layouts import MicroBatch
     from rm_workflow.training.trainer import PairTrainer
 
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
@@ -39,6 +40,8 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 OUTPUTS = ("model", "adapter", METRICS, RESULT)
 PROBE_PAIRS = 8
+# In fp32, which a CPU is slow at.
+LAYOUT_PROBE_PAIRS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,11 +109,13 @@ def train(
     trainer = _trainer(run_config, encoder, pairs, base, progress, out)
     probe = _probe(trainer, pairs, encoder.pad_token_id)
     first_loss = check_start(trainer, probe, _fresh_head(base))
+    prove_layout(trainer, probe)
+    progress.say(f"layout {trainer.layout}: {trainer.layout_reason}")
     progress.start()
     trainer.train()
     seconds = time.monotonic() - progress.started
 
-    model, parameters = trainer.trained_model, _parameter_counts(trainer)
+    model, parameters, layout = trainer.trained_model, _parameter_counts(trainer), trainer.layout
     del trainer
     save_dtype = run_config["training"]["save_dtype"]
     reload = saving.save_and_prove(model, encoder, base, save_dtype, probe, out)
@@ -129,6 +134,7 @@ def train(
         "last_accuracy": progress.records[-1]["accuracy"],
         "device": run_config["device"],
         "precision": run_config["precision"],
+        "layout": layout,
         **parameters,
         "peak_memory_gb": _peak_memory_gb(run_config["device"]),
         "reload": reload,
@@ -214,7 +220,7 @@ def _fresh_head(base: Path) -> bool:
 
 
 def _probe(trainer: "PairTrainer", pairs: "TrainPairs", pad_token_id: int) -> "MicroBatch":
-    from rm_workflow.training.data import padded_batch
+    from rm_workflow.training.layouts import padded_batch
 
     return padded_batch(pairs, trainer.order[:PROBE_PAIRS], pad_token_id)
 
@@ -232,6 +238,27 @@ def check_start(trainer: "PairTrainer", probe: "MicroBatch", fresh_head: bool) -
         losses = trainer.pair_loss(chosen, rejected, batch["score_gap"])
         losses_at_zero = trainer.pair_loss(zero, zero, batch["score_gap"])
     return canaries.check_start(chosen, rejected, losses, losses_at_zero, batch["weight"], fresh_head)
+
+
+def prove_layout(trainer: "PairTrainer", probe: "MicroBatch") -> None:
+    """Let the trainer fall back to ``grouped``, with a word, where this body's rewards depend on the layout."""
+    import torch
+
+    from rm_workflow.training import canaries, layouts
+
+    if trainer.layout != "shared":
+        return
+    pairs = probe["pair"][:LAYOUT_PROBE_PAIRS].tolist()
+    pad = trainer.collator.pad_token_id
+    batches = [lay_out(trainer.pairs, pairs, pad) for lay_out in (layouts.padded_batch, layouts.shared_batch)]
+    with torch.no_grad(), trainer.exactly():
+        model = trainer.trained_model.eval()
+        padded, shared = (
+            torch.cat(trainer.pair_rewards(model, trainer._prepare_inputs(dict(batch)))) for batch in batches
+        )
+    difference = canaries.relative_difference(padded, shared)
+    if difference > canaries.LAYOUT_TOLERANCE:
+        trainer.use_layout("grouped", f"rewards of the shared layout differ by {difference:.1e} of the largest")
 
 
 def _parameter_counts(trainer: "PairTrainer") -> dict[str, int]:

@@ -210,7 +210,7 @@ def estimated_memory_gb(architecture: Architecture, recipe: Recipe, device: str)
 
     full: 16 bytes a parameter. LoRA: 16 bytes a parameter of the adapter, and the frozen weights in bf16 (2 bytes),
     in fp32 (4) where ``precision`` is fp32 or the device a CPU, whose autocast keeps fp32 weights. To this come the
-    activations of one forward pass of 2 * micro_batch_size sequences of max_length, and ``RUNTIME_GB``.
+    activations of one forward pass of ``micro_batch_tokens``, or of one pair where that is longer, and ``RUNTIME_GB``.
     """
     training = recipe.training
     if training.lora is None:
@@ -219,7 +219,7 @@ def estimated_memory_gb(architecture: Architecture, recipe: Recipe, device: str)
         frozen = 4 if training.precision == "fp32" or device == "cpu" else 2
         adapter = architecture.adapter(training.lora.r, training.lora.target_modules)
         state = frozen * architecture.total + ADAM_BYTES * adapter
-    tokens = 2 * training.micro_batch_size * recipe.tokens.max_length
+    tokens = max(training.micro_batch_tokens, 2 * recipe.tokens.max_length)
     unit = tokens * architecture.hidden
     kept = RECOMPUTED_BYTES if training.activation_checkpointing else ACTIVATION_BYTES
     recomputed_layer = ACTIVATION_BYTES if training.activation_checkpointing else 0

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from rm_workflow.models import reward_model
 from rm_workflow.models.tokens import Encoder
 from rm_workflow.training import canaries
-from rm_workflow.training.data import MicroBatch
+from rm_workflow.training.layouts import MicroBatch
 
 MODEL = "model"
 ADAPTER = "adapter"
@@ -82,7 +82,7 @@ def trained_rewards(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
     """Return the rewards of a batch without autocast, fp32 on the CPU, shape [rows]."""
     model.eval()
     device = next(model.parameters()).device
-    inputs = (batch[name].to(device) for name in ("input_ids", "attention_mask", "end_index"))
+    inputs = (batch[name].to(device) for name in ("input_ids", "end_index"))
     return reward_model.rewards(model, *inputs).float().cpu()
 
 
@@ -123,5 +123,6 @@ def load_adapter(base: Path, adapter: Path, pad_token_id: int, batch: MicroBatch
 @torch.no_grad()
 def plain_rewards(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the logits of the model's own forward pass, fp32, shape [rows]."""
-    logits: Tensor = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    attention_mask = (torch.arange(batch["input_ids"].shape[1]) <= batch["end_index"][:, None]).long()
+    logits: Tensor = model.eval()(input_ids=batch["input_ids"], attention_mask=attention_mask).logits
     return logits.float().squeeze(-1)

@@ -12,6 +12,8 @@ What differs from the stock trainer (TRL 1.16), and why:
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import reward_model
-from rm_workflow.training import objectives
-from rm_workflow.training.data import MicroBatch, StepCollator, TrainPairs, training_order
+from rm_workflow.training import layouts, objectives
+from rm_workflow.training.data import TrainPairs, training_order
+from rm_workflow.training.layouts import MicroBatch, StepCollator
 from rm_workflow.training.metrics import Progress
 
 HEAD = "score"
@@ -60,17 +63,35 @@ class PairTrainer(RewardTrainer):
         self.pair_loss = objectives.get(run_config["objective"])
         self.center_coefficient = float(training["center_rewards_coefficient"] or 0.0)
         self.autocast = run_config["precision"] == "bf16"
+        classifier = reward_model.sequence_classifier(model)
+        self.layout, self.layout_reason = layouts.choose(training["layout"], pairs, classifier, run_config["device"])
+        self.collator = StepCollator(pairs, self.layout, training["micro_batch_tokens"], tokenizer.pad_token_id)
         self.order = training_order(pairs, run_config["seed"], training["epochs"])
         super().__init__(
             model=model,
             args=training_arguments(run_config, out),
-            data_collator=StepCollator(pairs, training["micro_batch_size"], tokenizer.pad_token_id),
+            data_collator=self.collator,
             train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
             processing_class=tokenizer,
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(LogLastStep())
+
+    def use_layout(self, layout: layouts.Layout, reason: str) -> None:
+        """Lay the pairs out in another way from now on."""
+        self.layout, self.layout_reason = layout, reason
+        self.collator = replace(self.collator, layout=layout)
+        self.data_collator = self.collator
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Compute in float32 within the context, whatever the precision of training."""
+        self.autocast, autocast = False, self.autocast
+        try:
+            yield
+        finally:
+            self.autocast = autocast
 
     @property
     def trained_model(self) -> PreTrainedModel | PeftModel:
@@ -122,15 +143,18 @@ class PairTrainer(RewardTrainer):
             weight=inputs["weight"].sum().item(),
             margins=(chosen - rejected).tolist(),
             sources=[self.pairs.source[pair] for pair in inputs["pair"].tolist()],
-            tokens=int(inputs["attention_mask"].sum().item()),
+            tokens=int(inputs["num_tokens"].sum().item()),
         )
         return loss
 
     def pair_rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the float32 rewards of the chosen and of the rejected side, each of shape [pairs]."""
+        layout = {name: inputs[name] for name in ("position_ids", "attention_mask") if name in inputs}
         # The backbone is called below the model's own forward, so accelerate's autocast would not reach it.
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            rewards = reward_model.rewards(model, inputs["input_ids"], inputs["attention_mask"], inputs["end_index"])
+            rewards = reward_model.rewards(
+                model, inputs["input_ids"], inputs["end_index"], inputs["row_index"], **layout
+            )
         chosen, rejected = rewards.chunk(2)
         return chosen, rejected
 

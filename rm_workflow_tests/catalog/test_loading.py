@@ -54,7 +54,7 @@ def test_the_full_recipe_holds_what_the_card_states(catalog: Catalog):
     assert training.lora is not None
     assert (training.lora.r, training.lora.alpha) == (32, 64)
     assert (training.learning_rate, training.schedule, training.warmup) == (1e-5, "cosine", 100)
-    assert (training.batch_size, training.micro_batch_size, training.epochs) == (16, 4, 1)
+    assert (training.batch_size, training.micro_batch_tokens, training.epochs) == (16, 4096, 1)
 
 
 def test_the_mini_recipe_inherits_all_but_what_it_states(catalog: Catalog):

@@ -22,7 +22,7 @@ mixture:
   pair_sets: [toy]
   split: {by: native}
 tokens: {template: chatml, max_length: 128}
-training: {learning_rate: 1e-3, batch_size: 4, micro_batch_size: 4, epochs: EPOCHS, logging_steps: 1, precision: fp32}
+training: {learning_rate: 1e-3, batch_size: 4, epochs: EPOCHS, logging_steps: 1, precision: fp32}
 evaluation: {precision: fp32}
 """
 START_SECONDS = 120

@@ -55,9 +55,9 @@ def test_scores_equal_plain_transformers(checkpoint: Path):
 def test_equal_sequences_are_scored_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     forwarded = []
 
-    def counted(model, input_ids, attention_mask, end_index):
+    def counted(model, input_ids, end_index):
         forwarded.extend(end_index.tolist())
-        return original(model, input_ids, attention_mask, end_index)
+        return original(model, input_ids, end_index)
 
     original = reward_model.rewards
     monkeypatch.setattr(reward_model, "rewards", counted)

@@ -35,15 +35,18 @@ def tiny_classifier(model_type: str):
     return AutoModelForSequenceClassification.from_config(config).eval()
 
 
-def padded_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return right-padded random ids, the mask and the end indices of four rows."""
+def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return right-padded random ids and the end indices of four rows."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.full((len(LENGTHS), max(LENGTHS)), PAD)
-    mask = torch.zeros_like(ids)
     for row, length in enumerate(LENGTHS):
         ids[row, :length] = torch.randint(4, 400, (length,), generator=generator)
-        mask[row, :length] = 1
-    return ids, mask, torch.tensor(LENGTHS) - 1
+    return ids, torch.tensor(LENGTHS) - 1
+
+
+def mask_of(ids: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+    """Return the mask that plain transformers takes, 0 at padding."""
+    return (torch.arange(ids.shape[1]) <= end[:, None]).long()
 
 
 def lora(model):
@@ -60,10 +63,10 @@ def lora(model):
 @pytest.mark.parametrize("wrap", [lambda model: model, lora], ids=["plain", "peft"])
 def test_rewards_equal_plain_transformers_pooling(model_type: str, wrap) -> None:
     model = wrap(tiny_classifier(model_type))
-    ids, mask, end = padded_batch()
+    ids, end = padded_batch()
     with torch.inference_mode():
-        plain = model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
-        ours = rewards(model, ids, mask, end)
+        plain = model(input_ids=ids, attention_mask=mask_of(ids, end)).logits.squeeze(-1)
+        ours = rewards(model, ids, end)
     assert ours.dtype == torch.float32
     assert ours.std() > 1e-4
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5)
@@ -81,12 +84,12 @@ def test_merged_lora_gives_the_rewards_of_the_adapter() -> None:
 def test_the_end_index_decides_not_the_pad_token() -> None:
     """A reply that ends in the pad token is pooled one token early by plain transformers."""
     model = tiny_classifier("llama")
-    ids, mask, end = padded_batch()
+    ids, end = padded_batch()
     ids[0, LENGTHS[0] - 1] = PAD
     with torch.inference_mode():
-        hidden = model.model(ids[:1], attention_mask=mask[:1]).last_hidden_state
-        ours = rewards(model, ids, mask, end)[0]
-        plain = model(input_ids=ids, attention_mask=mask).logits[0, 0]
+        hidden = model.model(ids[:1], attention_mask=mask_of(ids, end)[:1]).last_hidden_state
+        ours = rewards(model, ids, end)[0]
+        plain = model(input_ids=ids, attention_mask=mask_of(ids, end)).logits[0, 0]
         expected = model.score(hidden[0, -1])[0]
     torch.testing.assert_close(ours, expected)
     assert abs(ours - plain) > 1e-4
@@ -94,12 +97,10 @@ def test_the_end_index_decides_not_the_pad_token() -> None:
 
 def test_padding_never_changes_a_reward() -> None:
     model = tiny_classifier("llama")
-    ids, mask, end = padded_batch()
+    ids, end = padded_batch()
     with torch.inference_mode():
-        together = rewards(model, ids, mask, end)
-        alone = torch.cat(
-            [rewards(model, ids[i : i + 1, :n], mask[i : i + 1, :n], end[i : i + 1]) for i, n in enumerate(LENGTHS)]
-        )
+        together = rewards(model, ids, end)
+        alone = torch.cat([rewards(model, ids[i : i + 1, :n], end[i : i + 1]) for i, n in enumerate(LENGTHS)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 

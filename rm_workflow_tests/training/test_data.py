@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rm_workflow.errors import UserError
-from rm_workflow.training.data import StepCollator, keyed_order, load_pairs, padded_batch, training_order
+from rm_workflow.training.data import keyed_order, load_pairs, training_order
 from rm_workflow_tests.training import toy
 
 
@@ -53,22 +53,16 @@ def test_a_pair_without_its_response_is_refused(encoder, tmp_path):
         load_pairs(folder)
 
 
-def test_a_batch_holds_chosen_rows_then_rejected_rows_and_where_they_end(pairs, encoder):
-    batch = padded_batch(pairs, [4, 1, 9], encoder.pad_token_id)
-    for row, (side, position) in enumerate((side, p) for side in ("chosen", "rejected") for p in (4, 1, 9)):
-        ids = pairs.ids(getattr(pairs, side)[position])
-        assert np.array_equal(batch["input_ids"][row, : len(ids)], ids)
-        assert set(batch["input_ids"][row, len(ids) :].tolist()) <= {encoder.pad_token_id}
-        assert batch["attention_mask"][row].sum() == len(ids)
-        assert batch["end_index"][row] == len(ids) - 1
-    assert batch["weight"].tolist() == [2.0, 2.0, 1.0]
-    assert batch["score_gap"].tolist() == [0.0, 0.5, 0.5]
+def test_common_tokens_are_counted_on_the_tokens_and_leave_each_side_one_of_its_own(pairs):
+    for position, common in enumerate(pairs.num_common):
+        chosen, rejected = pairs.ids(pairs.chosen[position]), pairs.ids(pairs.rejected[position])
+        assert np.array_equal(chosen[:common], rejected[:common])
+        assert common < min(len(chosen), len(rejected))
+        assert common + 1 == min(len(chosen), len(rejected)) or chosen[common] != rejected[common]
 
 
-def test_a_step_is_cut_into_micro_batches_of_like_length_with_a_short_last_one(pairs, encoder):
-    step = StepCollator(pairs, 3, encoder.pad_token_id)([{"pair": n} for n in range(8)])["micro_batches"]
-    assert [len(batch["pair"]) for batch in step] == [3, 3, 2]
-    assert sorted(n for batch in step for n in batch["pair"].tolist()) == list(range(8))
-    widths = [batch["input_ids"].shape[1] for batch in step]
-    assert widths == sorted(widths)
-    assert widths[0] < widths[-1]
+def test_lengths_are_those_of_both_sides(pairs):
+    chosen, rejected = pairs.lengths(4)
+    assert (chosen, rejected) == (len(pairs.ids(pairs.chosen[4])), len(pairs.ids(pairs.rejected[4])))
+    assert sum(sum(pairs.lengths(position)) for position in range(len(pairs))) == pairs.num_tokens
+    assert pairs.longest == max(max(pairs.lengths(position)) for position in range(len(pairs)))

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from rm_workflow.errors import UserError
-from rm_workflow.training import entry
+from rm_workflow.training import entry, layouts
 from rm_workflow_tests.training import toy
 
 # What a cluster node without the Dagster side has: these packages cannot be found.
@@ -92,6 +93,23 @@ def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path
     assert {path.name for path in out.iterdir()} == expected
 
 
+def test_a_body_whose_rewards_depend_on_the_layout_is_trained_in_another_with_a_word(
+    tiny_base, tokens, encoder, tmp_path, monkeypatch
+):
+    lay_out = layouts.shared_batch
+
+    def seeing_the_other_side(*arguments):
+        batch = lay_out(*arguments)
+        return {**batch, "attention_mask": torch.ones_like(batch["attention_mask"]).tril()}
+
+    monkeypatch.setattr(layouts, "shared_batch", seeing_the_other_side)
+    run_config, out = prepare(tmp_path, encoder)
+    told = []
+    result = entry.train(run_config, tokens, tiny_base, out, told.append)
+    assert result["layout"] == "grouped"
+    assert any(line.startswith("layout grouped: rewards of the shared layout differ by") for line in told)
+
+
 def test_each_printed_line_is_passed_on_and_has_the_figures(tiny_base, tokens, encoder, tmp_path):
     run_config, out = prepare(tmp_path, encoder, warmup=100)
     told = []
@@ -99,8 +117,9 @@ def test_each_printed_line_is_passed_on_and_has_the_figures(tiny_base, tokens, e
     assert told[0].startswith("training toy: 22 pairs,")
     assert "3 steps of 8 pairs, all weights, objective bradley_terry, cpu, fp32" in told[0]
     assert told[1].startswith("note: the warm-up of 100 steps covers all 3 steps")
-    assert told[2].startswith("step 1/3  loss 0.69")
-    assert "ETA 0:0" in told[2]
+    assert told[2].startswith("layout shared: both sides have 1.57 times the tokens")
+    assert told[3].startswith("step 1/3  loss 0.69")
+    assert "ETA 0:0" in told[3]
     assert told[-1].startswith("saved and loaded again: rewards of model/ differ by up to")
 
 
@@ -142,7 +161,9 @@ def test_it_trains_where_dagster_and_duckdb_are_not_installed(tiny_base, tokens,
     assert done.returncode == 0, done.stderr
     assert (out / "result.json").is_file()
     assert done.stdout == ""
-    assert all(line.startswith(("training", "step", "saved")) for line in done.stderr.splitlines()), done.stderr
+    assert all(line.startswith(("training", "layout", "step", "saved")) for line in done.stderr.splitlines()), (
+        done.stderr
+    )
 
 
 def test_a_second_trainer_is_refused_and_the_first_ends_with_its_killed_parent(tiny_base, tokens, encoder, tmp_path):
@@ -214,7 +235,7 @@ def test_smollm2_learns_real_words_by_lora(smollm2_folder, tmp_path):
 
     encoder = Encoder.load(smollm2_folder, toy.TOKENS)
     tokens = toy.write_tokens(tmp_path / "tokens", encoder, toy.rows(100))
-    recipe = toy.recipe(lora={"r": 16, "alpha": 32}, learning_rate=5e-4, micro_batch_size=8)
+    recipe = toy.recipe(lora={"r": 16, "alpha": 32}, learning_rate=5e-4)
     config = toy.resolved(recipe, encoder, 100, resolve_precision("auto", "cpu"))
     out = tmp_path / "out"
     out.mkdir()

@@ -9,7 +9,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.models.reward_model import head_module, load_reward_model, rewards
 from rm_workflow.models.tokens import Encoder
 from rm_workflow.training import saving
-from rm_workflow.training.data import padded_batch
+from rm_workflow.training.layouts import padded_batch
 from rm_workflow.training.trainer import add_lora
 
 MESSAGES = [{"role": "user", "content": "Name a river."}]
@@ -20,9 +20,7 @@ CARD_TEXT = "Human: What is the capital of France?\n\nAssistant: Paris is the ca
 
 def reward_of(model, ids):
     with torch.no_grad():
-        return rewards(
-            model.eval(), torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long), torch.tensor([len(ids) - 1])
-        ).item()
+        return rewards(model.eval(), torch.tensor([ids]), torch.tensor([len(ids) - 1])).item()
 
 
 @pytest.fixture(scope="module")

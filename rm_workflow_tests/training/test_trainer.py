@@ -6,6 +6,7 @@ from torch.nn.functional import logsigmoid
 
 from rm_workflow.errors import UserError
 from rm_workflow.models.reward_model import head_module, load_reward_model, rewards
+from rm_workflow.training.layouts import padded_batch
 from rm_workflow.training.metrics import Progress
 from rm_workflow.training.trainer import PairTrainer, add_lora
 from rm_workflow_tests.training import toy
@@ -68,12 +69,15 @@ def assert_same(ours, theirs):
     assert (ours_all - theirs_all).norm() <= 1e-6 * theirs_all.norm()
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 3, 10, 64])
-def test_a_step_equals_the_slow_reference_whatever_the_micro_batches(
-    micro_batch_size, tiny_base, encoder, pairs, tmp_path
+@pytest.mark.parametrize("layout", ["padded", "grouped", "shared"])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 200, 4096])
+def test_a_step_equals_the_slow_reference_whatever_the_layout_and_the_micro_batches(
+    layout, micro_batch_tokens, tiny_base, encoder, pairs, tmp_path
 ):
-    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, micro_batch_size=micro_batch_size)
+    values = {"layout": layout, "micro_batch_tokens": micro_batch_tokens}
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, **values)
     positions = [3, 20, 1, 7, 8, 14, 11, 2, 5, 16]
+    assert trainer.layout == layout
     assert_same(one_step(trainer, positions), slow_reference(trainer.model, pairs, positions))
 
 
@@ -155,11 +159,8 @@ def test_metrics_are_weighted_by_pairs_and_cover_every_pair(tiny_base, encoder, 
     records = trainer.progress.records
     # A learning rate of all but zero: the figures of the run are those of the untrained model over all pairs.
     with torch.no_grad():
-        batch = trainer.data_collator.__class__(pairs, 22, encoder.pad_token_id)([{"pair": n} for n in range(22)])
-        inputs = batch["micro_batches"][0]
-        chosen, rejected = rewards(
-            trainer.model, inputs["input_ids"], inputs["attention_mask"], inputs["end_index"]
-        ).chunk(2)
+        inputs = padded_batch(pairs, range(22), encoder.pad_token_id)
+        chosen, rejected = rewards(trainer.model, inputs["input_ids"], inputs["end_index"]).chunk(2)
     assert [record["step"] for record in records] == [1, 2, 3]
     assert [record["pairs"] for record in records] == [8, 8, 6]
     assert sum(r["accuracy"] * r["pairs"] for r in records) == pytest.approx((chosen > rejected).sum().item())

@@ -20,7 +20,7 @@ TOKENS = TokenRecipe(template="chatml", max_length=256)
 
 def recipe(objective: str = "bradley_terry", **training: Any) -> Recipe:
     """Return a recipe for the toy task with changed training values."""
-    values = {"learning_rate": 5e-3, "batch_size": 8, "micro_batch_size": 3, "schedule": "constant", "warmup": 0.0}
+    values = {"learning_rate": 5e-3, "batch_size": 8, "micro_batch_tokens": 128, "schedule": "constant", "warmup": 0.0}
     return Recipe.model_validate(
         {
             "name": "toy",
