@@ -5,9 +5,9 @@ from pathlib import Path
 import dagster as dg
 
 from rm_workflow import hub
-from rm_workflow.artifacts import Artifact, Built, ExternalFile
+from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, publish, table
+from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, external_files, publish, table
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.evaluation import benchmarks
 
@@ -21,8 +21,7 @@ def benchmark_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
         files = hub.resolve_files(benchmark, workplace.settings)
-        external = tuple(ExternalFile(file.name, file.path, file.sha256) for file in files)
-        request = planned.request((), overridden=False, external_files=external)
+        request = planned.request((), overridden=False, external_files=external_files(files))
 
         def build(out: Path) -> Built:
             return benchmarks.build_benchmark(name, benchmark, files, out)

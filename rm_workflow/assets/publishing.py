@@ -10,12 +10,22 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Check, CheckFailedError, Request, prepare_home
+from rm_workflow.artifacts import (
+    Artifact,
+    ArtifactStore,
+    Built,
+    Check,
+    CheckFailedError,
+    ExternalFile,
+    Request,
+    prepare_home,
+)
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.catalog.loading import override_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
+from rm_workflow.hub import SourceFile
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.settings import Settings, load_settings
 
@@ -68,6 +78,11 @@ def open_workplace(catalog: Catalog, recipe_settings: RecipeSettings) -> Workpla
     prepare_home(settings.home)
     store = ArtifactStore(settings.home)
     return Workplace(settings, catalog, store, LineageStore(store), recipe_settings.overrides)
+
+
+def external_files(files: Sequence[SourceFile]) -> tuple[ExternalFile, ...]:
+    """Return files of a source or benchmark as inputs of a request."""
+    return tuple(ExternalFile(file.name, file.path, file.sha256) for file in files)
 
 
 Body = Callable[[dg.AssetExecutionContext, Workplace], Events]

@@ -5,9 +5,18 @@ from pathlib import Path
 import dagster as dg
 
 from rm_workflow import hub
-from rm_workflow.artifacts import Artifact, Built, ExternalFile
+from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, markdown, publish, table
+from rm_workflow.assets.publishing import (
+    Events,
+    Metadata,
+    Workplace,
+    define_asset,
+    external_files,
+    markdown,
+    publish,
+    table,
+)
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.preferences import raw, show
 
@@ -21,8 +30,7 @@ def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
         files = hub.resolve_files(source, workplace.settings)
-        external = tuple(ExternalFile(file.name, file.path, file.sha256) for file in files)
-        request = planned.request((), overridden=False, external_files=external)
+        request = planned.request((), overridden=False, external_files=external_files(files))
 
         def build(out: Path) -> Built:
             return raw.build_raw(name, source, files, out)
@@ -34,7 +42,7 @@ def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
                 "rows_read": facts["rows"],
                 "rows_dropped": facts["rows"] - facts["used"],
                 "dropped_by_rule": table([{"rule": rule, "rows": number} for rule, number in facts["dropped"].items()]),
-                "files": table([{"file": file.name, "sha256": file.sha256} for file in external]),
+                "files": table([{"file": file.name, "sha256": file.sha256} for file in files]),
                 "licence": source.licence,
                 "dropped_rows": markdown(show.as_markdown(show.dropped_rows(artifact.folder, [artifact.folder], 5))),
             }

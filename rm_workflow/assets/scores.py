@@ -69,8 +69,8 @@ def _describe(artifact: Artifact) -> Metadata:
     rows = score_rows(artifact.facts["scores"])
     scored = [row for row in rows if row["score"] is not None]
     points = [tuple(row[key] for key in ("benchmark", "score", "ci_low", "ci_high")) for row in scored]
-    headline = {f"{name}_score": float(result["score"]) for name, result in artifact.facts["scores"].items()
-                if result["score"] is not None}  # fmt: skip
+    scores = {name: result["score"] for name, result in artifact.facts["scores"].items()}
+    headline = {f"{name}_score": float(score) for name, score in scores.items() if score is not None}
     return {
         **headline,
         "scores": table(rows),

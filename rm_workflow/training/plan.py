@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rm_workflow.catalog.models import Catalog, PairSet, Recipe, Source, Trainin
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
+from rm_workflow.training.run_config import num_steps
 
 GB = 1e9
 
@@ -161,18 +161,13 @@ def plan(
         "max_length": recipe.tokens.max_length,
         "num_pairs": num_pairs,
         "num_pairs_source": _pairs_origin(counted_pairs, published),
-        "num_steps": None if num_pairs is None else num_steps(num_pairs, training),
+        "num_steps": None if num_pairs is None else num_steps(num_pairs, training.epochs, training.batch_size),
         "num_tokens": num_tokens,
         "device": name,
         "device_memory_gb": DEVICES[name].memory_gb,
         "memory_gb": estimated_memory_gb(architecture, recipe, name) if architecture else None,
         "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
     }
-
-
-def num_steps(num_pairs: int, training: Training) -> int:
-    """Return ceil(pairs * epochs / batch size): the short last step is kept. 160,800 / 16 = 10,050."""
-    return math.ceil(num_pairs * Fraction(str(training.epochs)) / training.batch_size)
 
 
 def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
