@@ -324,9 +324,7 @@ class ArtifactStore:
         target = self.artifacts / request.asset / request.version
         manifest = _manifest(staged, request, built, run_id)
         (staged / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
-        for path in sorted(staged.rglob("*"), reverse=True):
-            _fsync(path)
-        _fsync(staged)
+        fsync_tree(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             _rename_new(staged, target)
@@ -475,6 +473,13 @@ def _read_json(path: Path, mend: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {mend}") from error
     return content
+
+
+def fsync_tree(folder: Path) -> None:
+    """Bring a folder and all that it holds to the disk, so that a later mark of completeness can be believed."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _fsync(path)
+    _fsync(folder)
 
 
 def _fsync(path: Path) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rm_workflow.artifacts import fsync_tree
 from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.errors import UserError
 from rm_workflow.training import process
@@ -139,6 +140,7 @@ def train(
         "peak_memory_gb": _peak_memory_gb(run_config["device"]),
         "reload": reload,
     }
+    fsync_tree(out)
     _write_last(out / RESULT, result)
     return result
 

@@ -110,6 +110,16 @@ def test_a_body_whose_rewards_depend_on_the_layout_is_trained_in_another_with_a_
     assert any(line.startswith("layout grouped: rewards of the shared layout differ by") for line in told)
 
 
+def test_the_result_is_written_only_when_the_model_is_on_the_disk(tiny_base, tokens, encoder, tmp_path, monkeypatch):
+    on_disk = []
+    monkeypatch.setattr(entry, "fsync_tree", lambda folder: on_disk.append({path.name for path in folder.iterdir()}))
+    run_config, out = prepare(tmp_path, encoder)
+    entry.train(run_config, tokens, tiny_base, out)
+    (found,) = on_disk
+    assert "model" in found
+    assert "result.json" not in found
+
+
 def test_each_printed_line_is_passed_on_and_has_the_figures(tiny_base, tokens, encoder, tmp_path):
     run_config, out = prepare(tmp_path, encoder, warmup=100)
     told = []
