@@ -65,6 +65,9 @@ class Source(Location):
         adapter: name of the schema reader in ``rm_workflow.preferences.adapters``.
         columns: the adapter's own field -> column name in the file, for the generic adapters.
         group_column: column whose value must stay on one side of a split; None takes the first user turn.
+        prompt_form: how a prompt that is one text is written: ``plain`` (one user turn) or ``extra_id`` (HelpSteer2's
+            ``<extra_id_1>`` marks between turns).
+        winner: for adapters that read a label: side (``a``, ``b``, ``tie``) -> the labels that mean it.
         max_broken_share: broken lines above this share of a file are fatal.
         published_rows: rows by split as the publisher states them; never checked, only shown.
     """
@@ -72,6 +75,8 @@ class Source(Location):
     adapter: Name
     columns: dict[Name, str] = {}
     group_column: str | None = None
+    prompt_form: Literal["plain", "extra_id"] = "plain"
+    winner: dict[Literal["a", "b", "tie"], list[bool | int | float | str]] = {}
     licence: str
     attribution: str = ""
     description: str = ""
@@ -91,13 +96,14 @@ class PairSet(Entry):
     """One source put through an ordered list of rules.
 
     Attributes:
-        candidates: ``given`` (slots chosen and rejected of one row) or ``rated`` (all C(k,2) of a row's responses).
+        candidates: ``given`` (slots chosen and rejected of one row), ``rated`` (all C(k,2) of a row's responses) or
+            ``rated_prompt`` (all C(k,2) of a prompt's responses in one file, whose rows are single responses).
         score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
         published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
     """
 
     source: Name
-    candidates: Literal["given", "rated"]
+    candidates: Literal["given", "rated", "rated_prompt"]
     score: list[str] = []
     rules: list[RuleUse]
     published: int | None = None

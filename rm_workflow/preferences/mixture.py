@@ -96,16 +96,12 @@ KEPT = """
 """
 
 DROPPED = """
-    -- dropped.parquet: what a rule has dropped, where its texts stand in the row, and the start of the chosen one
-    with places as (select source, file, row, response_id, min(slot) as slot from occurrences group by all)
+    -- dropped.parquet: what a rule has dropped, with the start of the chosen text
     select
-        'pair' as stage, d.source, d.file, d.row, [c.slot, r.slot] as slots, pair_id, rule, reason, detail,
+        'pair' as stage, source, file, row, []::varchar[] as slots, pair_id, chosen_id, rejected_id, rule, reason, detail,
         left(text, {characters}) as excerpt
-    from drops d
-    left join places c on (c.source, c.file, c.row, c.response_id) = (d.source, d.file, d.row, d.chosen_id)
-    left join places r on (r.source, r.file, r.row, r.response_id) = (d.source, d.file, d.row, d.rejected_id)
-    left join responses on responses.response_id = d.chosen_id
-    order by d.source, d.file, d.row, rule, pair_id, slots, pair_set
+    from drops left join responses on response_id = chosen_id
+    order by source, file, row, rule, pair_id, pair_set
 """
 
 

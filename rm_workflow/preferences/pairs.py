@@ -21,46 +21,57 @@ from rm_workflow.database import quote_identifier, quote_literal, write_parquet
 from rm_workflow.errors import UserError
 from rm_workflow.preferences.rules import BoundRule, bind_rules
 from rm_workflow.preferences.sql import content_id_sql, json_string, one_row, read_table, work_database
-from rm_workflow.preferences.tables import EXCERPT_CHARACTERS
+from rm_workflow.preferences.tables import EXCERPT_CHARACTERS, PREFERENCE
 
 # A rating as an exact number. Beyond 15 digits before the point, and for NaN, there is none.
 RATING = "decimal(24, 9)"
 
-SLOTS_OF = {"given": "chosen and rejected", "rated": "0, 1, 2, ..."}
+SLOTS_OF = {"given": "chosen and rejected", "rated": "0, 1, 2, ...", "rated_prompt": "0"}
+# What holds the responses that are compared with each other.
+LIST_OF = {"given": "row", "rated": "row", "rated_prompt": "prompt_id"}
 
 # given: the two sides of a row, as the source labels them
 GIVEN = """
     select
         c.prompt_id, c.response_id as chosen_id, r.response_id as rejected_id,
         c.total as chosen_sum, c.present as chosen_count, r.total as rejected_sum, r.present as rejected_count,
-        c.source, c.file, c.row, [c.slot, r.slot] as slots
+        c.source, c.file, c.row, [c.slot, r.slot] as slots, c.extra
     from scored c join scored r using (prompt_id, source, file, row)
     where c.slot = 'chosen' and r.slot = 'rejected'
 """
 
-# rated: all C(k, 2) pairs of a row's responses; the exact higher mean is chosen
+# rated: all C(k, 2) pairs of a list's responses; the exact higher mean is chosen. A pair stands where its first
+# response stands; where the responses have rows of their own, the slots are these rows.
 RATED = """
     with pairs as (
-        select a, b, coalesce(a.total * b.present < b.total * a.present, false) as turned
+        select
+            a, b, coalesce(a.total * b.present < b.total * a.present, false) as turned, a.row as row,
+            if(a.row = b.row, [a.slot, b.slot], [a.row::varchar, b.row::varchar]) as places
         from scored a join scored b
-            on a.prompt_id = b.prompt_id and a.source = b.source and a.file = b.file and a.row = b.row
+            on a.source = b.source and a.file = b.file and a.listing = b.listing and a.prompt_id = b.prompt_id
             and a.place < b.place
     ),
-    oriented as (select if(turned, b, a) as c, if(turned, a, b) as r from pairs)
+    oriented as (
+        select if(turned, b, a) as c, if(turned, a, b) as r, row, if(turned, list_reverse(places), places) as slots
+        from pairs
+    )
     select
         c.prompt_id, c.response_id as chosen_id, r.response_id as rejected_id,
         c.total as chosen_sum, c.present as chosen_count, r.total as rejected_sum, r.present as rejected_count,
-        c.source, c.file, c.row, [c.slot, r.slot] as slots
+        c.source, c.file, oriented.row, slots, c.extra
     from oriented
 """
 
 # How many candidates there must be, counted from the rows without pairing them.
 EXPECTED = {
     "given": "select count(*) from occurrences where slot = 'chosen'",
-    "rated": """
-        select coalesce(sum(k * (k - 1) // 2), 0)::bigint
-        from (select count(*) as k from occurrences group by source, file, row)
-    """,
+    **{
+        candidates: f"""
+            select coalesce(sum(k * (k - 1) // 2), 0)::bigint
+            from (select count(*) as k from occurrences group by source, file, prompt_id, {LIST_OF[candidates]})
+        """
+        for candidates in ("rated", "rated_prompt")
+    },
 }
 
 KEPT = """
@@ -75,7 +86,7 @@ KEPT = """
 DROPPED = """
     -- dropped.parquet: what a rule has dropped, with the start of the chosen text
     select
-        'pair' as stage, source, file, row, slots, pair_id, rule, reason, detail,
+        'pair' as stage, source, file, row, slots, pair_id, chosen_id, rejected_id, rule, reason, detail,
         left(text, {characters}) as excerpt
     from drops left join {responses} responses on response_id = chosen_id
     order by source, file, row, rule, pair_id, slots
@@ -107,6 +118,7 @@ def build_pair_set(name: str, pair_set: PairSet, raw: Path, out: Path) -> Built:
     with work_database(out) as con:
         con.execute(f"create view occurrences as from {read_table(raw / 'occurrences.parquet')}")
         _check_ratings(con, name, pair_set)
+        _check_extra(con, name, pair_set, rules)
         _make_candidates(con, pair_set)
         candidates = _check_candidates(con, name, pair_set)
         dropped = _apply_rules(con, rules)
@@ -133,11 +145,25 @@ def _check_ratings(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet)
             f"pair set '{name}': score names the rating '{missing[0]}', which no response of source "
             f"'{pair_set.source}' has; name one of: {', '.join(known) or '(it has no ratings)'}"
         )
-    if pair_set.candidates == "rated" and not pair_set.score:
+    if pair_set.candidates != "given" and not pair_set.score:
         raise UserError(
-            f"pair set '{name}': candidates 'rated' are ranked by ratings, and 'score' names none; "
+            f"pair set '{name}': candidates '{pair_set.candidates}' are ranked by ratings, and 'score' names none; "
             f"name some of: {', '.join(known) or '(the source has no ratings)'}"
         )
+
+
+def _check_extra(
+    con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet, rules: Sequence[BoundRule]
+) -> None:
+    """Refuse a rule on a column that the source does not carry along."""
+    (known,) = one_row(con, "select coalesce(json_keys(any_value(extra)), []) from occurrences")
+    for rule in rules:
+        missing = [column for column in rule.needs_extra if column not in known]
+        if missing:
+            raise UserError(
+                f"pair set '{name}': rule '{rule.name}' reads '{missing[0]}', which source '{pair_set.source}' does "
+                f"not carry along; add columns: {{extra_{missing[0]}: <its column>}} to the source"
+            )
 
 
 def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
@@ -147,7 +173,10 @@ def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
         -- a response's score is total / present: the mean of the named ratings that are there
         create temp table scored as
         select
-            response_id, prompt_id, source, file, row, slot, try_cast(slot as integer) as place,
+            response_id, prompt_id, source, file, row, slot, extra, {LIST_OF[pair_set.candidates]} as listing,
+            row_number() over (
+                partition by source, file, prompt_id, listing order by row, try_cast(slot as integer), slot
+            ) as place,
             try_cast(list_sum([{ratings}]::{RATING}[]) as {RATING}) as total,
             list_count([{ratings}]::{RATING}[])::decimal(4, 0) as present
         from occurrences
@@ -186,7 +215,13 @@ def _check_candidates(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairS
             f"{SLOTS_OF[pair_set.candidates]}, and source '{pair_set.source}' has only "
             f"{', '.join(slot for (slot,) in slots) or 'no rows'}; see 'candidates' of the pair set"
         )
-    if unranked and pair_set.candidates == "rated" and "rating" not in [use.name for use in pair_set.rules]:
+    ties = one_row(con, f"select count(*) from occurrences where slot = 'chosen' and ratings['{PREFERENCE}'] = 0")[0]
+    if ties and not (PREFERENCE in pair_set.score and "equal_score" in [use.name for use in pair_set.rules]):
+        raise UserError(
+            f"pair set '{name}': {ties} rows of source '{pair_set.source}' are ties; set score: [{PREFERENCE}] and add "
+            "the rule 'equal_score' to drop and count them"
+        )
+    if unranked and pair_set.candidates != "given" and "rating" not in [use.name for use in pair_set.rules]:
         raise UserError(
             f"pair set '{name}': {unranked} of {total} candidates have a response without any of the ratings "
             f"{', '.join(pair_set.score)}; add the rule 'rating' to drop and count them"

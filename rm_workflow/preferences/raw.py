@@ -234,6 +234,8 @@ def _dropped_row(place: Mapping[str, Any], row: Row | BrokenLine, drop: RowDropp
         "stage": "row",
         "slots": [],
         "pair_id": None,
+        "chosen_id": None,
+        "rejected_id": None,
         "rule": drop.rule,
         "reason": drop.reason,
         "detail": None if drop.detail is None else printable(drop.detail),

@@ -60,13 +60,9 @@ DROPPED = """
         rule, reason, detail, drawn.pair_id, messages as prompt, c.text as chosen, r.text as rejected,
         if(stage = 'row', excerpt, null) as excerpt, {origin} as origin
     from drawn
-    left join occurrences oc
-        on (oc.source, oc.file, oc.row, oc.slot) = (drawn.source, drawn.file, drawn.row, slots[1]) and stage = 'pair'
-    left join occurrences oj
-        on (oj.source, oj.file, oj.row, oj.slot) = (drawn.source, drawn.file, drawn.row, slots[2]) and stage = 'pair'
-    left join responses c on c.response_id = oc.response_id
-    left join responses r on r.response_id = oj.response_id
-    left join prompts on prompts.prompt_id = oc.prompt_id
+    left join responses c on c.response_id = chosen_id
+    left join responses r on r.response_id = rejected_id
+    left join prompts on prompts.prompt_id = c.prompt_id
     order by place, rule
 """
 

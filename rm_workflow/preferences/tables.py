@@ -13,6 +13,8 @@ import pyarrow as pa
 # Order in which a row is tried; the first rule that matches drops it.
 ROW_RULES = ("broken_line", "bad_field", "context_differs", "empty_message", "not_alternating")
 EXCERPT_CHARACTERS = 200
+# The rating that a label gives: 1 the better response, 0 the other, both 0 for a tie.
+PREFERENCE = "preference"
 
 RowRule = Literal["broken_line", "bad_field", "context_differs", "empty_message", "not_alternating"]
 
@@ -52,6 +54,8 @@ DROPPED = pa.schema(
         ("row", pa.int64()),
         ("slots", pa.list_(pa.string())),
         ("pair_id", pa.string()),
+        ("chosen_id", pa.string()),
+        ("rejected_id", pa.string()),
         ("rule", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),

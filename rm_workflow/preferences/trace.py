@@ -19,14 +19,11 @@ FILE_AND_ROW = re.compile(r"(?P<file>.+):(?P<row>\d+)", re.DOTALL)
 # What a file may be called: as the source calls it, or with the source before it, as `rmw show` prints it.
 IS_FILE = "$file in (file, source || ':' || file) and row = $row"
 
-RESPONSE_IDS = "select slot, response_id from occurrences where source = ? and file = ? and row = ?"
-
 # The columns of a place, in data-flow order: kind of asset, asset, place of the rule among the asset's rules.
-# A dropped pair is known by its slots in the row, a kept one by its responses.
 NO_PLACE = """
     select
         0 as flow, '' as asset, 0 as step, '' as source, '' as file, 0::bigint as row, '' as pair_id,
-        []::varchar[] as slots, '' as chosen_id, '' as rejected_id,
+        '' as chosen_id, '' as rejected_id,
         '' as rule, '' as reason, '' as detail, '' as excerpt
     limit 0
 """
@@ -70,7 +67,7 @@ def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
             dropped = read_table(artifact.folder / "dropped.parquet")
             rules = ", ".join(quote_literal(rule) for rule in artifact.facts["dropped"])
             step = f"list_position([{rules}], rule) as step"
-            parts.append(f"select {asset}, {step}, slots, rule, reason, detail, excerpt from {dropped}")
+            parts.append(f"select {asset}, chosen_id, rejected_id, {step}, rule, reason, detail, excerpt from {dropped}")
             if kind != "raw":
                 parts.append(
                     f"select {asset}, chosen_id, rejected_id from {read_table(artifact.folder / 'pairs.parquet')}"
@@ -127,10 +124,7 @@ def _texts(con: duckdb.DuckDBPyConnection, places: Sequence[Row], pair_ids: Sequ
 def _sides(con: duckdb.DuckDBPyConnection, places: Sequence[Row]) -> tuple[str | None, str | None]:
     """Return the chosen and the rejected text of the one pair that stands in ``places``."""
     place = next(place for place in places if place["pair_id"])
-    by_slot = dict(con.execute(RESPONSE_IDS, [place["source"], place["file"], place["row"]]).fetchall())
     ids = [place["chosen_id"], place["rejected_id"]]
-    if place["rule"]:
-        ids = [by_slot.get(slot) for slot in place["slots"]]
     texts = dict(
         con.execute("select response_id, text from responses where list_contains(?, response_id)", [ids]).fetchall()
     )
@@ -154,4 +148,6 @@ def _fate(places: Sequence[Row]) -> Row:
 
 
 def _keeping(places: Sequence[Row], kind: str) -> list[str]:
-    return sorted({place["asset"] for place in places if place["chosen_id"] and place["flow"] == KINDS.index(kind)})
+    flow = KINDS.index(kind)
+    kept = (place for place in places if place["chosen_id"] and not place["rule"] and place["flow"] == flow)
+    return sorted({place["asset"] for place in kept})

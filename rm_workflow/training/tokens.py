@@ -135,30 +135,13 @@ order by response_id
 DROPPED_PAIRS = """
 -- why each other pair is gone
 select
-    'pair' as stage, judged.source, judged.file, judged.row,
-    list_filter([chosen.slot, rejected.slot], lambda slot: slot is not null) as slots,
-    pair_id, rule, reasons.reason, detail, left(response.text, 200) as excerpt
+    'pair' as stage, source, file, row, []::varchar[] as slots, pair_id, chosen_id, rejected_id,
+    rule, reasons.reason, detail, left(response.text, 200) as excerpt
 from judged
 join reasons using (rule)
-left join slots as chosen
-    on (chosen.response_id, chosen.source, chosen.file, chosen.row)
-    = (judged.chosen_id, judged.source, judged.file, judged.row)
-left join slots as rejected
-    on (rejected.response_id, rejected.source, rejected.file, rejected.row)
-    = (judged.rejected_id, judged.source, judged.file, judged.row)
 left join (select response_id, any_value(text) as text from raw_responses group by response_id) as response
     on response.response_id = judged.chosen_id
-order by judged.source, judged.file, judged.row, rule, pair_id, slots
-"""
-
-SLOTS = """
--- where a source shows a response; a row that shows the same text twice is named by its first slot
-create table slots as
-select response_id, source, file, row, min(slot) as slot
-from raw_occurrences
-where response_id in (select chosen_id from judged where rule is not null
-                      union select rejected_id from judged where rule is not null)
-group by all
+order by source, file, row, rule, pair_id
 """
 
 COUNTS = """

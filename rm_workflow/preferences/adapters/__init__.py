@@ -1,7 +1,9 @@
 """Schema readers: one small file each; its name is the adapter's name.
 
 A module has ``COLUMNS`` (the adapter's own field -> the column that is read where ``columns`` of the source names no
-other) and ``read(row, source) -> Example``, which raises ``RowDropped`` where a row rule matches.
+other) and ``read(row, source) -> Example``, which raises ``RowDropped`` where a row rule matches. It may have
+``PREFIXES`` (starts of further keys that ``columns`` may have; ``extra_`` for all) and ``READS_WINNER`` (it needs the
+source's ``winner``).
 """
 
 import importlib
@@ -53,10 +55,19 @@ def check_source(name: str, source: Source) -> None:
         raise UserError(
             f"source '{name}': adapter {source.adapter!r} does not exist ({nearest(source.adapter, known)})"
         )
-    fields = get(source.adapter).COLUMNS
+    module = get(source.adapter)
+    prefixes = getattr(module, "PREFIXES", (EXTRA,))
     for key in source.columns:
-        if key not in fields and not key.startswith(EXTRA):
+        if key not in module.COLUMNS and not key.startswith(prefixes):
             raise UserError(
-                f"source '{name}': columns: adapter {source.adapter} has no field {key!r} ({nearest(key, fields)}); "
-                f"a column that a rule needs is carried along as {EXTRA}<name>"
+                f"source '{name}': columns: adapter {source.adapter} has no field {key!r} "
+                f"({nearest(key, module.COLUMNS)}); a column that a rule needs is carried along as {EXTRA}<name>"
             )
+    reads_winner = getattr(module, "READS_WINNER", False)
+    if source.winner and not reads_winner:
+        raise UserError(f"source '{name}': adapter {source.adapter} reads no label; take 'winner' out of sources.yaml")
+    if reads_winner and not {"a", "b"} <= source.winner.keys():
+        raise UserError(
+            f"source '{name}': adapter {source.adapter} needs the labels under which either side wins; set 'winner' in "
+            "sources.yaml, for instance winner: {a: [1], b: [0]}"
+        )

@@ -1,6 +1,7 @@
 """What all adapters share: columns by name, typed values, and the row rules over messages."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,13 @@ from rm_workflow.preferences.tables import ColumnMissing, Message, RowDropped
 
 # A key of ``columns`` with this start carries a column along for the rules of a pair set, under the rest of its name.
 EXTRA = "extra_"
+# A key with this start names the column of one rating, under the rest of its name.
+RATING = "rating_"
 ROLES = ("system", "user", "assistant")
+# The other way in which messages are written, as ShareGPT, LLaMA-Factory and UltraInteract do: {"from", "value"}.
+SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+# NVIDIA's HelpSteer2 writes a dialogue as one text with these marks between its turns.
+TURN_MARK = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 Scalar = str | int | float | bool | None
 
 
@@ -40,12 +47,20 @@ class Fields:
         system = optional_text(self.optional("system"), "system")
         return [{"role": "system", "content": system}] if system and system.strip() else []
 
+    def named(self, prefix: str) -> dict[str, Any]:
+        """Return the columns whose keys begin with ``prefix``, under the rest; every row must have them."""
+        for key, column in self.columns.items():
+            if key.startswith(prefix) and column not in self.row:
+                raise ColumnMissing(column)
+        return {
+            key.removeprefix(prefix): self.row[column]
+            for key, column in self.columns.items()
+            if key.startswith(prefix)
+        }
+
     def extra(self) -> dict[str, Scalar]:
         """Return the columns that are carried along for rules; every row must have them."""
-        for key, column in self.columns.items():
-            if key.startswith(EXTRA) and column not in self.row:
-                raise ColumnMissing(column)
-        return extra_of(self.row, self.columns)
+        return {name: _scalar(value, self.columns[EXTRA + name]) for name, value in self.named(EXTRA).items()}
 
 
 def extra_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Scalar]:
@@ -94,11 +109,16 @@ def _kind(value: Any) -> str:
 
 
 def messages(value: Any, where: str) -> list[Message]:
-    """Return a list of ``{"role", "content"}`` with known roles and text contents; other keys are left out.
+    """Return a list of messages with known roles and text contents; other keys are left out.
+
+    Each message is ``{"role", "content"}`` or ``{"from", "value"}``; the list may stand in an object under
+    ``messages`` (OpenAI's preference format).
 
     Raises:
         RowDropped: bad_field.
     """
+    if isinstance(value, Mapping) and "messages" in value:
+        return messages(value["messages"], f"{where}.messages")
     if not isinstance(value, list) or not value:
         raise RowDropped("bad_field", "a list of messages is expected", where)
     return [_message(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
@@ -107,17 +127,28 @@ def messages(value: Any, where: str) -> list[Message]:
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, Mapping):
         raise RowDropped("bad_field", "a message with role and content is expected", where)
-    role = value.get("role")
-    if role not in ROLES:
-        raise RowDropped("bad_field", f"a role is none of {', '.join(ROLES)}", f"{where}.role")
-    return {"role": role, "content": text(value.get("content"), f"{where}.content")}
+    if "role" not in value and "from" in value:
+        role, roles, content = value["from"], SPEAKERS, "value"
+    else:
+        role, roles, content = value.get("role"), {name: name for name in ROLES}, "content"
+    if not isinstance(role, str) or role not in roles:
+        raise RowDropped("bad_field", f"a role is none of {', '.join(roles)}", where)
+    return {"role": roles[role], "content": text(value.get(content), f"{where}.{content}")}
 
 
-def prompt_messages(prompt: Any) -> list[Message]:
-    """Return a prompt that is given as text (one user turn) or as messages."""
-    if isinstance(prompt, list):
+def prompt_messages(prompt: Any, form: str = "plain") -> list[Message]:
+    """Return a prompt that is given as messages or as text.
+
+    Args:
+        form: ``plain``: a text is one user turn; ``extra_id``: its turns stand between NVIDIA's marks, a user's first.
+    """
+    if not isinstance(prompt, str):
         return messages(prompt, "prompt")
-    return [{"role": "user", "content": text(prompt, "prompt")}]
+    if form == "plain":
+        return [{"role": "user", "content": text(prompt, "prompt")}]
+    first, *marked = TURN_MARK.split(text(prompt, "prompt"))
+    turns = zip(marked[::2], marked[1::2], strict=True)
+    return [{"role": "user", "content": first}, *({"role": SPEAKERS[name.lower()], "content": content} for name, content in turns)]
 
 
 def number(value: Any) -> float | None:

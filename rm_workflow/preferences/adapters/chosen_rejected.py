@@ -1,4 +1,4 @@
-"""Given pairs in the forms that TRL, Tulu 3, Skywork and UltraFeedback-binarized use.
+"""Given pairs in the forms that TRL, Tulu 3, Skywork, Capybara, Orca, UltraInteract and LLaMA-Factory use.
 
 Example rows, one a form::
 
@@ -10,7 +10,8 @@ Example rows, one a form::
      "rejected": [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "No."}]}
 
 In the last form the prompt is all but the last message, and a ``prompt`` column (a title, a flattened dialogue) is not
-read. ``chosen_score`` and ``rejected_score`` become the rating ``score``; ``system`` is a column with a system turn.
+read. Messages may be written ``{"from", "value"}`` too, and one message may stand without its list.
+``chosen_score`` and ``rejected_score`` become the rating ``score``; ``system`` is a column with a system turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def read(row: Mapping[str, Any], source: Source) -> Example:
     chosen, rejected = (_side(fields, name) for name in ("chosen", "rejected"))
     before = fields.system_turn()
     if _is_reply(chosen) and _is_reply(rejected):
-        before += prompt_messages(fields.required("prompt"))
+        before += prompt_messages(fields.required("prompt"), source.prompt_form)
     responses = [_response(fields, "chosen", chosen), _response(fields, "rejected", rejected)]
     return Example(two_sides([*before, *chosen], [*before, *rejected]), responses)
 
@@ -56,7 +57,7 @@ def _side(fields: Fields, name: str) -> list[Message]:
     value = fields.required(name)
     if isinstance(value, str):
         return [{"role": "assistant", "content": text(value, name)}]
-    return messages(value, name)
+    return messages([value] if isinstance(value, Mapping) else value, name)
 
 
 def _is_reply(side: Sequence[Message]) -> bool:

@@ -41,7 +41,7 @@ TEXT_FIELDS = ("text", "response")
 def read(row: Mapping[str, Any], source: Source) -> Example:
     """Return the prompt and its completions as slots "0", "1", ..."""
     fields = Fields(row, source, COLUMNS)
-    prompt = [*fields.system_turn(), *prompt_messages(fields.required("prompt"))]
+    prompt = [*fields.system_turn(), *prompt_messages(fields.required("prompt"), source.prompt_form)]
     completions = fields.required("completions")
     if not isinstance(completions, list) or not completions:
         raise RowDropped("bad_field", "a list of completions is expected", "completions")

@@ -4,11 +4,13 @@ A rule file ``rules/<name>.py`` holds
 
 - ``Parameters``: what a pair set may set, with ranges;
 - ``sql(parameters)``: a query over the table ``candidates`` that selects ``pair_id, reason, detail`` of what to drop;
-- ``NEEDS_SCORES``: whether it judges the scores of a pair.
+- ``NEEDS_SCORES``: whether it judges the scores of a pair;
+- ``NEEDS_EXTRA``, if any: names of columns that the source must carry along (``columns: {extra_<name>: <column>}``).
 
 ``candidates`` holds what the rules before have left: pair_id, pair_key, n (0-based occurrence of the pair_key in the
 source), prompt_id, chosen_id, rejected_id, chosen_score, rejected_score (doubles), the same scores exactly as
-chosen_sum / chosen_count and rejected_sum / rejected_count (decimals), source, file, row, slots.
+chosen_sum / chosen_count and rejected_sum / rejected_count (decimals), source, file, row, slots, extra (JSON of the
+columns carried along with the chosen response).
 
 A new rule is a new file, and its place in the order below.
 """
@@ -47,10 +49,12 @@ class BoundRule:
 
     Attributes:
         sql: selects ``pair_id, reason, detail`` of what it drops.
+        needs_extra: columns that the source must carry along.
     """
 
     name: str
     sql: str
+    needs_extra: tuple[str, ...] = ()
 
 
 def built() -> list[str]:
@@ -100,7 +104,8 @@ def _bind(title: str, use: RuleUse, has_scores: bool) -> BoundRule:
             f"{title}: rule '{use.name}' judges scores, and the pair set names none; "
             "set 'score' to a list of ratings, for instance score: [helpfulness]"
         )
-    return BoundRule(use.name, module.sql(_parameters(title, module.Parameters, use)))
+    sql = module.sql(_parameters(title, module.Parameters, use))
+    return BoundRule(use.name, sql, getattr(module, "NEEDS_EXTRA", ()))
 
 
 def _parameters(title: str, model: type[RuleParameters], use: RuleUse) -> RuleParameters:
