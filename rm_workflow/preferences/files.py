@@ -1,4 +1,4 @@
-"""Rows of a file, one at a time: JSON Lines (plain or gzip) and Parquet.
+"""Rows of a file, one at a time: JSON Lines (plain, gzip or xz) and Parquet.
 
 A row number is the 1-based physical line in JSON Lines and 0-based in Parquet. Lines end at b"\\n" only: JSON strings
 may hold U+2028 and other characters at which ``str.splitlines`` would cut.
@@ -7,8 +7,9 @@ may hold U+2028 and other characters at which ``str.splitlines`` would cut.
 import codecs
 import gzip
 import json
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
@@ -20,7 +21,8 @@ from rm_workflow.errors import UserError
 
 Row = dict[str, Any]
 
-JSON_LINES = (".jsonl", ".jsonl.gz")
+# SHP calls its JSON Lines .json; a file that is one JSON array gives broken lines and is refused for it.
+JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json")
 PARQUET = (".parquet",)
 # Rows held at once when reading Parquet; small, as one row may hold a long dialogue.
 PARQUET_BATCH_ROWS = 512
@@ -63,12 +65,18 @@ def _read_json_lines(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenL
         with _open_lines(path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, _parse_line(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{name}: the gzip file ends early or is damaged ({error}); fetch it again") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+        kind = "xz" if name.endswith(".xz") else "gzip"
+        raise UserError(f"{name}: the {kind} file ends early or is damaged ({error}); fetch it again") from error
 
 
 def _open_lines(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.endswith(".gz") else path.open("rb")
+    openers: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
+    return cast(BinaryIO, openers.get(path.suffix, _open_plain)(path))
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 def _parse_line(line: bytes) -> Row | BrokenLine:

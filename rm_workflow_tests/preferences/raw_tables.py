@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rm_workflow.keys import content_id
+from rm_workflow.keys import canonical_json, content_id
 from rm_workflow.preferences.normalise import normalise
 from rm_workflow.preferences.tables import DROPPED, OCCURRENCES, PROMPTS, RESPONSES
 
@@ -30,6 +30,7 @@ class RawRow:
     row: int
     file: str = "train.jsonl"
     group: str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -74,7 +75,7 @@ def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path
             responses[response_id] = {"response_id": response_id, "prompt_id": row.prompt_id, "text": shown.text}
             occurrences.append(
                 {"response_id": response_id, "prompt_id": row.prompt_id, "source": source, "file": row.file}
-                | {"row": row.row, "slot": shown.slot, "ratings": dict(shown.ratings), "extra": "{}"}
+                | {"row": row.row, "slot": shown.slot, "ratings": dict(shown.ratings), "extra": canonical_json(row.extra)}
             )
     write(folder / "prompts.parquet", sorted(prompts.values(), key=lambda one: one["prompt_id"]), PROMPTS)
     write(folder / "responses.parquet", sorted(responses.values(), key=lambda one: one["response_id"]), RESPONSES)

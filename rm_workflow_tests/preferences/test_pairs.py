@@ -15,7 +15,7 @@ from rm_workflow.keys import content_id
 from rm_workflow.preferences.pairs import build_pair_set, check_pair_set
 from rm_workflow.preferences.sql import content_id_sql, json_string, keyed_hash_sql
 from rm_workflow_tests.preferences import raw_tables
-from rm_workflow_tests.preferences.raw_tables import RawRow, rated, read, write_raw
+from rm_workflow_tests.preferences.raw_tables import RawRow, Shown, rated, read, write_raw
 
 GIVEN_RULES = ["identical_responses", "exact_duplicate"]
 
@@ -292,3 +292,35 @@ def test_any_rows_obey_the_laws_in_any_order(tmp_path_factory: pytest.TempPathFa
     ]
     _, again, _ = build(tmp_path_factory.mktemp("shuffled"), shuffled, pair_set)
     assert {pair["pair_key"] for pair in again} == {pair["pair_key"] for pair in pairs}
+
+
+def prompt_set(*rules):
+    return PairSet(source="src", candidates="rated_prompt", score=["quality"], rules=list(rules))
+
+
+def test_rows_of_single_responses_are_paired_by_prompt_within_a_file(tmp_path: Path):
+    rows = [
+        rated("Hi", [("a", {"quality": 1})], 1),
+        rated("Ho", [("x", {"quality": 3})], 2),
+        rated("Hi", [("b", {"quality": 2})], 3),
+        rated("Hi", [("c", {"quality": 2})], 9),
+        rated("Hi", [("d", {"quality": 5})], 1, file="validation.jsonl"),
+    ]
+    built, pairs, dropped = build(tmp_path, rows, prompt_set("equal_score"))
+    texts = {content_id([rows[0].prompt_id, text]): text for text in "abcd"}
+    assert sorted((texts[pair["chosen_id"]], texts[pair["rejected_id"]], pair["row"]) for pair in pairs) == [
+        ("b", "a", 1),
+        ("c", "a", 1),
+    ]
+    assert [(drop["row"], drop["slots"], drop["rule"]) for drop in dropped] == [(3, ["3", "9"], "equal_score")]
+    assert {texts[dropped[0][side]] for side in ("chosen_id", "rejected_id")} == {"b", "c"}
+    assert built.facts["candidates"] == 3
+
+
+def test_ties_are_refused_where_no_rule_drops_them(tmp_path: Path):
+    tie = RawRow("Hi", [Shown("chosen", "a", {"preference": 0.0}), Shown("rejected", "b", {"preference": 0.0})], 1)
+    with pytest.raises(UserError, match=r"1 rows of source 'src' are ties; set score: \[preference\]"):
+        build(tmp_path, [tie], given_set())
+    win = RawRow("Ho", [Shown("chosen", "a", {"preference": 1.0}), Shown("rejected", "b", {"preference": 0.0})], 2)
+    _, pairs, dropped = build(tmp_path, [tie, win], given_set("equal_score", score=["preference"]))
+    assert ([pair["row"] for pair in pairs], [drop["rule"] for drop in dropped]) == ([2], ["equal_score"])

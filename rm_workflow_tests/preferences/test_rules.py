@@ -1,10 +1,12 @@
 """Each rule: what it keeps, what it drops, and the value between."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rm_workflow.catalog.models import PairSet
+from rm_workflow.errors import UserError
 from rm_workflow.preferences.pairs import build_pair_set
 from rm_workflow.preferences.rules import ORDER, built
 from rm_workflow_tests.preferences.raw_tables import RawRow, given, rated, read, write_raw
@@ -24,7 +26,10 @@ def test_the_contracts_order_stands_with_every_rule_that_is_built():
         *("equal_score", "identical_responses", "exact_duplicate", "near_duplicate", "contradictory", "cycle"),
         *("length", "cap"),
     ]
-    assert built() == ["rating", "score_ratio", "equal_score", "identical_responses", "exact_duplicate", "cap"]
+    assert built() == [
+        *("rating", "score_ratio", "status", "in_gsm8k_train", "equal_score", "identical_responses"),
+        *("exact_duplicate", "contradictory", "cap"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,3 +146,42 @@ def test_cap_keeps_so_many_of_each_prompt_whatever_their_order(tmp_path: Path):
     assert capped(tmp_path / "turned", turned, seed=0) == kept
     assert any(capped(tmp_path / f"seed{seed}", rows, seed) != kept for seed in (1, 2))
     assert len(capped(tmp_path / "five", rows[:5], seed=0)) == 5
+
+
+def marked(row: int, **extra: object) -> RawRow:
+    return replace(given(f"Question {row}", "a", "b", row), extra=extra)
+
+
+def test_a_status_that_is_named_drops_the_pair(tmp_path: Path):
+    rows = [marked(1, status="tie"), marked(2, status="swapped"), marked(3, status=None), marked(4, status="it's")]
+    pairs, dropped = run(tmp_path, rows, {"status": {"drop": ["tie", "it's"]}})
+    assert sorted(pair["row"] for pair in pairs) == [2, 3]
+    assert [(drop["row"], drop["rule"], drop["detail"]) for drop in dropped] == [(1, "status", "tie"), (4, "status", "it's")]
+
+
+def test_pairs_marked_as_gsm8k_train_questions_are_dropped(tmp_path: Path):
+    rows = [marked(1, in_gsm8k_train=True), marked(2, in_gsm8k_train=False), marked(3, in_gsm8k_train=None)]
+    pairs, dropped = run(tmp_path, rows, "in_gsm8k_train")
+    assert sorted(pair["row"] for pair in pairs) == [2, 3]
+    assert [(drop["row"], drop["rule"]) for drop in dropped] == [(1, "in_gsm8k_train")]
+
+
+def test_a_rule_on_a_column_that_is_not_carried_along_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"rule 'status' reads 'status', which source 'src' does not carry along; add"):
+        run(tmp_path, [marked(1, statu="tie")], {"status": {"drop": ["tie"]}})
+
+
+def test_pairs_with_opposed_labels_are_both_dropped_and_name_each_other(tmp_path: Path):
+    rows = [given("Hi", "a", "b", 1), given("Hi", "b", "a", 2), given("Hi", "a", "c", 3), given("Ho", "b", "a", 4)]
+    pairs, dropped = run(tmp_path, rows, "contradictory")
+    assert sorted(pair["row"] for pair in pairs) == [3, 4]
+    by_row = {drop["row"]: drop for drop in dropped}
+    assert sorted(by_row) == [1, 2]
+    assert (by_row[1]["detail"], by_row[2]["detail"]) == (by_row[2]["pair_id"], by_row[1]["pair_id"])
+
+
+def test_the_label_of_the_majority_may_stay(tmp_path: Path):
+    rows = [given("Hi", "a", "b", 1), given("Hi", "b", "a", 2), given("Hi", "a", "b", 3), given("Ho", "a", "c", 4)]
+    pairs, dropped = run(tmp_path, rows, {"contradictory": {"keep": "majority"}})
+    assert sorted(pair["row"] for pair in pairs) == [1, 3, 4]
+    assert [drop["row"] for drop in dropped] == [2]

@@ -11,6 +11,8 @@ USER = {"role": "user", "content": "Name a river."}
 YES = {"role": "assistant", "content": "The Danube."}
 NO = {"role": "assistant", "content": "No."}
 
+SAID = {"from": "human", "value": "Name a river."}
+
 
 def read(row: dict, **columns: str) -> Example:
     entry = Source(path="f", files={"train": ["a.jsonl"]}, adapter="chosen_rejected", columns=columns, licence="CC0")
@@ -32,6 +34,9 @@ def dropped(row: dict, **columns: str) -> RowDropped:
         {"chosen": [USER, YES], "rejected": [USER, NO]},
         {"prompt": "a title", "chosen": [USER, YES], "rejected": [USER, NO]},
         {"chosen": [{**USER, "name": None}, YES], "rejected": [USER, NO]},
+        {"prompt": {"messages": [USER]}, "chosen": [YES], "rejected": [NO]},
+        {"prompt": [SAID], "chosen": "The Danube.", "rejected": "No."},
+        {"prompt": [SAID], "chosen": {"from": "gpt", "value": "The Danube."}, "rejected": NO},
     ],
 )
 def test_every_form_gives_the_same_example(row: dict) -> None:

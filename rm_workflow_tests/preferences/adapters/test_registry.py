@@ -10,7 +10,9 @@ def entry(adapter: str, columns: dict[str, str]) -> Source:
 
 
 def test_each_file_is_an_adapter() -> None:
-    assert adapters.names() == ["chosen_rejected", "hh_transcript", "scored_completions"]
+    assert adapters.names() == [
+        *("chosen_rejected", "hh_transcript", "labelled_pair", "rated_response", "scored_completions"),
+    ]
     for name in adapters.names():
         assert adapters.get(name).COLUMNS
 

@@ -1,0 +1,66 @@
+import pytest
+
+from rm_workflow.catalog.models import Source
+from rm_workflow.errors import UserError
+from rm_workflow.preferences import adapters
+from rm_workflow.preferences.adapters import labelled_pair
+from rm_workflow.preferences.tables import ColumnMissing, Example, RowDropped
+
+ROW = {"prompt": "Name a river.", "response_a": "The Danube.", "response_b": "No.", "label": 1}
+WINNER = {"a": [1], "b": [2], "tie": [0]}
+
+
+def entry(winner=WINNER, **columns: str) -> Source:
+    location = {"path": "f", "files": {"train": ["a.jsonl"]}, "licence": "CC0"}
+    return Source(**location, adapter="labelled_pair", columns=columns, winner=winner)
+
+
+def read(row: dict, **columns: str) -> Example:
+    return labelled_pair.read(row, entry(**columns))
+
+
+def sides(example: Example) -> dict[str, tuple[str, dict[str, float]]]:
+    return {response.slot: (response.text, dict(response.ratings)) for response in example.responses}
+
+
+def test_the_label_says_which_side_is_chosen() -> None:
+    better, worse = ("The Danube.", {"preference": 1.0}), ("No.", {"preference": 0.0})
+    assert sides(read(ROW)) == {"chosen": better, "rejected": worse}
+    turned = {**ROW, "response_a": "No.", "response_b": "The Danube.", "label": 2}
+    assert sides(read(turned)) == {"chosen": better, "rejected": worse}
+
+
+def test_a_tie_has_the_same_preference_on_both_sides() -> None:
+    assert [ratings for _, ratings in sides(read({**ROW, "label": 0})).values()] == [{"preference": 0.0}] * 2
+
+
+@pytest.mark.parametrize("label", [3, "1", None, True, 1.5])
+def test_a_label_that_is_not_named_drops_the_row(label) -> None:
+    with pytest.raises(RowDropped) as caught:
+        read({**ROW, "label": label})
+    assert (caught.value.rule, caught.value.reason) == ("bad_field", "the label is none of those under `winner`")
+
+
+def test_scores_and_models_follow_their_side() -> None:
+    row = {**ROW, "label": 2, "votes_a": 3, "votes_b": "7", "by_a": "m-a", "by_b": "m-b"}
+    example = read(row, score_a="votes_a", score_b="votes_b", model_a="by_a", model_b="by_b")
+    assert [(r.slot, r.text, r.ratings["score"], r.model) for r in example.responses] == [
+        ("chosen", "No.", 7.0, "m-b"),
+        ("rejected", "The Danube.", 3.0, "m-a"),
+    ]
+
+
+def test_an_empty_response_and_a_missing_column_are_named() -> None:
+    with pytest.raises(RowDropped) as caught:
+        read({**ROW, "response_b": "  "})
+    assert (caught.value.rule, caught.value.detail) == ("empty_message", "response rejected")
+    with pytest.raises(ColumnMissing, match="a column is missing"):
+        read({key: value for key, value in ROW.items() if key != "label"})
+
+
+def test_a_source_without_labels_of_both_sides_is_refused() -> None:
+    with pytest.raises(UserError, match=r"source 'mine': .* set 'winner' in sources\.yaml"):
+        adapters.check_source("mine", entry(winner={"a": [1]}))
+    other = Source(path="f", files={"train": ["a"]}, adapter="chosen_rejected", winner=WINNER, licence="CC0")
+    with pytest.raises(UserError, match="adapter chosen_rejected reads no label; take 'winner' out"):
+        adapters.check_source("mine", other)
