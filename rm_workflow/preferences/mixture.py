@@ -98,8 +98,8 @@ KEPT = """
 DROPPED = """
     -- dropped.parquet: what a rule has dropped, with the start of the chosen text
     select
-        'pair' as stage, source, file, row, []::varchar[] as slots, pair_id, chosen_id, rejected_id, rule, reason, detail,
-        left(text, {characters}) as excerpt
+        'pair' as stage, source, file, row, []::varchar[] as slots, pair_id, chosen_id, rejected_id,
+        rule, reason, detail, left(text, {characters}) as excerpt
     from drops left join responses on response_id = chosen_id
     order by source, file, row, rule, pair_id, pair_set
 """

@@ -152,11 +152,10 @@ def _check_ratings(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet)
         )
 
 
-def _check_extra(
-    con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet, rules: Sequence[BoundRule]
-) -> None:
+def _check_extra(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet, rules: Sequence[BoundRule]) -> None:
     """Refuse a rule on a column that the source does not carry along."""
-    (known,) = one_row(con, "select coalesce(json_keys(any_value(extra)), []) from occurrences")
+    query = "select distinct unnest(json_keys(extra)) from occurrences"
+    known = [row[0] for row in con.execute(query).fetchall()]
     for rule in rules:
         missing = [column for column in rule.needs_extra if column not in known]
         if missing:
@@ -174,9 +173,9 @@ def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
         create temp table scored as
         select
             response_id, prompt_id, source, file, row, slot, extra, {LIST_OF[pair_set.candidates]} as listing,
-            row_number() over (
-                partition by source, file, prompt_id, listing order by row, try_cast(slot as integer), slot
-            ) as place,
+            if(try_cast(slot as integer) is null, null, row_number() over (
+                partition by source, file, prompt_id, listing order by row, try_cast(slot as integer)
+            )) as place,
             try_cast(list_sum([{ratings}]::{RATING}[]) as {RATING}) as total,
             list_count([{ratings}]::{RATING}[])::decimal(4, 0) as present
         from occurrences

@@ -67,7 +67,9 @@ def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
             dropped = read_table(artifact.folder / "dropped.parquet")
             rules = ", ".join(quote_literal(rule) for rule in artifact.facts["dropped"])
             step = f"list_position([{rules}], rule) as step"
-            parts.append(f"select {asset}, chosen_id, rejected_id, {step}, rule, reason, detail, excerpt from {dropped}")
+            parts.append(
+                f"select {asset}, chosen_id, rejected_id, {step}, rule, reason, detail, excerpt from {dropped}"
+            )
             if kind != "raw":
                 parts.append(
                     f"select {asset}, chosen_id, rejected_id from {read_table(artifact.folder / 'pairs.parquet')}"

@@ -191,7 +191,7 @@ def build_tokens(mixture: Path, raws: Sequence[Path], model_folder: Path, recipe
 def _open_inputs(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[Path]) -> None:
     pairs = quote_literal(str(mixture / "pairs.parquet"))
     con.execute(f"create view pairs as select * from read_parquet({pairs})")
-    for table in ("prompts", "responses", "occurrences"):
+    for table in ("prompts", "responses"):
         files = ", ".join(quote_literal(str(raw / f"{table}.parquet")) for raw in raws)
         con.execute(f"create view raw_{table} as select * from read_parquet([{files}], union_by_name = true)")
 
@@ -242,7 +242,6 @@ def _judge(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
     con.execute(JUDGED, {"max_length": recipe.max_length})
     con.execute("create table reasons (rule varchar, reason varchar)")
     con.executemany("insert into reasons values (?, ?)", list(REASONS.items()))
-    con.execute(SLOTS)
 
 
 def _write(con: duckdb.DuckDBPyConnection, encoder: Encoder, out: Path) -> None:

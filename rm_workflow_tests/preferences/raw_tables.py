@@ -75,7 +75,12 @@ def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path
             responses[response_id] = {"response_id": response_id, "prompt_id": row.prompt_id, "text": shown.text}
             occurrences.append(
                 {"response_id": response_id, "prompt_id": row.prompt_id, "source": source, "file": row.file}
-                | {"row": row.row, "slot": shown.slot, "ratings": dict(shown.ratings), "extra": canonical_json(row.extra)}
+                | {
+                    "row": row.row,
+                    "slot": shown.slot,
+                    "ratings": dict(shown.ratings),
+                    "extra": canonical_json(row.extra),
+                }
             )
     write(folder / "prompts.parquet", sorted(prompts.values(), key=lambda one: one["prompt_id"]), PROMPTS)
     write(folder / "responses.parquet", sorted(responses.values(), key=lambda one: one["response_id"]), RESPONSES)

@@ -1,6 +1,5 @@
 """The catalogue's own sources and pair sets on rows in their native schemas."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from rm_workflow.hub import SourceFile
 from rm_workflow.keys import file_sha256
 from rm_workflow.preferences.pairs import build_pair_set
 from rm_workflow.preferences.raw import build_raw
-from rm_workflow_tests.preferences.raw_tables import read
 from rm_workflow_tests.preferences.sources import settings
 
 # source -> file of rows in its schema, rows used, pair sets with the pairs that they keep

@@ -156,7 +156,10 @@ def test_a_status_that_is_named_drops_the_pair(tmp_path: Path):
     rows = [marked(1, status="tie"), marked(2, status="swapped"), marked(3, status=None), marked(4, status="it's")]
     pairs, dropped = run(tmp_path, rows, {"status": {"drop": ["tie", "it's"]}})
     assert sorted(pair["row"] for pair in pairs) == [2, 3]
-    assert [(drop["row"], drop["rule"], drop["detail"]) for drop in dropped] == [(1, "status", "tie"), (4, "status", "it's")]
+    assert [(drop["row"], drop["rule"], drop["detail"]) for drop in dropped] == [
+        (1, "status", "tie"),
+        (4, "status", "it's"),
+    ]
 
 
 def test_pairs_marked_as_gsm8k_train_questions_are_dropped(tmp_path: Path):

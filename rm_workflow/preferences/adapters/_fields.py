@@ -53,9 +53,7 @@ class Fields:
             if key.startswith(prefix) and column not in self.row:
                 raise ColumnMissing(column)
         return {
-            key.removeprefix(prefix): self.row[column]
-            for key, column in self.columns.items()
-            if key.startswith(prefix)
+            key.removeprefix(prefix): self.row[column] for key, column in self.columns.items() if key.startswith(prefix)
         }
 
     def extra(self) -> dict[str, Scalar]:
@@ -127,13 +125,13 @@ def messages(value: Any, where: str) -> list[Message]:
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, Mapping):
         raise RowDropped("bad_field", "a message with role and content is expected", where)
-    if "role" not in value and "from" in value:
-        role, roles, content = value["from"], SPEAKERS, "value"
-    else:
-        role, roles, content = value.get("role"), {name: name for name in ROLES}, "content"
-    if not isinstance(role, str) or role not in roles:
-        raise RowDropped("bad_field", f"a role is none of {', '.join(roles)}", where)
-    return {"role": roles[role], "content": text(value.get(content), f"{where}.{content}")}
+    shared_gpt = "role" not in value and "from" in value
+    speaker, content = ("from", "value") if shared_gpt else ("role", "content")
+    roles = SPEAKERS if shared_gpt else {role: role for role in ROLES}
+    name = value.get(speaker)
+    if not isinstance(name, str) or name not in roles:
+        raise RowDropped("bad_field", f"a role is none of {', '.join(roles)}", f"{where}.{speaker}")
+    return {"role": roles[name], "content": text(value.get(content), f"{where}.{content}")}
 
 
 def prompt_messages(prompt: Any, form: str = "plain") -> list[Message]:
@@ -147,8 +145,10 @@ def prompt_messages(prompt: Any, form: str = "plain") -> list[Message]:
     if form == "plain":
         return [{"role": "user", "content": text(prompt, "prompt")}]
     first, *marked = TURN_MARK.split(text(prompt, "prompt"))
-    turns = zip(marked[::2], marked[1::2], strict=True)
-    return [{"role": "user", "content": first}, *({"role": SPEAKERS[name.lower()], "content": content} for name, content in turns)]
+    turns: list[Message] = [{"role": "user", "content": first}]
+    for name, content in zip(marked[::2], marked[1::2], strict=True):
+        turns.append({"role": SPEAKERS[name.lower()], "content": content})
+    return turns
 
 
 def number(value: Any) -> float | None:

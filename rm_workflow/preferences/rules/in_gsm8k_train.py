@@ -1,7 +1,7 @@
 """Drop a pair that its source marks as a question of GSM8K's train split.
 
-argilla/distilabel-intel-orca-dpo-pairs has the boolean column ``in_gsm8k_train``; its card takes these rows out, so that
-maths can be evaluated on GSM8K. The source carries it along: ``columns: {extra_in_gsm8k_train: in_gsm8k_train}``.
+argilla/distilabel-intel-orca-dpo-pairs has the boolean column ``in_gsm8k_train``; its card takes these rows out, so
+that maths can be evaluated on GSM8K. The source carries it along: ``columns: {extra_in_gsm8k_train: in_gsm8k_train}``.
 
     keeps   in_gsm8k_train false
     drops   in_gsm8k_train true
