@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from rm_workflow.errors import UserError
+from rm_workflow.settings import wait_without_spinning
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130
@@ -49,8 +50,7 @@ def console() -> None:
 
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for wrong usage, 1 for all else."""
-    # OpenMP threads that spin while they wait make training and scoring on a busy machine several times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_without_spinning()
     # transformers draws a bar for each file it loads; our own lines say what is being done. Its GGUF reader heeds no
     # other switch than this one, which tqdm reads when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from rm_workflow.errors import UserError
+from rm_workflow.settings import wait_without_spinning
 
 PR_SET_PDEATHSIG = 1
 PARENT_POLL_SECONDS = 1.0
@@ -25,9 +26,6 @@ OFFLINE = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-# By default an OpenMP thread that waits for its sibling spins, so a core taken by another process stalls both:
-# on two cores with five busy processes a step of SmolLM2 took 3 to 5 times as long (AMD EPYC, torch 2.13).
-PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive"}
 
 
 class Terminated(BaseException):
@@ -39,13 +37,9 @@ class Terminated(BaseException):
 
 
 def set_environment() -> None:
-    """Keep libraries from asking the network and threads from spinning; must come before torch is imported.
-
-    A wait policy that is set already is kept.
-    """
+    """Keep libraries from asking the network and threads from spinning; must come before torch is imported."""
     os.environ.update(OFFLINE)
-    for name, value in PASSIVE_WAIT.items():
-        os.environ.setdefault(name, value)
+    wait_without_spinning()
 
 
 def end_on_signals() -> None:
