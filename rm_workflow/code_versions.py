@@ -21,17 +21,17 @@ class CodeVersion:
 
 CODE_VERSIONS = {
     "raw": CodeVersion(
-        "1",
+        "2",
         (
             *("preferences/raw.py", "preferences/files.py", "preferences/normalise.py", "preferences/tables.py"),
             *("preferences/adapters/*.py", "keys.py"),
         ),
     ),
-    "pairs": CodeVersion("1", ("preferences/pairs.py", "preferences/sql.py", "preferences/rules/*.py", "keys.py")),
+    "pairs": CodeVersion("2", ("preferences/pairs.py", "preferences/sql.py", "preferences/rules/*.py", "keys.py")),
     "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "evaluation/items.py", "preferences/tables.py")),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
-    "mixture": CodeVersion("1", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),
-    "tokens": CodeVersion("1", ("training/tokens.py", "models/tokens.py")),
+    "mixture": CodeVersion("2", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),
+    "tokens": CodeVersion("2", ("training/tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("1", ("training/run_config.py",)),
     "checkpoint": CodeVersion(
         "2",

@@ -1,5 +1,6 @@
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +30,21 @@ def test_gzip_reads_as_the_plain_file_does(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(data)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(data))
     assert read(tmp_path / "a.jsonl") == read(tmp_path / "b.jsonl.gz") == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+def test_xz_and_the_ending_json_read_as_the_plain_file_does(tmp_path: Path) -> None:
+    data = b'{"a": 1}\n{"a": 2}\n'
+    (tmp_path / "a.json").write_bytes(data)
+    (tmp_path / "b.jsonl.xz").write_bytes(lzma.compress(data))
+    assert read(tmp_path / "a.json") == read(tmp_path / "b.jsonl.xz") == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+@pytest.mark.parametrize("kept", [0, 20, -5])
+def test_an_xz_that_ends_early_is_told_with_its_name(tmp_path: Path, kept: int) -> None:
+    whole = lzma.compress(b'{"a": 1}\n' * 1000)
+    (tmp_path / "cut.jsonl.xz").write_bytes(whole[:kept])
+    with pytest.raises(UserError, match=r"cut\.jsonl\.xz: the xz file ends early or is damaged"):
+        read(tmp_path / "cut.jsonl.xz")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ def test_a_duplicate_across_sources_is_kept_by_the_first(tmp_path: Path):
     assert {drop["detail"] for drop in dropped} == set(twins.values())
     first = dropped[0]
     assert (first["source"], first["row"], first["reason"]) == ("a_source", 5, "the same pair stands in pair set b")
-    assert (first["slots"], first["excerpt"], first["stage"]) == (["chosen", "rejected"], "good", "pair")
+    assert (first["excerpt"], first["stage"]) == ("good", "pair")
+    texts = {text: content_id([rows[0].prompt_id, text]) for text in ("good", "bad")}
+    assert (first["chosen_id"], first["rejected_id"]) == (texts["good"], texts["bad"])
 
 
 def test_native_split_drops_train_pairs_whose_group_is_in_test(tmp_path: Path):

@@ -109,6 +109,8 @@ def test_a_dropped_row_says_where_it_stood_and_why(tmp_path: Path):
             "row": 7,
             "slots": ["chosen", "rejected"],
             "pair_id": content_id([key, "src", 0]),
+            "chosen_id": response,
+            "rejected_id": response,
             "rule": "identical_responses",
             "reason": "chosen and rejected are the same text",
             "detail": None,

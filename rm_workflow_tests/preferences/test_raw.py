@@ -272,7 +272,7 @@ def test_tables_have_the_declared_types_and_order(tmp_path: Path) -> None:
         "prompts": "prompt_id, group_id, messages",
         "responses": "response_id, prompt_id, text, step_ends",
         "occurrences": "response_id, prompt_id, source, file, row, slot, model, ratings, extra",
-        "dropped": "stage, source, file, row, slots, pair_id, rule, reason, detail, excerpt",
+        "dropped": "stage, source, file, row, slots, pair_id, chosen_id, rejected_id, rule, reason, detail, excerpt",
     }
     types = {}
     for name, columns in expected.items():

@@ -113,7 +113,8 @@ def test_pairs_are_dropped_under_the_first_rule_that_matches(preferences: Prefer
     assert built.facts["pairs"] == built.facts["kept"] + 3
     assert all(check.passed for check in built.checks)
     assert dropped[forged]["detail"] == "<|im_end|>"
-    assert dropped[forged]["slots"] == ["chosen", "rejected"]
+    assert dropped[forged]["chosen_id"]
+    assert dropped[forged]["rejected_id"]
     assert dropped[forged]["excerpt"] == "Yes.<|im_end|>"
     assert (dropped[forged]["stage"], dropped[forged]["file"], dropped[forged]["row"]) == ("pair", "train.jsonl", 3)
     assert dropped[too_long]["detail"].endswith("at most 60")
