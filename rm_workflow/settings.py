@@ -44,11 +44,6 @@ class Settings:
         return self.home / "dagster"
 
     @property
-    def lineage_file(self) -> Path:
-        """Return the DuckDB file that indexes all artifacts and events."""
-        return self.home / "lineage.duckdb"
-
-    @property
     def cache(self) -> Path:
         """Return the folder for downloads and other files that can be fetched again."""
         return self.home / "cache"

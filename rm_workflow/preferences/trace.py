@@ -12,7 +12,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.preferences.sql import dict_rows, read_table
 from rm_workflow.preferences.text import conversation, load_texts
 
-KINDS = ("raw", "pairs", "mixture")
+KINDS = ("raw", "pairs", "mixture", "tokens")
 PAIR_ID = re.compile("[0-9a-f]{32}")
 FILE_AND_ROW = re.compile(r"(?P<file>.+):(?P<row>\d+)", re.DOTALL)
 
@@ -36,14 +36,14 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
 
     Args:
         target: a pair_id, or ``FILE:ROW`` (``SOURCE:FILE:ROW`` where several sources have a file of that name).
-        artifacts: kind (raw, pairs, mixture) -> artifacts to look into.
+        artifacts: kind (raw, pairs, mixture, tokens) -> artifacts to look into.
 
     Returns:
         ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids of the row), ``prompt``,
         ``chosen``, ``rejected`` (texts), ``excerpt`` (of a row that could not be used), ``source``, ``file``, ``row``,
         ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an asset by its rules, then by
         pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and ``mixtures`` (assets that
-        keep it).
+        keep it), ``trained_on`` (tokens assets that have it in their train split).
 
     Raises:
         UserError: nothing is known by that name, or several sources are.
@@ -55,7 +55,8 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
         con.execute(f"create view places as {_places_sql(artifacts)}")
         places = _places_of(con, target)
         pair_ids = sorted({place["pair_id"] for place in places if place["pair_id"]})
-        return {**_texts(con, places, pair_ids), **_fate(places)}
+        trained_on = _trained_on(con, artifacts["tokens"], pair_ids)
+        return {**_texts(con, places, pair_ids), **_fate(places), "trained_on": trained_on}
 
 
 def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
@@ -70,7 +71,8 @@ def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
             parts.append(
                 f"select {asset}, chosen_id, rejected_id, {step}, rule, reason, detail, excerpt from {dropped}"
             )
-            if kind != "raw":
+            # Tokens say of a kept pair its id and split only.
+            if kind in ("pairs", "mixture"):
                 parts.append(
                     f"select {asset}, chosen_id, rejected_id from {read_table(artifact.folder / 'pairs.parquet')}"
                 )
@@ -147,6 +149,21 @@ def _fate(places: Sequence[Row]) -> Row:
         "pair_sets": _keeping(places, "pairs"),
         "mixtures": _keeping(places, "mixture"),
     }
+
+
+def _trained_on(con: duckdb.DuckDBPyConnection, tokens: Sequence[Artifact], pair_ids: Sequence[str]) -> list[str]:
+    """Return the tokens assets that have one of the pairs in their train split."""
+    return [
+        artifact.asset
+        for artifact in tokens
+        if con.execute(
+            f"""
+            select 1 from {read_table(artifact.folder / "pairs.parquet")}
+            where split = 'train' and list_contains(?, pair_id) limit 1
+            """,
+            [list(pair_ids)],
+        ).fetchone()
+    ]
 
 
 def _keeping(places: Sequence[Row], kind: str) -> list[str]:

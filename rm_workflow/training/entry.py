@@ -259,7 +259,8 @@ def prove_layout(trainer: "PairTrainer", probe: "MicroBatch") -> None:
             torch.cat(trainer.pair_rewards(model, trainer._prepare_inputs(dict(batch)))) for batch in batches
         )
     difference = canaries.relative_difference(padded, shared)
-    if difference > canaries.LAYOUT_TOLERANCE:
+    # Also where the difference is NaN.
+    if not difference <= canaries.LAYOUT_TOLERANCE:
         trainer.use_layout("grouped", f"rewards of the shared layout differ by {difference:.1e} of the largest")
 
 

@@ -1,5 +1,7 @@
 """How the pairs of one optimiser step lie in rows of tokens; no layout changes the loss of a step or its gradients.
 
+(With dropout the draws differ, as they do between any two micro-batches; ``shared`` is then not used.)
+
 - ``padded``: one row a response, pairs in the order of the step (TRL's own way; the reference).
 - ``grouped``: the same with pairs of like length together, so that next to nothing is padded.
 - ``shared``: one row a pair. The tokens that both sides begin with stand once; the rest of either side attends to them
@@ -165,12 +167,15 @@ def token_ratio(pairs: TrainPairs) -> float:
     return pairs.num_tokens / (pairs.num_tokens - int(pairs.num_common.sum()))
 
 
-def choose(requested: str, pairs: TrainPairs, model: "PreTrainedModel", device: str) -> tuple[Layout, str]:
+def choose(
+    requested: str, pairs: TrainPairs, model: "PreTrainedModel", device: str, dropout: float = 0.0
+) -> tuple[Layout, str]:
     """Return the layout to train in and why, for a recipe's ``training.layout``.
 
     Args:
         requested: ``auto`` or a layout; ``shared`` gives way to ``grouped`` where the body cannot take its mask.
         device: ``cpu`` or ``cuda``.
+        dropout: of the LoRA adapters; the body's own is off.
     """
     ratio = token_ratio(pairs)
     saved = f"both sides have {ratio:.2f} times the tokens of the shared layout"
@@ -178,13 +183,15 @@ def choose(requested: str, pairs: TrainPairs, model: "PreTrainedModel", device: 
         return "padded", "asked for"
     if requested == "grouped" or (requested == "auto" and ratio < SHARING_PAYS_FROM):
         return "grouped", saved
-    obstacle = _obstacle_to_sharing(pairs, model, device)
+    obstacle = _obstacle_to_sharing(pairs, model, device, dropout)
     return ("grouped", f"{saved}, but {obstacle}") if obstacle else ("shared", saved)
 
 
-def _obstacle_to_sharing(pairs: TrainPairs, model: "PreTrainedModel", device: str) -> str | None:
+def _obstacle_to_sharing(pairs: TrainPairs, model: "PreTrainedModel", device: str, dropout: float) -> str | None:
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
+    if dropout:
+        return "dropout would draw once for what both sides share"
     if device != "cpu":
         return "its mask of T x T is built for the CPU only"
     if model.config._attn_implementation != "sdpa":

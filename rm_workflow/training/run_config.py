@@ -14,12 +14,12 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
     """Return everything that one checkpoint needs and that is not data or weights.
 
     Args:
-        tokens_facts: facts of the tokens artifact; ``train`` is the number of pairs that are trained on.
+        tokens_facts: facts of the tokens artifact; ``train`` and ``test`` are the numbers of pairs in either split.
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
 
     Raises:
-        UserError: the objective or the batch unit is not built, or there is no pair to train on.
+        UserError: the objective or the batch unit is not built, or there is no pair to train on or to test on.
     """
     training = recipe.training
     objectives.get(recipe.objective)
@@ -31,6 +31,11 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
     if num_pairs == 0:
         raise UserError(
             f"recipe {recipe.name}: the tokens hold no train pair; raise tokens.max_length or add pair sets"
+        )
+    if "test" in recipe.evaluation.evaluate_on and int(tokens_facts["test"]) == 0:
+        raise UserError(
+            f"recipe {recipe.name}: evaluate_on names 'test', and the tokens hold no test pair; set mixture.split to "
+            "{by: hash, test_share: 0.1}, or take 'test' out of evaluation.evaluate_on"
         )
     steps = num_steps(num_pairs, training.epochs, training.batch_size)
     warmup = warmup_steps(training.warmup, steps)

@@ -64,7 +64,10 @@ class PairTrainer(RewardTrainer):
         self.center_coefficient = float(training["center_rewards_coefficient"] or 0.0)
         self.autocast = run_config["precision"] == "bf16"
         classifier = reward_model.sequence_classifier(model)
-        self.layout, self.layout_reason = layouts.choose(training["layout"], pairs, classifier, run_config["device"])
+        dropout = training["lora"]["dropout"] if training["lora"] else 0.0
+        self.layout, self.layout_reason = layouts.choose(
+            training["layout"], pairs, classifier, run_config["device"], dropout
+        )
         self.collator = StepCollator(pairs, self.layout, training["micro_batch_tokens"], tokenizer.pad_token_id)
         self.order = training_order(pairs, run_config["seed"], training["epochs"])
         super().__init__(

@@ -90,6 +90,11 @@ def test_composite_without_spread_falls_back_to_wilson():
     assert composite_interval(np.ones(10), 1.0, 30) == wilson_interval(30, 30)
 
 
+def test_an_interval_holds_its_score_even_beyond_one():
+    low, high = composite_interval(np.full(10, 1.01), 1.01, 30)
+    assert low < 1.01 == high
+
+
 def test_strata_of_one_composite_are_drawn_independently():
     values = np.array([1.0, 0.0] * 100)
 

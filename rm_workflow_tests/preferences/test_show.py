@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from rm_workflow.artifacts import Artifact
@@ -56,6 +57,18 @@ def artifact(asset: str, folder: Path, *rules: str) -> Artifact:
     return Artifact(asset, "1", folder, {"facts": {"dropped": dict.fromkeys(rules, 0)}})
 
 
+def write_tokens(folder: Path, mixture: Path) -> Path:
+    """Write the tables of tokens that drop the pair of row 10 as too long and have the pair of row 11 in test."""
+    folder.mkdir()
+    pairs = read(mixture / "pairs.parquet")
+    kept = [{"pair_id": p["pair_id"], "split": "test" if p["row"] == 11 else "train"} for p in pairs if p["row"] != 10]
+    write(folder / "pairs.parquet", kept, pa.schema([("pair_id", pa.string()), ("split", pa.string())]))
+    (long,) = (pair for pair in pairs if pair["row"] == 10)
+    drop = {**{name: long[name] for name in ("source", "file", "row", "pair_id")}, "rule": "too_long", "stage": "pair"}
+    write(folder / "dropped.parquet", [drop], DROPPED)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("data")
@@ -93,6 +106,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
             artifact("pairs_ratings", outs["pairs_ratings"], "equal_score"),
         ],
         "mixture": [artifact("some_mixture", outs["mix"], "leak")],
+        "tokens": [artifact("some_tokens", write_tokens(folder / "tokens", outs["mix"]), "too_long")],
     }
     return Data([talks, ratings], outs["pairs_talks"], outs["pairs_ratings"], outs["mix"], artifacts)
 
@@ -184,6 +198,18 @@ def test_a_kept_pair_is_traced_to_its_mixtures(data: Data):
     assert (found["source"], found["file"], found["row"]) == ("talks", "train.jsonl", 1)
     assert (found["drops"], found["dropped_by"], found["reason"]) == ([], None, None)
     assert (found["pair_sets"], found["mixtures"]) == (["pairs_talks"], ["some_mixture"])
+    assert found["trained_on"] == ["some_tokens"]
+
+
+def test_a_pair_that_was_too_long_for_the_tokens_says_so(data: Data):
+    found = trace(pair_id(data.talks, 10), data.artifacts)
+    assert [(drop["asset"], drop["rule"]) for drop in found["drops"]] == [("some_tokens", "too_long")]
+    assert (found["dropped_by"], found["mixtures"], found["trained_on"]) == ("too_long", ["some_mixture"], [])
+
+
+def test_a_test_pair_is_trained_on_by_nobody(data: Data):
+    found = trace(pair_id(data.talks, 11), data.artifacts)
+    assert (found["drops"], found["mixtures"], found["trained_on"]) == ([], ["some_mixture"], [])
 
 
 def test_a_pair_that_the_mixture_dropped_says_so(data: Data):
@@ -222,7 +248,7 @@ def test_drops_of_one_row_stand_in_the_order_of_the_rules_then_of_pair_ids(tmp_p
     built = build_pair_set("x", pair_set, raw, out)
     assert built.facts["dropped"] == {"score_ratio": 1, "equal_score": 3, "cap": 4}
     pairs = artifact("pairs_x", out, *built.facts["dropped"])
-    found = trace("train.jsonl:1", {"raw": [artifact("raw_src", raw)], "pairs": [pairs], "mixture": []})
+    found = trace("train.jsonl:1", {"raw": [artifact("raw_src", raw)], "pairs": [pairs], "mixture": [], "tokens": []})
     assert [drop["rule"] for drop in found["drops"]] == ["score_ratio", *["equal_score"] * 3, *["cap"] * 4]
     assert found["dropped_by"] == "score_ratio"
     ids = [drop["pair_id"] for drop in found["drops"]]
@@ -252,4 +278,4 @@ def test_what_cannot_be_traced_is_told_in_one_sentence(data: Data, target: str, 
 
 def test_tracing_in_an_empty_home_says_what_to_do():
     with pytest.raises(UserError, match="materialize a recipe first"):
-        trace("0" * 32, {"raw": [], "pairs": [], "mixture": []})
+        trace("0" * 32, {"raw": [], "pairs": [], "mixture": [], "tokens": []})

@@ -125,9 +125,9 @@ def test_auto_shares_where_it_saves_tokens_and_says_why_not_elsewhere(pairs, enc
         def get_text_config(self):
             return self
 
-    def chosen(requested="auto", device="cpu", **config):
+    def chosen(requested="auto", device="cpu", dropout=0.0, **config):
         model = SimpleNamespace(config=Config(**{"_attn_implementation": "sdpa", **config}))
-        return choose(requested, pairs, model, device)
+        return choose(requested, pairs, model, device, dropout)
 
     assert token_ratio(pairs) > 1.25
     assert chosen()[0] == "shared"
@@ -141,3 +141,4 @@ def test_auto_shares_where_it_saves_tokens_and_says_why_not_elsewhere(pairs, enc
     assert layout == "grouped"
     assert "for the CPU only" in reason
     assert chosen(_attn_implementation="eager")[0] == "grouped"
+    assert chosen(dropout=0.1)[0] == "grouped"

@@ -6,7 +6,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.training import run_config
 from rm_workflow_tests.training import toy
 
-FACTS = {"train": 100, "train_tokens": 9000, "template_hash": "ab"}
+FACTS = {"train": 100, "test": 10, "train_tokens": 9000, "template_hash": "ab"}
 
 
 def test_the_seed_recipe_takes_10050_steps():
@@ -48,6 +48,13 @@ def test_what_is_not_built_is_refused():
         run_config.resolve(toy.recipe("token_prm"), FACTS, "cpu", "fp32")
     with pytest.raises(UserError, match="batch_unit 'blocks' is not built yet"):
         run_config.resolve(toy.recipe(batch_unit="blocks"), FACTS, "cpu", "fp32")
+
+
+def test_tokens_without_a_test_pair_are_refused_before_training_where_test_is_to_be_scored():
+    with pytest.raises(
+        UserError, match=r"evaluate_on names 'test', and the tokens hold no test pair; set mixture\.split"
+    ):
+        run_config.resolve(toy.recipe(), {**FACTS, "test": 0}, "cpu", "fp32")
 
 
 def test_tokens_without_a_train_pair_are_refused():

@@ -92,7 +92,7 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
 
 def resolved(toy_recipe: Recipe, encoder: Encoder, num_pairs: int, precision: str = "fp32") -> dict[str, Any]:
     """Return the run config of a toy recipe."""
-    facts = {"train": num_pairs, "train_tokens": 0, "template_hash": encoder.template_hash}
+    facts = {"train": num_pairs, "test": 1, "train_tokens": 0, "template_hash": encoder.template_hash}
     return run_config.resolve(toy_recipe, facts, "cpu", precision)
 
 
