@@ -28,7 +28,7 @@ def test_the_contracts_order_stands_with_every_rule_that_is_built():
     ]
     assert built() == [
         *("rating", "score_ratio", "status", "in_gsm8k_train", "equal_score", "identical_responses"),
-        *("exact_duplicate", "contradictory", "cap"),
+        *("exact_duplicate", "contradictory", "cycle", "cap"),
     ]
 
 
@@ -188,3 +188,17 @@ def test_the_label_of_the_majority_may_stay(tmp_path: Path):
     pairs, dropped = run(tmp_path, rows, {"contradictory": {"keep": "majority"}})
     assert sorted(pair["row"] for pair in pairs) == [1, 3, 4]
     assert [drop["row"] for drop in dropped] == [2]
+
+
+def test_pairs_that_go_round_in_a_circle_are_dropped_and_those_beside_it_stay(tmp_path: Path):
+    circle = [given("Hi", "a", "b", 1), given("Hi", "b", "c", 2), given("Hi", "c", "a", 3)]
+    beside = [given("Hi", "x", "a", 4), given("Hi", "b", "y", 5), given("Ho", "c", "b", 6)]
+    pairs, dropped = run(tmp_path, [*circle, *beside], "cycle")
+    assert sorted(pair["row"] for pair in pairs) == [4, 5, 6]
+    assert sorted((drop["row"], drop["rule"]) for drop in dropped) == [(1, "cycle"), (2, "cycle"), (3, "cycle")]
+
+
+def test_a_consistent_ranking_has_no_circle(tmp_path: Path):
+    rows = [given("Hi", "a", "b", 1), given("Hi", "b", "c", 2), given("Hi", "a", "c", 3), given("Hi", "a", "b", 4)]
+    pairs, _ = run(tmp_path, rows, "cycle")
+    assert len(pairs) == 4
