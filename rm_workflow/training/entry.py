@@ -107,7 +107,7 @@ def train(
     progress = Progress(out / METRICS, run_config["num_steps"], run_config["num_train_pairs"], tell)
     _announce(run_config, pairs, progress)
 
-    trainer = _trainer(run_config, encoder, pairs, base, progress, out)
+    trainer = make_trainer(run_config, encoder, pairs, base, progress, out)
     probe = _probe(trainer, pairs, encoder.pad_token_id)
     first_loss = check_start(trainer, probe, _fresh_head(base))
     prove_layout(trainer, probe)
@@ -191,9 +191,10 @@ def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs", progress: Any)
         progress.say(f"note: {note}")
 
 
-def _trainer(
+def make_trainer(
     run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs", base: Path, progress: Any, out: Path
 ) -> "PairTrainer":
+    """Return a trainer with the model of a run config, its fresh head and its adapters, all drawn by the seed."""
     from transformers import set_seed
 
     from rm_workflow.models.reward_model import load_reward_model
