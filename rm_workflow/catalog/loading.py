@@ -9,7 +9,8 @@ An entry of the user's folder replaces the built-in entry of the same name whole
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,18 @@ NAME = re.compile(r"[a-z0-9_]{1,64}")
 Recipes = dict[str, Document]
 
 
-def load_catalog(settings: Settings, extra_recipe: Path | None = None) -> Catalog:
+def load_catalog(
+    settings: Settings,
+    extra_recipe: Path | None = None,
+    check_source: Callable[[str, Source], None] | None = None,
+    check_pair_set: Callable[[str, PairSet], None] | None = None,
+) -> Catalog:
     """Read and check everything: each entry's types, and every name that an entry refers to.
 
     Args:
         extra_recipe: a recipe file outside the catalogue; it may extend a recipe of the catalogue.
+        check_source: raises UserError for a source that the code cannot read; ``load_checked_catalog`` hands it in.
+        check_pair_set: the same for a pair set and its rules.
 
     Raises:
         UserError: the first problem found, with file, line and key path.
@@ -78,9 +86,25 @@ def load_catalog(settings: Settings, extra_recipe: Path | None = None) -> Catalo
     for name, pair_set in catalog.pair_sets.items():
         title = f"pair set '{name}'"
         _require(catalog.sources, "source", pair_set.source, title, pair_sets[name], ("source",))
+    if check_source:
+        for name, source in catalog.sources.items():
+            with _told_at(sources[name].origin(())):
+                check_source(name, source)
+    if check_pair_set:
+        for name, pair_set in catalog.pair_sets.items():
+            with _told_at(pair_sets[name].origin(())):
+                check_pair_set(name, pair_set)
     for name, recipe in catalog.recipes.items():
         _check_references(recipe, catalog, resolved[name])
     return catalog
+
+
+@contextmanager
+def _told_at(origin: Origin) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
 
 
 def is_recipe_path(name_or_path: str) -> bool:

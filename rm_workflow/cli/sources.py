@@ -9,12 +9,13 @@ from rich.console import Console
 
 from rm_workflow.artifacts import prepare_home
 from rm_workflow.catalog.entries import add_entries, user_folder
-from rm_workflow.catalog.loading import NAME, load_catalog, nearest
+from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
 from rm_workflow.catalog.yaml_file import shown_path
 from rm_workflow.cli.output import counting_line, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
+from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import Settings, load_settings
 
 sources_app = typer.Typer(help="Raw data sets: what exists and how it is understood.", no_args_is_help=True)
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 @sources_app.command("list")
 def sources_list_command(json_: JsonOption = False) -> None:
     """List the sources of the catalogue with licence and adapter."""
-    sources = load_catalog(load_settings()).sources
+    sources = load_checked_catalog(load_settings()).sources
     fields = {"hub", "licence", "adapter", "proven_on_real_rows"}
     rows = [{"name": name, **source.model_dump(include=fields)} for name, source in sources.items()]
     if json_:
@@ -49,7 +50,7 @@ def sources_check_command(
     Ends with the sentence of the build where the build would refuse the files.
     """
     settings = load_settings()
-    name, source = find_source(load_catalog(settings), name)
+    name, source = find_source(load_checked_catalog(settings), name)
     preview = read_source(name, source, settings, num_rows)
     show_preview(preview, json_)
 
@@ -62,7 +63,7 @@ def sources_update_command(
     from rm_workflow import hub
 
     settings = load_settings()
-    catalog = load_catalog(settings)
+    catalog = load_checked_catalog(settings)
     name, source = find_source(catalog, name)
     if source.hub is None:
         raise UserError(
@@ -106,7 +107,7 @@ def sources_add_command(
     if not path.is_file():
         raise UserError(f"{file}: there is no such file; name a JSON Lines or Parquet file")
     folder = user_folder(settings)
-    name = _new_name(load_catalog(settings), path, name)
+    name = _new_name(load_checked_catalog(settings), path, name)
     data = own_data.understand_file(name, path, adapter, columns, licence)
     preview = read_source(name, data.source, settings, num_rows)
     entries = data.entries(name, folder)

@@ -168,6 +168,41 @@ def test_an_interrupted_verb_says_how_to_go_on(project: Project, rmw: Rmw, monke
     assert "run the same command again" in answer.error
 
 
+BAD_ENTRIES = {
+    "an unknown rule": ("pair_sets.yaml:2", "exact_duplicate]", "exact_duplicat]", "did you mean 'exact_duplicate'?"),
+    "an unknown parameter": (
+        "pair_sets.yaml:2",
+        "exact_duplicate]",
+        "cap: {max_pair: 5}]",
+        "parameter 'max_pairs' is missing",
+    ),
+    "a wrong order": (
+        "pair_sets.yaml:2",
+        "identical_responses, exact_duplicate",
+        "exact_duplicate, identical_responses",
+        "write them as [identical_responses, exact_duplicate]",
+    ),
+    "an unknown adapter": ("sources.yaml:2", "chosen_rejected", "chosen_rejectd", "did you mean 'chosen_rejected'?"),
+    "an unknown field": ("sources.yaml:2", "licence:", "columns: {promt: p}\n  licence:", "has no field 'promt'"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ENTRIES)
+@pytest.mark.parametrize("verb", [("recipes",), ("plan", "./mine.yaml"), ("plan", "toy", "--yaml"), ("counts", "toy")])
+def test_an_entry_that_cannot_run_is_refused_when_the_catalogue_is_loaded(
+    project: Project, rmw: Rmw, bad: str, verb: tuple[str, ...]
+):
+    place, old, new, words = BAD_ENTRIES[bad]
+    (project.folder / "mine.yaml").write_text("extends: toy\n")
+    file = project.folder / "catalog" / place.partition(":")[0]
+    file.write_text(file.read_text().replace(old, new))
+    answer = rmw(*verb)
+    assert answer.code == 1
+    assert answer.error.startswith(f"error: catalog/{place}: ")
+    assert words in answer.error
+    assert project.published() == []
+
+
 def test_an_override_of_an_unknown_path_is_answered_with_the_nearest_one(project: Project, rmw: Rmw):
     answer = rmw("run", "toy", "--set", "training.lerning_rate=1")
     assert answer.code == 1
