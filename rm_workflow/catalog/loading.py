@@ -260,6 +260,8 @@ def _chain(name: str, recipes: Recipes) -> list[str]:
     while (parent := recipes[chain[-1]].data.get("extends")) is not None:
         document = recipes[chain[-1]]
         where = f"{document.origin(('extends',))}: recipe '{chain[-1]}'"
+        if parent == chain[-1]:
+            raise UserError(f"{where}: extends: this file has the name of the recipe that it extends; rename the file")
         if parent in chain:
             circle = " -> ".join([*chain[chain.index(parent) :], parent])
             raise UserError(f"{where}: extends goes round in a circle ({circle}); remove one of them")

@@ -111,6 +111,8 @@ def sources_add_command(
     data = own_data.understand_file(name, path, adapter, columns, licence)
     preview = read_source(name, data.source, settings, num_rows)
     entries = data.entries(name, folder)
+    if preview["refused"]:
+        preview["refused"] = _refused_before_adding(preview["refused"])
     written = [] if preview["refused"] else add_entries(folder, entries)
     show_preview({**preview, "entries": entries}, json_)
     typer.echo(
@@ -118,6 +120,12 @@ def sources_add_command(
         f"mixture: {{pair_sets: [{name}], split: {{by: hash}}}}",
         err=True,
     )
+
+
+def _refused_before_adding(sentence: str) -> str:
+    """Return the build's sentence with a mend that can be done: its own speaks of an entry that is not there yet."""
+    problem = sentence.rpartition("; ")[0]
+    return f"{problem}; nothing is added; mend the file, or say how it is read with --column or --adapter"
 
 
 def _columns(assignments: list[str]) -> dict[str, str]:
@@ -157,7 +165,7 @@ def read_source(name: str, source: Source, settings: Settings, num_rows: int) ->
     from rm_workflow import hub
     from rm_workflow.preferences import raw
 
-    files = hub.resolve_files(source, settings)
+    files = hub.resolve_files(source, settings, f"sources.yaml: source '{name}'")
     with counting_line(f"reading the rows of {name}") as counted:
         return raw.preview(name, source, files, num_rows, lambda rows, _: counted(rows))
 

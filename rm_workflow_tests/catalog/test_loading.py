@@ -120,7 +120,7 @@ def test_a_cycle_is_refused_naming_the_chain(settings: Settings, write: Write):
 
 def test_a_recipe_that_extends_its_own_name_is_refused(settings: Settings, write: Write):
     write("catalog/recipes/quickstart.yaml", "extends: quickstart\n")
-    with pytest.raises(UserError, match=r"circle \(quickstart -> quickstart\)"):
+    with pytest.raises(UserError, match=r"extends: .* the name of the recipe that it extends; rename"):
         load_catalog(settings)
 
 
@@ -215,6 +215,8 @@ BAD_RECIPES = [
     ("batch_size: 16", "batch_size: 16\n  activation_checkpointing: yes", 8, "must be true or false, not 'yes'"),
     ("by: hash", "by: hashed", 4, "mixture.split.by is 'hashed' (did you mean 'hash'?)"),
     ("[sample_dialogues]", "sample_dialogues", 3, "mixture.pair_sets must be a list, not 'sample_dialogues'"),
+    ("[sample_dialogues]", "[]", 3, "mixture.pair_sets must be a list with at least one entry, not []"),
+    ("base: org/model-1B", "base: ''", 1, "base must be text that is not empty, not ''"),
     ("[sample_dialogues]", "[1]", 3, "mixture.pair_sets[0] must be text"),
     ("[sample_dialogues]", "[Bad-Name]", 3, "mixture.pair_sets[0] must be a name of 1 to 64 characters"),
     ("[sample_dialogues]", "[hh_helpful_base, hh_helpful_base]", 3, "hh_helpful_base is listed twice"),

@@ -168,6 +168,18 @@ def test_an_interrupted_verb_says_how_to_go_on(project: Project, rmw: Rmw, monke
     assert "run the same command again" in answer.error
 
 
+def test_a_missing_file_or_folder_is_told_with_its_source_and_mend(project: Project, rmw: Rmw):
+    (project.folder / "rows/train.jsonl").unlink()
+    for verb in (("counts", "toy"), ("sources", "check", "toy")):
+        error = rmw(*verb).error
+        assert "sources.yaml: source 'toy': path: " in error
+        assert error.endswith(
+            "file train.jsonl is missing (nearest there: test.jsonl); put it there or correct `files`"
+        )
+    (project.folder / "rows").rename(project.folder / "moved")
+    assert rmw("counts", "toy").error.endswith("/rows does not exist; create it or correct `path`")
+
+
 BAD_ENTRIES = {
     "an unknown rule": ("pair_sets.yaml:2", "exact_duplicate]", "exact_duplicat]", "did you mean 'exact_duplicate'?"),
     "an unknown parameter": (

@@ -135,9 +135,11 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
         (("rows/mine.jsonl", "--name", "Ü"), ("source 'Ü'", "a-z, 0-9 and _")),
         (("rows/mine.jsonl", "--adapter", "chosen_rejectd"), ("did you mean 'chosen_rejected'?",)),
         (("rows/mine.jsonl", "--column", "promt=question"), ("no adapter", "promt")),
-        (("rows/mine.jsonl", "--adapter", "hh_transcript"), ("no row could be used", "`adapter`")),
-        (("rows/empty.jsonl",), ("rows/empty.jsonl has 0 rows",)),
-        (("rows/cut.jsonl.gz",), ("cut.jsonl.gz: the gzip file ends early",)),
+        (("rows/mine.jsonl", "--adapter", "hh_transcript"), ("no row could be used", "--adapter")),
+        (("rows/empty.jsonl",), ("rows/empty.jsonl has 0 rows", "nothing is added; mend the file")),
+        (("rows/broken.jsonl",), ("rows/broken.jsonl has 1 broken lines of 2", "nothing is added; mend the file")),
+        (("rows/cut.jsonl.gz",), ("rows/cut.jsonl.gz: the gzip file ends early",)),
+        (("rows/stub.jsonl.gz",), ("/rows/stub.jsonl.gz: the gzip file ends early",)),
         (("rows/unrated.jsonl",), ("unrated.jsonl", "no response has a rating")),
     ],
 )
@@ -150,11 +152,15 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     write(rows / "odd.jsonl", {"a": "1", "b": "2"})
     write(rows / "empty.jsonl")
     write(rows / "unrated.jsonl", {"prompt": "Hi?", "completions": [{"text": "Yes.", "ratings": {}}]})
+    (rows / "broken.jsonl").write_text(json.dumps(row(1)) + "\n{\n")
     (rows / "cut.jsonl.gz").write_bytes(gzip.compress(lines(range(900)).encode())[:-900])
+    (rows / "stub.jsonl.gz").write_bytes(gzip.compress(lines(range(9)).encode())[:-9])
     before = catalog_texts(project)
     answer = rmw("sources", "add", *arguments)
     assert answer.code == 1
     assert [part for part in words if part not in answer.error] == []
+    assert ".yaml" not in answer.error
+    assert "`files`" not in answer.error
     assert catalog_texts(project) == before
 
 
