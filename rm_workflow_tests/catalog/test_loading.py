@@ -195,6 +195,7 @@ BAD_RECIPES = [
     ("1e-5", "'1e-5'", 6, "training.learning_rate must be a number, not '1e-5'"),
     ("1e-5", ".inf", 6, "training.learning_rate must be a finite number, not .inf"),
     ("1e-5", "-1e-5", 6, "training.learning_rate must be greater than 0, not -1.0e-05"),
+    ("batch_size: 16", "batch_size: 16\n  epochs: 1e300", 8, "training.epochs must be less than or equal to 1000"),
     ("1e-5", "null", 6, "training.learning_rate must be a number, not null"),
     ("batch_size: 16", "batch_size: true", 7, "training.batch_size must be a whole number, not true"),
     ("batch_size: 16", "batch_size: 1.5", 7, "training.batch_size must be a whole number, not 1.5"),
