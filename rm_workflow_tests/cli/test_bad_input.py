@@ -144,6 +144,16 @@ def test_wrong_usage_is_one_sentence_and_exits_with_2(
     assert [part for part in words if part not in answer.error] == []
 
 
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_does_not_exist_is_refused_before_the_web_ui_starts(
+    project: Project, rmw: Rmw, port: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the web UI was started"))
+    answer = rmw("ui", "--port", port)
+    assert answer.code == 2
+    assert "--port" in answer.error
+
+
 def test_help_is_no_error(project: Project, rmw: Rmw):
     answer = rmw("run", "--help")
     assert (answer.code, answer.err) == (0, "")
