@@ -12,7 +12,7 @@ from rm_workflow.catalog.entries import add_entries, user_folder
 from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
 from rm_workflow.catalog.yaml_file import shown_path
-from rm_workflow.cli.output import counting_line, print_json, print_table
+from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
 from rm_workflow.preferences.checked_catalog import load_checked_catalog
@@ -187,14 +187,14 @@ def show_preview(preview: dict[str, Any], json_: bool) -> None:
 def _print_preview(preview: dict[str, Any]) -> None:
     console = Console()
     for file in preview["files"]:
-        columns = ", ".join(file["columns"])
+        columns = for_terminal(", ".join(file["columns"]))
         dropped = [f"{rule} {number:,}" for rule, number in file["dropped"].items() if number]
         console.rule(f"{preview['source']}: {file['file']} ({file['split']}), read by {preview['adapter']}")
         console.print(f"columns: {columns}; sha256 {file['sha256'][:12]}", highlight=False, markup=False)
         rows = f"rows: {file['num_rows']:,}, used: {file['num_used']:,}, dropped: {', '.join(dropped) or 'none'}"
         console.print(rows, highlight=False, markup=False)
         for row in file["rows"]:
-            console.print("\n".join(_preview_lines(row)), highlight=False, markup=False)
+            console.print(for_terminal("\n".join(_preview_lines(row))), highlight=False, markup=False)
 
 
 def _preview_lines(row: dict[str, Any]) -> list[str]:
