@@ -11,7 +11,7 @@ from rm_workflow.artifacts import prepare_home
 from rm_workflow.catalog.entries import add_entries, user_folder
 from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
-from rm_workflow.catalog.yaml_file import shown_path
+from rm_workflow.catalog.yaml_file import dump_value, shown_path
 from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
@@ -117,7 +117,7 @@ def sources_add_command(
     show_preview({**preview, "entries": entries}, json_)
     typer.echo(
         f"'{name}' is added to {' and '.join(map(shown_path, written))}; use it in a recipe: "
-        f"mixture: {{pair_sets: [{name}], split: {{by: hash}}}}",
+        f"mixture: {{pair_sets: {dump_value([name])}, split: {{by: hash}}}}",
         err=True,
     )
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.yaml_file import parse_value
 from rm_workflow.settings import load_settings
 from rm_workflow_tests.cli.conftest import RECIPE, Answer, Project, lines, row
 
@@ -79,6 +80,17 @@ def test_an_added_file_runs_to_a_mixture(project: Project, rmw: Rmw, example: di
     counted = json.loads(rmw("counts", "./my.yaml", "--json").out)
     assert counted["sources"]["mine"]["rows"] == 30
     assert counted["pair_sets"]["mine"]["kept"] == 30
+
+
+@pytest.mark.parametrize("name", ["123", "null", "true", "1e5", "mine"])
+def test_the_printed_hint_reads_as_the_name_also_where_yaml_would_take_it_for_a_value(
+    project: Project, rmw: Rmw, name: str
+):
+    answer = rmw("sources", "add", str(write(project.folder / f"rows/{name}.jsonl", row(1))))
+    assert answer.code == 0, answer.err
+    hint = answer.err.partition("recipe: mixture: ")[2]
+    assert parse_value(hint, "hint")["pair_sets"] == [name]
+    assert load_catalog(load_settings()).pair_sets[name].source == name
 
 
 def test_columns_licence_and_name_are_taken_from_the_options(project: Project, rmw: Rmw):
