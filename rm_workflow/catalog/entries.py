@@ -1,6 +1,8 @@
 """New entries of the user's catalogue, written behind what stands there already."""
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
 DRAFT = ".draft"
+LOCK = ".lock"
 
 
 def user_folder(settings: Settings) -> Path:
@@ -26,8 +29,19 @@ def user_folder(settings: Settings) -> Path:
     )
 
 
+@contextmanager
+def locked_catalog(folder: Path) -> Iterator[None]:
+    """Keep others from adding to a catalogue folder, so that what is read in it holds until it is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
     """Append entries to files of a catalogue folder and return the files; all other lines stay as they are.
+
+    The files are replaced in the order given; call it under ``locked_catalog``.
 
     Args:
         entries: ``{file: {name: entry}}``, for instance ``{"sources.yaml": {"mine": {"path": "rows", ...}}}``.

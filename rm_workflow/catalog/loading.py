@@ -68,8 +68,9 @@ def load_catalog(
         UserError: the first problem found, with file, line and key path.
     """
     folders = _folders(settings)
-    sources = _entries(folders, "sources.yaml")
+    # A source is written before its pair set (catalog/entries.py): read the other way round, none is met without it.
     pair_sets = _entries(folders, "pair_sets.yaml")
+    sources = _entries(folders, "sources.yaml")
     benchmarks = _entries(folders, "benchmarks.yaml")
     recipes = _recipe_documents(folders, extra_recipe)
     resolved = {name: _resolved(name, recipes) for name in recipes}

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from rm_workflow.artifacts import prepare_home
-from rm_workflow.catalog.entries import add_entries, user_folder
+from rm_workflow.catalog.entries import add_entries, locked_catalog, user_folder
 from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
 from rm_workflow.catalog.yaml_file import dump_value, shown_path
@@ -107,13 +107,14 @@ def sources_add_command(
     if not path.is_file():
         raise UserError(f"{file}: there is no such file; name a JSON Lines or Parquet file")
     folder = user_folder(settings)
-    name = _new_name(load_checked_catalog(settings), path, name)
-    data = own_data.understand_file(name, path, adapter, columns, licence)
-    preview = read_source(name, data.source, settings, num_rows)
-    entries = data.entries(name, folder)
-    if preview["refused"]:
-        preview["refused"] = _refused_before_adding(preview["refused"])
-    written = [] if preview["refused"] else add_entries(folder, entries)
+    with locked_catalog(folder):
+        name = _new_name(load_checked_catalog(settings), path, name)
+        data = own_data.understand_file(name, path, adapter, columns, licence)
+        preview = read_source(name, data.source, settings, num_rows)
+        entries = data.entries(name, folder)
+        if preview["refused"]:
+            preview["refused"] = _refused_before_adding(preview["refused"])
+        written = [] if preview["refused"] else add_entries(folder, entries)
     show_preview({**preview, "entries": entries}, json_)
     typer.echo(
         f"'{name}' is added to {' and '.join(map(shown_path, written))}; use it in a recipe: "

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rm_workflow.catalog import loading
+from rm_workflow.catalog.entries import add_entries
 from rm_workflow.catalog.loading import (
     load_catalog,
     override_recipe,
@@ -12,7 +14,7 @@ from rm_workflow.catalog.loading import (
     resolve_recipe,
 )
 from rm_workflow.catalog.models import Catalog, Recipe, RuleUse
-from rm_workflow.catalog.yaml_file import read_yaml
+from rm_workflow.catalog.yaml_file import Document, read_yaml
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 from rm_workflow_tests.catalog.conftest import Write
@@ -125,6 +127,27 @@ def test_a_recipe_that_extends_its_own_name_is_refused(settings: Settings, write
 
 
 # The user's folder
+
+
+def test_a_source_and_its_pair_set_that_are_added_meanwhile_are_read_whole(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+):
+    write("catalog/sources.yaml", SOURCE)
+    write("catalog/pair_sets.yaml", "a:\n  source: a\n  candidates: given\n  rules: []\n")
+    source = {"path": "rows", "files": {"train": ["b.jsonl"]}, "adapter": "hh_transcript", "licence": "MIT"}
+    pair_set = {"source": "b", "candidates": "given", "rules": []}
+    reading: list[str] = []
+
+    def read_then_add(path: Path) -> Document:
+        document = read_yaml(path)
+        if path.parent == settings.catalog and not reading:
+            reading.append(path.name)
+            add_entries(path.parent, {"sources.yaml": {"b": source}, "pair_sets.yaml": {"b": pair_set}})
+        return document
+
+    monkeypatch.setattr(loading, "read_yaml", read_then_add)
+    assert "b" in load_catalog(settings).sources
+    assert reading == ["pair_sets.yaml"]
 
 
 def test_an_entry_of_the_user_replaces_the_built_in_one_whole(settings: Settings, write: Write):

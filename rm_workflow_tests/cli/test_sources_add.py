@@ -1,5 +1,7 @@
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rm_workflow.catalog.entries import add_entries, locked_catalog
 from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.catalog.yaml_file import parse_value
 from rm_workflow.settings import load_settings
@@ -42,7 +45,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def catalog_texts(project: Project) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted((project.folder / "catalog").iterdir()) if path.is_file()}
+    return {path.name: path.read_text() for path in sorted((project.folder / "catalog").glob("*.yaml"))}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,20 @@ def test_what_stood_in_the_catalogue_stays_byte_for_byte(project: Project, rmw: 
     after = catalog_texts(project)
     assert list(after) == list(before)
     assert all(after[name].startswith(before[name]) for name in before)
+
+
+def test_an_add_waits_for_another_one_and_sees_what_it_has_written(project: Project):
+    write(project.folder / "rows/mine.jsonl", row(1))
+    folder = project.folder / "catalog"
+    entry = {"path": "../rows", "files": {"train": ["other.jsonl"]}, "adapter": "chosen_rejected", "licence": "MIT"}
+    command = [sys.executable, "-m", "rm_workflow.cli.main", "sources", "add", "rows/mine.jsonl"]
+    with locked_catalog(folder):
+        waiting = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(3)
+        add_entries(folder, {"sources.yaml": {"mine": entry}})
+    assert "source 'mine' is in the catalogue already" in waiting.communicate()[1]
+    assert load_catalog(load_settings()).sources["mine"].licence == "MIT"
 
 
 def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
