@@ -202,7 +202,7 @@ def _entries(folders: list[Path], file: str) -> dict[str, Document]:
     entries: dict[str, Document] = {}
     for path in (folder / file for folder in folders):
         if path.exists():
-            document = read_yaml(path)
+            document = read_yaml(path, may_be_empty=True)
             entries.update({name: _entry(document, name, path.parent) for name in document.data})
     return entries
 

@@ -122,6 +122,36 @@ def test_what_stood_in_the_catalogue_stays_byte_for_byte(project: Project, rmw: 
     assert all(after[name].startswith(before[name]) for name in before)
 
 
+def test_a_linked_file_stays_a_link_and_what_it_names_is_continued(project: Project, rmw: Rmw):
+    sources = project.folder / "catalog/sources.yaml"
+    (project.folder / "kept").mkdir()
+    kept = sources.rename(project.folder / "kept/sources.yaml")
+    sources.symlink_to(kept)
+    assert rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1)))).code == 0
+    assert sources.readlink() == kept
+    assert "mine:" in kept.read_text()
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_line_ends_of_a_file_stay_as_they_are(project: Project, rmw: Rmw):
+    sources = project.folder / "catalog/sources.yaml"
+    before = sources.read_bytes().replace(b"\n", b"\r\n")
+    sources.write_bytes(before)
+    assert rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1)))).code == 0
+    after = sources.read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == after.count(b"\r\n") > before.count(b"\n")
+
+
+def test_a_file_of_comments_only_is_continued(project: Project, rmw: Rmw):
+    for file in ("sources.yaml", "pair_sets.yaml"):
+        (project.folder / "catalog" / file).write_text("# my own data\n")
+    (project.folder / "catalog/recipes/toy.yaml").unlink()
+    assert rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1)))).code == 0
+    assert (project.folder / "catalog/sources.yaml").read_text().startswith("# my own data\n\nmine:\n")
+    assert "mine" in load_catalog(load_settings()).pair_sets
+
+
 def test_an_add_waits_for_another_one_and_sees_what_it_has_written(project: Project):
     write(project.folder / "rows/mine.jsonl", row(1))
     folder = project.folder / "catalog"
