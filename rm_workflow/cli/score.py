@@ -76,7 +76,7 @@ def aggregate_command(
     try:
         result = rule.aggregate([row for _, row in rows])
     except RowError as error:
-        raise UserError(f"{file}: line {rows[error.index][0]}: {error.problem}") from None
+        raise UserError(f"{file}: {error.told(lambda position: f'line {rows[position][0]}')}") from None
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     for warning in result.get("warnings", ()):
