@@ -262,7 +262,10 @@ def _chain(name: str, recipes: Recipes) -> list[str]:
         document = recipes[chain[-1]]
         where = f"{document.origin(('extends',))}: recipe '{chain[-1]}'"
         if parent == chain[-1]:
-            raise UserError(f"{where}: extends: this file has the name of the recipe that it extends; rename the file")
+            raise UserError(
+                f"{where}: extends: this file has the name of the recipe that it extends; rename the file, or change "
+                "its `name` where it has one"
+            )
         if parent in chain:
             circle = " -> ".join([*chain[chain.index(parent) :], parent])
             raise UserError(f"{where}: extends goes round in a circle ({circle}); remove one of them")
