@@ -51,15 +51,21 @@ class SourceFile:
     sha256: str
 
 
-def resolve_files(location: Location, settings: Settings) -> list[SourceFile]:
+def resolve_files(location: Location, settings: Settings, title: str = "files") -> list[SourceFile]:
     """Return the files of a source or benchmark in their declared order, fetched where they are not here yet.
+
+    Args:
+        title: what errors call the location: ``sources.yaml: source 'hh'``.
 
     Raises:
         UserError: a folder, repository or file is not there, may not be read, or cannot be reached.
     """
     named = [(split, file) for split, files in location.files.items() for file in files]
-    _refuse_bad_names([file for _, file in named])
-    root, paths = _locate(location, [file for _, file in named], settings)
+    try:
+        _refuse_bad_names([file for _, file in named])
+        root, paths = _locate(location, [file for _, file in named], settings)
+    except UserError as error:
+        raise UserError(f"{title}: {error}") from error
     return [
         SourceFile(split, file, path, f"{root}/{file}", file_sha256(path))
         for (split, file), path in zip(named, paths, strict=True)
@@ -103,10 +109,11 @@ def mirror_folder(repository: str, settings: Settings) -> Path | None:
 
 def _in_folder(folder: Path, files: list[str], place: str) -> list[Path]:
     if not folder.is_dir():
-        raise UserError(f"{place}: the folder {folder} does not exist; create it or correct the catalogue")
+        raise UserError(f"{place}: the folder {folder} does not exist; create it or correct `path`")
     for file in files:
         if not (folder / file).is_file():
-            raise UserError(f"{place}: file {file} is missing ({_nearest_file(file, folder)})")
+            near = _nearest_file(file, folder)
+            raise UserError(f"{place}: file {file} is missing ({near}); put it there or correct `files`")
     return [folder / file for file in files]
 
 

@@ -111,8 +111,11 @@ def test_a_missing_file_is_named_with_the_nearest_one(tmp_path: Path) -> None:
     for name in ("train.jsonl.gz", "other.parquet"):
         (tmp_path / "mine" / name).write_text("")
     location = Location(path=str(tmp_path / "mine"), files={"train": ["train.jsonl"]})
-    with pytest.raises(UserError, match=r"file train\.jsonl is missing \(nearest there: train\.jsonl\.gz\)"):
-        hub.resolve_files(location, settings(tmp_path))
+    words = (
+        r"^sources\.yaml: source 'mine': path: .*: file train\.jsonl is missing \(nearest there: train\.jsonl\.gz\); "
+    )
+    with pytest.raises(UserError, match=words + "put it there or correct `files`$"):
+        hub.resolve_files(location, settings(tmp_path), "sources.yaml: source 'mine'")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

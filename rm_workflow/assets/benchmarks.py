@@ -20,7 +20,7 @@ def benchmark_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
     planned = Flow(catalog).benchmark(name)
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        files = hub.resolve_files(benchmark, workplace.settings)
+        files = hub.resolve_files(benchmark, workplace.settings, f"benchmarks.yaml: benchmark '{name}'")
         request = planned.request((), overridden=False, external_files=external_files(files))
 
         def build(out: Path) -> Built:

@@ -29,7 +29,7 @@ def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
     planned = Flow(catalog).raw(name)
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        files = hub.resolve_files(source, workplace.settings)
+        files = hub.resolve_files(source, workplace.settings, f"sources.yaml: source '{name}'")
         request = planned.request((), overridden=False, external_files=external_files(files))
 
         def build(out: Path) -> Built:

@@ -1,6 +1,8 @@
 """New entries of the user's catalogue, written behind what stands there already."""
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
 DRAFT = ".draft"
+LOCK = ".lock"
 
 
 def user_folder(settings: Settings) -> Path:
@@ -26,8 +29,19 @@ def user_folder(settings: Settings) -> Path:
     )
 
 
+@contextmanager
+def locked_catalog(folder: Path) -> Iterator[None]:
+    """Keep others from adding to a catalogue folder, so that what is read in it holds until it is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
     """Append entries to files of a catalogue folder and return the files; all other lines stay as they are.
+
+    The files are replaced in the order given; call it under ``locked_catalog``.
 
     Args:
         entries: ``{file: {name: entry}}``, for instance ``{"sources.yaml": {"mine": {"path": "rows", ...}}}``.
@@ -37,12 +51,13 @@ def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, An
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / file for file in entries]
-    drafts = [path.with_name(path.name + DRAFT) for path in paths]
+    targets = [path.resolve() for path in paths]  # a link stays a link
+    drafts = [target.with_name(target.name + DRAFT) for target in targets]
     try:
         for path, draft, added in zip(paths, drafts, entries.values(), strict=True):
             _write_draft(path, draft, added)
-        for path, draft in zip(paths, drafts, strict=True):
-            draft.replace(path)
+        for target, draft in zip(targets, drafts, strict=True):
+            draft.replace(target)
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)
@@ -50,10 +65,11 @@ def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, An
 
 
 def _write_draft(path: Path, draft: Path, added: Mapping[str, Mapping[str, Any]]) -> None:
-    known = read_yaml(path).data if path.exists() else {}
-    text = path.read_text("utf-8") if path.exists() else ""
-    blocks = [text, *map(_block, added, added.values())]
-    draft.write_text("\n".join(block for block in blocks if block), "utf-8")
+    known = read_yaml(path, may_be_empty=True).data if path.exists() else {}
+    text = path.read_bytes().decode("utf-8") if path.exists() else ""
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    blocks = [text, *(_block(name, entry).replace("\n", line_end) for name, entry in added.items())]
+    draft.write_bytes(line_end.join(block for block in blocks if block).encode("utf-8"))
     if not _reads_as(draft, {**known, **added}):
         raise UserError(
             f"{shown_path(path)} cannot be continued by plain lines; write its entries one below the other "

@@ -9,7 +9,8 @@ An entry of the user's folder replaces the built-in entry of the same name whole
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,26 @@ NAME = re.compile(r"[a-z0-9_]{1,64}")
 Recipes = dict[str, Document]
 
 
-def load_catalog(settings: Settings, extra_recipe: Path | None = None) -> Catalog:
+def load_catalog(
+    settings: Settings,
+    extra_recipe: Path | None = None,
+    check_source: Callable[[str, Source], None] | None = None,
+    check_pair_set: Callable[[str, PairSet], None] | None = None,
+) -> Catalog:
     """Read and check everything: each entry's types, and every name that an entry refers to.
 
     Args:
         extra_recipe: a recipe file outside the catalogue; it may extend a recipe of the catalogue.
+        check_source: raises UserError for a source that the code cannot read; ``load_checked_catalog`` hands it in.
+        check_pair_set: the same for a pair set and its rules.
 
     Raises:
         UserError: the first problem found, with file, line and key path.
     """
     folders = _folders(settings)
-    sources = _entries(folders, "sources.yaml")
+    # A source is written before its pair set (catalog/entries.py): read the other way round, none is met without it.
     pair_sets = _entries(folders, "pair_sets.yaml")
+    sources = _entries(folders, "sources.yaml")
     benchmarks = _entries(folders, "benchmarks.yaml")
     recipes = _recipe_documents(folders, extra_recipe)
     resolved = {name: _resolved(name, recipes) for name in recipes}
@@ -78,9 +87,25 @@ def load_catalog(settings: Settings, extra_recipe: Path | None = None) -> Catalo
     for name, pair_set in catalog.pair_sets.items():
         title = f"pair set '{name}'"
         _require(catalog.sources, "source", pair_set.source, title, pair_sets[name], ("source",))
+    if check_source:
+        for name, source in catalog.sources.items():
+            with _told_at(sources[name].origin(())):
+                check_source(name, source)
+    if check_pair_set:
+        for name, pair_set in catalog.pair_sets.items():
+            with _told_at(pair_sets[name].origin(())):
+                check_pair_set(name, pair_set)
     for name, recipe in catalog.recipes.items():
         _check_references(recipe, catalog, resolved[name])
     return catalog
+
+
+@contextmanager
+def _told_at(origin: Origin) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
 
 
 def is_recipe_path(name_or_path: str) -> bool:
@@ -177,7 +202,7 @@ def _entries(folders: list[Path], file: str) -> dict[str, Document]:
     entries: dict[str, Document] = {}
     for path in (folder / file for folder in folders):
         if path.exists():
-            document = read_yaml(path)
+            document = read_yaml(path, may_be_empty=True)
             entries.update({name: _entry(document, name, path.parent) for name in document.data})
     return entries
 
@@ -236,6 +261,11 @@ def _chain(name: str, recipes: Recipes) -> list[str]:
     while (parent := recipes[chain[-1]].data.get("extends")) is not None:
         document = recipes[chain[-1]]
         where = f"{document.origin(('extends',))}: recipe '{chain[-1]}'"
+        if parent == chain[-1]:
+            raise UserError(
+                f"{where}: extends: this file has the name of the recipe that it extends; rename the file, or change "
+                "its `name` where it has one"
+            )
         if parent in chain:
             circle = " -> ".join([*chain[chain.index(parent) :], parent])
             raise UserError(f"{where}: extends goes round in a circle ({circle}); remove one of them")

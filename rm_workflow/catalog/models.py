@@ -234,7 +234,7 @@ class Training(Entry):
     layout: Literal["auto", "padded", "grouped", "shared"] = "auto"
     micro_batch_tokens: Positive = 4096
     batch_unit: Literal["pairs", "blocks"] = "pairs"
-    epochs: Annotated[float, Field(gt=0)] = 1
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup: Annotated[float, Field(ge=0)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -21,6 +21,8 @@ NEEDED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "finite_number": "a finite number",
+    "too_short": "a list with at least one entry",
+    "string_too_short": "text that is not empty",
     "string_pattern_mismatch": "a name of 1 to 64 characters a-z, 0-9 and _",
 }
 

@@ -112,8 +112,11 @@ def shown_path(path: Path) -> str:
     return str(path)
 
 
-def read_yaml(path: Path) -> Document:
+def read_yaml(path: Path, may_be_empty: bool = False) -> Document:
     """Read a file that holds one mapping.
+
+    Args:
+        may_be_empty: a file without any key, say of comments only, is an empty mapping.
 
     Raises:
         UserError: not readable, not UTF-8, not YAML, empty, not a mapping, a repeated key, an alias or a tag.
@@ -128,6 +131,8 @@ def read_yaml(path: Path) -> Document:
     except OSError as error:
         raise UserError(f"{shown} cannot be read ({error.strerror}); check the path") from None
     node = _compose(text, shown)
+    if node is None and may_be_empty:
+        return Document({}, {(): Origin(shown)})
     if node is None:
         raise UserError(f"{shown} is empty; write at least one key in it or delete it")
     if not isinstance(node, yaml.MappingNode):

@@ -11,7 +11,6 @@ from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.loading import (
     is_recipe_path,
-    load_catalog,
     override_recipe,
     parse_overrides,
     recipe_with_origins,
@@ -20,6 +19,7 @@ from rm_workflow.catalog.loading import (
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption, run_hint
+from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import Settings, load_settings
 from rm_workflow.training.plan import DEVICES, GB, plan
 
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def recipes_command(json_: JsonOption = False) -> None:
     """List the recipes of the catalogue."""
-    recipes = load_catalog(load_settings()).recipes
+    recipes = load_checked_catalog(load_settings()).recipes
     if json_:
         print_json([recipe_summary(recipe) for recipe in recipes.values()])
         return
@@ -61,11 +61,11 @@ def plan_command(
             "the recipe is printed as YAML or the plan as JSON; leave one out", param_hint="--yaml"
         )
     settings = load_settings()
+    catalog = load_checked_catalog(settings, Path(recipe).expanduser() if is_recipe_path(recipe) else None)
     overrides = parse_overrides(set_ or [])
     if yaml:
         typer.echo(recipe_with_origins(settings, recipe, overrides), nl=False)
         return
-    catalog = load_catalog(settings, Path(recipe).expanduser() if is_recipe_path(recipe) else None)
     resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
     planned = plan(resolved, catalog, settings, counted_pairs(resolved, catalog, settings), device)
     if planned["device_memory_gb"] is None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, prepare_home
-from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.cli.targets import SHORT_VERSION, find_artifact, raw_of
 from rm_workflow.errors import UserError
@@ -48,7 +48,7 @@ def show_command(
     if json_:
         print_json(rows)
     else:
-        typer.echo(show.as_text(rows) if rows else f"no such rows in {artifact.id}")
+        typer.echo(for_terminal(show.as_text(rows)) if rows else f"no such rows in {artifact.id}")
 
 
 def lineage_command(

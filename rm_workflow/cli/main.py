@@ -89,7 +89,9 @@ def _wrong_usage(error: Any) -> str:
 
 
 def _fail(sentence: str, code: int = 1) -> NoReturn:
-    print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    from rm_workflow.cli.output import for_terminal
+
+    print("error: " + for_terminal(" ".join(sentence.split())), file=sys.stderr)
     sys.exit(code)
 
 

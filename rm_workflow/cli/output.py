@@ -1,6 +1,7 @@
 """Tables for people and JSON for programs."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 PIPED_WIDTH = 140
+# Characters that a terminal obeys: C0 but for tab and line feed, DEL and C1.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
     """Print JSON alone on stdout."""
     json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
     sys.stdout.write("\n")
+
+
+def for_terminal(text: str) -> str:
+    """Return ``text`` with control characters but newline and tab spelled out (``\\x1b``): rows may hold escapes."""
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -49,4 +57,4 @@ def _cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value)
+    return for_terminal(str(value))

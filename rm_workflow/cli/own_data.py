@@ -63,7 +63,7 @@ def understand_file(name: str, file: Path, adapter: str | None, columns: Mapping
     Raises:
         UserError: the file cannot be read, or no adapter understands any of its first rows.
     """
-    rows = [row for _, row in islice(read_rows(file, file.name), LOOKED_AT)]
+    rows = [row for _, row in islice(read_rows(file, str(file)), LOOKED_AT)]
 
     def source(adapter: str) -> Source:
         folder, files = str(file.parent), {"train": [file.name]}

@@ -9,13 +9,13 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.catalog.names import nearest
 from rm_workflow.cli.checkpoints import checkpoint_folder
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import benchmarks
 from rm_workflow.evaluation.items import RowError
+from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import load_settings
 
 STREAM = "-"
@@ -76,7 +76,7 @@ def aggregate_command(
     try:
         result = rule.aggregate([row for _, row in rows])
     except RowError as error:
-        raise UserError(f"{file}: line {rows[error.index][0]}: {error.problem}") from None
+        raise UserError(f"{file}: {error.told(lambda position: f'line {rows[position][0]}')}") from None
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     for warning in result.get("warnings", ()):
@@ -94,7 +94,7 @@ def _scoring(benchmark: str) -> str:
     name = benchmark.replace("-", "_")
     if name in benchmarks.names():
         return name
-    known = load_catalog(load_settings()).benchmarks
+    known = load_checked_catalog(load_settings()).benchmarks
     if name not in known:
         raise UserError(f"there is no benchmark {benchmark!r}; {nearest(name, [*benchmarks.names(), *known])}")
     return known[name].scoring

@@ -8,13 +8,14 @@ import typer
 from rich.console import Console
 
 from rm_workflow.artifacts import prepare_home
-from rm_workflow.catalog.entries import add_entries, user_folder
-from rm_workflow.catalog.loading import NAME, load_catalog, nearest
+from rm_workflow.catalog.entries import add_entries, locked_catalog, user_folder
+from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
-from rm_workflow.catalog.yaml_file import shown_path
-from rm_workflow.cli.output import counting_line, print_json, print_table
+from rm_workflow.catalog.yaml_file import dump_value, shown_path
+from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
+from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import Settings, load_settings
 
 sources_app = typer.Typer(help="Raw data sets: what exists and how it is understood.", no_args_is_help=True)
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 @sources_app.command("list")
 def sources_list_command(json_: JsonOption = False) -> None:
     """List the sources of the catalogue with licence and adapter."""
-    sources = load_catalog(load_settings()).sources
+    sources = load_checked_catalog(load_settings()).sources
     fields = {"hub", "licence", "adapter", "proven_on_real_rows"}
     rows = [{"name": name, **source.model_dump(include=fields)} for name, source in sources.items()]
     if json_:
@@ -49,7 +50,7 @@ def sources_check_command(
     Ends with the sentence of the build where the build would refuse the files.
     """
     settings = load_settings()
-    name, source = find_source(load_catalog(settings), name)
+    name, source = find_source(load_checked_catalog(settings), name)
     preview = read_source(name, source, settings, num_rows)
     show_preview(preview, json_)
 
@@ -62,7 +63,7 @@ def sources_update_command(
     from rm_workflow import hub
 
     settings = load_settings()
-    catalog = load_catalog(settings)
+    catalog = load_checked_catalog(settings)
     name, source = find_source(catalog, name)
     if source.hub is None:
         raise UserError(
@@ -106,17 +107,26 @@ def sources_add_command(
     if not path.is_file():
         raise UserError(f"{file}: there is no such file; name a JSON Lines or Parquet file")
     folder = user_folder(settings)
-    name = _new_name(load_catalog(settings), path, name)
-    data = own_data.understand_file(name, path, adapter, columns, licence)
-    preview = read_source(name, data.source, settings, num_rows)
-    entries = data.entries(name, folder)
-    written = [] if preview["refused"] else add_entries(folder, entries)
+    with locked_catalog(folder):
+        name = _new_name(load_checked_catalog(settings), path, name)
+        data = own_data.understand_file(name, path, adapter, columns, licence)
+        preview = read_source(name, data.source, settings, num_rows)
+        entries = data.entries(name, folder)
+        if preview["refused"]:
+            preview["refused"] = _refused_before_adding(preview["refused"])
+        written = [] if preview["refused"] else add_entries(folder, entries)
     show_preview({**preview, "entries": entries}, json_)
     typer.echo(
         f"'{name}' is added to {' and '.join(map(shown_path, written))}; use it in a recipe: "
-        f"mixture: {{pair_sets: [{name}], split: {{by: hash}}}}",
+        f"mixture: {{pair_sets: {dump_value([name])}, split: {{by: hash}}}}",
         err=True,
     )
+
+
+def _refused_before_adding(sentence: str) -> str:
+    """Return the build's sentence with a mend that can be done: its own speaks of an entry that is not there yet."""
+    problem = sentence.rpartition("; ")[0]
+    return f"{problem}; nothing is added; mend the file, or say how it is read with --column or --adapter"
 
 
 def _columns(assignments: list[str]) -> dict[str, str]:
@@ -156,7 +166,7 @@ def read_source(name: str, source: Source, settings: Settings, num_rows: int) ->
     from rm_workflow import hub
     from rm_workflow.preferences import raw
 
-    files = hub.resolve_files(source, settings)
+    files = hub.resolve_files(source, settings, f"sources.yaml: source '{name}'")
     with counting_line(f"reading the rows of {name}") as counted:
         return raw.preview(name, source, files, num_rows, lambda rows, _: counted(rows))
 
@@ -178,14 +188,14 @@ def show_preview(preview: dict[str, Any], json_: bool) -> None:
 def _print_preview(preview: dict[str, Any]) -> None:
     console = Console()
     for file in preview["files"]:
-        columns = ", ".join(file["columns"])
+        columns = for_terminal(", ".join(file["columns"]))
         dropped = [f"{rule} {number:,}" for rule, number in file["dropped"].items() if number]
         console.rule(f"{preview['source']}: {file['file']} ({file['split']}), read by {preview['adapter']}")
         console.print(f"columns: {columns}; sha256 {file['sha256'][:12]}", highlight=False, markup=False)
         rows = f"rows: {file['num_rows']:,}, used: {file['num_used']:,}, dropped: {', '.join(dropped) or 'none'}"
         console.print(rows, highlight=False, markup=False)
         for row in file["rows"]:
-            console.print("\n".join(_preview_lines(row)), highlight=False, markup=False)
+            console.print(for_terminal("\n".join(_preview_lines(row))), highlight=False, markup=False)
 
 
 def _preview_lines(row: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("ui")(ui_command)
 
 
-def ui_command(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000) -> None:
+def ui_command(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000) -> None:
     """Start the web UI with schedules on loopback; it has no login, so it listens nowhere else."""
     settings = load_settings()
     prepare_home(settings.home)

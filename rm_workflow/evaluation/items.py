@@ -53,12 +53,19 @@ class RowError(UserError):
     Attributes:
         index: 0-based position of the row among those given.
         problem: what is wrong and the mend, without the place.
+        first: 0-based position of the row that this one repeats, or None.
     """
 
-    def __init__(self, index: int, problem: str) -> None:
+    def __init__(self, index: int, problem: str, first: int | None = None) -> None:
         self.index = index
         self.problem = problem
-        super().__init__(f"row {index + 1}: {problem}")
+        self.first = first
+        super().__init__(self.told(lambda position: f"row {position + 1}"))
+
+    def told(self, place: Callable[[int], str]) -> str:
+        """Return the sentence with rows called what ``place`` calls their positions, for instance their lines."""
+        repeated = "" if self.first is None else f" stands in {place(self.first)} already; keep one of them"
+        return f"{place(self.index)}: {self.problem}{repeated}"
 
 
 def parse_rows(rows: Iterable[Row], parse: Callable[[Row], Parsed]) -> list[Parsed]:
@@ -170,7 +177,7 @@ def check_repeats(rows: Sequence[Row], strict_subsets: Iterable[str] = ()) -> li
             continue
         name = f"id {row['id']!r} of subset {row['subset']}"
         if row["subset"] in strict_subsets or row == rows[first]:
-            raise RowError(index, f"{name} stands in row {first + 1} already; keep one of them")
+            raise RowError(index, name, first)
         warnings.append(f"row {index + 1}: {name} stands in row {first + 1} with other scores; both are counted")
     return warnings
 

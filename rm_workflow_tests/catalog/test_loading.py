@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rm_workflow.catalog import loading
+from rm_workflow.catalog.entries import add_entries
 from rm_workflow.catalog.loading import (
     load_catalog,
     override_recipe,
@@ -12,7 +14,7 @@ from rm_workflow.catalog.loading import (
     resolve_recipe,
 )
 from rm_workflow.catalog.models import Catalog, Recipe, RuleUse
-from rm_workflow.catalog.yaml_file import read_yaml
+from rm_workflow.catalog.yaml_file import Document, read_yaml
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 from rm_workflow_tests.catalog.conftest import Write
@@ -120,11 +122,32 @@ def test_a_cycle_is_refused_naming_the_chain(settings: Settings, write: Write):
 
 def test_a_recipe_that_extends_its_own_name_is_refused(settings: Settings, write: Write):
     write("catalog/recipes/quickstart.yaml", "extends: quickstart\n")
-    with pytest.raises(UserError, match=r"circle \(quickstart -> quickstart\)"):
+    with pytest.raises(UserError, match=r"extends: .* the name of the recipe that it extends; rename"):
         load_catalog(settings)
 
 
 # The user's folder
+
+
+def test_a_source_and_its_pair_set_that_are_added_meanwhile_are_read_whole(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+):
+    write("catalog/sources.yaml", SOURCE)
+    write("catalog/pair_sets.yaml", "a:\n  source: a\n  candidates: given\n  rules: []\n")
+    source = {"path": "rows", "files": {"train": ["b.jsonl"]}, "adapter": "hh_transcript", "licence": "MIT"}
+    pair_set = {"source": "b", "candidates": "given", "rules": []}
+    reading: list[str] = []
+
+    def read_then_add(path: Path, may_be_empty: bool = False) -> Document:
+        document = read_yaml(path, may_be_empty)
+        if path.parent == settings.catalog and not reading:
+            reading.append(path.name)
+            add_entries(path.parent, {"sources.yaml": {"b": source}, "pair_sets.yaml": {"b": pair_set}})
+        return document
+
+    monkeypatch.setattr(loading, "read_yaml", read_then_add)
+    assert "b" in load_catalog(settings).sources
+    assert reading == ["pair_sets.yaml"]
 
 
 def test_an_entry_of_the_user_replaces_the_built_in_one_whole(settings: Settings, write: Write):
@@ -195,6 +218,7 @@ BAD_RECIPES = [
     ("1e-5", "'1e-5'", 6, "training.learning_rate must be a number, not '1e-5'"),
     ("1e-5", ".inf", 6, "training.learning_rate must be a finite number, not .inf"),
     ("1e-5", "-1e-5", 6, "training.learning_rate must be greater than 0, not -1.0e-05"),
+    ("batch_size: 16", "batch_size: 16\n  epochs: 1e300", 8, "training.epochs must be less than or equal to 1000"),
     ("1e-5", "null", 6, "training.learning_rate must be a number, not null"),
     ("batch_size: 16", "batch_size: true", 7, "training.batch_size must be a whole number, not true"),
     ("batch_size: 16", "batch_size: 1.5", 7, "training.batch_size must be a whole number, not 1.5"),
@@ -215,6 +239,8 @@ BAD_RECIPES = [
     ("batch_size: 16", "batch_size: 16\n  activation_checkpointing: yes", 8, "must be true or false, not 'yes'"),
     ("by: hash", "by: hashed", 4, "mixture.split.by is 'hashed' (did you mean 'hash'?)"),
     ("[sample_dialogues]", "sample_dialogues", 3, "mixture.pair_sets must be a list, not 'sample_dialogues'"),
+    ("[sample_dialogues]", "[]", 3, "mixture.pair_sets must be a list with at least one entry, not []"),
+    ("base: org/model-1B", "base: ''", 1, "base must be text that is not empty, not ''"),
     ("[sample_dialogues]", "[1]", 3, "mixture.pair_sets[0] must be text"),
     ("[sample_dialogues]", "[Bad-Name]", 3, "mixture.pair_sets[0] must be a name of 1 to 64 characters"),
     ("[sample_dialogues]", "[hh_helpful_base, hh_helpful_base]", 3, "hh_helpful_base is listed twice"),
@@ -276,7 +302,6 @@ def test_a_bad_recipe_is_one_sentence_with_file_line_key_and_nearest_name(
         ("sources.yaml", SOURCE + "  max_broken_share: 2\n", 6, "max_broken_share must be less than or equal to 1"),
         ("sources.yaml", "a:\n", 1, "entry 'a' must be a mapping (key: value), not null"),
         ("sources.yaml", SOURCE.replace("a:", "A-b:", 1), 1, "source 'A-b': a name is 1 to 64 characters"),
-        ("sources.yaml", "# nothing\n", None, "is empty"),
         (
             "pair_sets.yaml",
             "p:\n  source: sample_dialog\n  candidates: given\n  rules: []\n",

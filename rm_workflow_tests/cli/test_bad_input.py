@@ -144,6 +144,16 @@ def test_wrong_usage_is_one_sentence_and_exits_with_2(
     assert [part for part in words if part not in answer.error] == []
 
 
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_does_not_exist_is_refused_before_the_web_ui_starts(
+    project: Project, rmw: Rmw, port: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the web UI was started"))
+    answer = rmw("ui", "--port", port)
+    assert answer.code == 2
+    assert "--port" in answer.error
+
+
 def test_help_is_no_error(project: Project, rmw: Rmw):
     answer = rmw("run", "--help")
     assert (answer.code, answer.err) == (0, "")
@@ -166,6 +176,53 @@ def test_an_interrupted_verb_says_how_to_go_on(project: Project, rmw: Rmw, monke
     answer = rmw("recipes")
     assert answer.code == 130
     assert "run the same command again" in answer.error
+
+
+def test_a_missing_file_or_folder_is_told_with_its_source_and_mend(project: Project, rmw: Rmw):
+    (project.folder / "rows/train.jsonl").unlink()
+    for verb in (("counts", "toy"), ("sources", "check", "toy")):
+        error = rmw(*verb).error
+        assert "sources.yaml: source 'toy': path: " in error
+        assert error.endswith(
+            "file train.jsonl is missing (nearest there: test.jsonl); put it there or correct `files`"
+        )
+    (project.folder / "rows").rename(project.folder / "moved")
+    assert rmw("counts", "toy").error.endswith("/rows does not exist; create it or correct `path`")
+
+
+BAD_ENTRIES = {
+    "an unknown rule": ("pair_sets.yaml:2", "exact_duplicate]", "exact_duplicat]", "did you mean 'exact_duplicate'?"),
+    "an unknown parameter": (
+        "pair_sets.yaml:2",
+        "exact_duplicate]",
+        "cap: {max_pair: 5}]",
+        "parameter 'max_pairs' is missing",
+    ),
+    "a wrong order": (
+        "pair_sets.yaml:2",
+        "identical_responses, exact_duplicate",
+        "exact_duplicate, identical_responses",
+        "write them as [identical_responses, exact_duplicate]",
+    ),
+    "an unknown adapter": ("sources.yaml:2", "chosen_rejected", "chosen_rejectd", "did you mean 'chosen_rejected'?"),
+    "an unknown field": ("sources.yaml:2", "licence:", "columns: {promt: p}\n  licence:", "has no field 'promt'"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ENTRIES)
+@pytest.mark.parametrize("verb", [("recipes",), ("plan", "./mine.yaml"), ("plan", "toy", "--yaml"), ("counts", "toy")])
+def test_an_entry_that_cannot_run_is_refused_when_the_catalogue_is_loaded(
+    project: Project, rmw: Rmw, bad: str, verb: tuple[str, ...]
+):
+    place, old, new, words = BAD_ENTRIES[bad]
+    (project.folder / "mine.yaml").write_text("extends: toy\n")
+    file = project.folder / "catalog" / place.partition(":")[0]
+    file.write_text(file.read_text().replace(old, new))
+    answer = rmw(*verb)
+    assert answer.code == 1
+    assert answer.error.startswith(f"error: catalog/{place}: ")
+    assert words in answer.error
+    assert project.published() == []
 
 
 def test_an_override_of_an_unknown_path_is_answered_with_the_nearest_one(project: Project, rmw: Rmw):

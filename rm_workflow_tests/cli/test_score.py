@@ -325,6 +325,18 @@ def test_aggregate_refuses_bad_files_with_file_and_line(
     assert said in error
 
 
+def test_aggregate_names_both_lines_of_a_row_given_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    row = {"id": 1, "subset": "hep-python", "score_chosen": 1, "score_rejected": 0}
+    file = write_lines(tmp_path / "scores.jsonl", ["", row, "", row])
+
+    assert rmw(monkeypatch, "aggregate", "rewardbench", file) == 1
+
+    said = "line 4: id 1 of subset hep-python stands in line 2 already; keep one of them"
+    assert capsys.readouterr().err == f"error: {file}: {said}\n"
+
+
 def test_aggregate_refuses_a_missing_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

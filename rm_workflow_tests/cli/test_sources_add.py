@@ -1,5 +1,7 @@
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rm_workflow.catalog.entries import add_entries, locked_catalog
 from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.yaml_file import parse_value
 from rm_workflow.settings import load_settings
 from rm_workflow_tests.cli.conftest import RECIPE, Answer, Project, lines, row
 
@@ -41,7 +45,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def catalog_texts(project: Project) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted((project.folder / "catalog").iterdir()) if path.is_file()}
+    return {path.name: path.read_text() for path in sorted((project.folder / "catalog").glob("*.yaml"))}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,17 @@ def test_an_added_file_runs_to_a_mixture(project: Project, rmw: Rmw, example: di
     assert counted["pair_sets"]["mine"]["kept"] == 30
 
 
+@pytest.mark.parametrize("name", ["123", "null", "true", "1e5", "mine"])
+def test_the_printed_hint_reads_as_the_name_also_where_yaml_would_take_it_for_a_value(
+    project: Project, rmw: Rmw, name: str
+):
+    answer = rmw("sources", "add", str(write(project.folder / f"rows/{name}.jsonl", row(1))))
+    assert answer.code == 0, answer.err
+    hint = answer.err.partition("recipe: mixture: ")[2]
+    assert parse_value(hint, "hint")["pair_sets"] == [name]
+    assert load_catalog(load_settings()).pair_sets[name].source == name
+
+
 def test_columns_licence_and_name_are_taken_from_the_options(project: Project, rmw: Rmw):
     write(project.folder / "rows/mine.jsonl", {"question": "Hi?", "better": "Good day.", "worse": "No."})
     columns = ("--column", "prompt=question", "--column", "chosen=better", "--column", "rejected=worse")
@@ -105,6 +120,50 @@ def test_what_stood_in_the_catalogue_stays_byte_for_byte(project: Project, rmw: 
     after = catalog_texts(project)
     assert list(after) == list(before)
     assert all(after[name].startswith(before[name]) for name in before)
+
+
+def test_a_linked_file_stays_a_link_and_what_it_names_is_continued(project: Project, rmw: Rmw):
+    sources = project.folder / "catalog/sources.yaml"
+    (project.folder / "kept").mkdir()
+    kept = sources.rename(project.folder / "kept/sources.yaml")
+    sources.symlink_to(kept)
+    assert rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1)))).code == 0
+    assert sources.readlink() == kept
+    assert "mine:" in kept.read_text()
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_line_ends_of_a_file_stay_as_they_are(project: Project, rmw: Rmw):
+    sources = project.folder / "catalog/sources.yaml"
+    before = sources.read_bytes().replace(b"\n", b"\r\n")
+    sources.write_bytes(before)
+    assert rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1)))).code == 0
+    after = sources.read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == after.count(b"\r\n") > before.count(b"\n")
+
+
+def test_a_file_of_comments_only_is_continued(project: Project, rmw: Rmw):
+    for file in ("sources.yaml", "pair_sets.yaml"):
+        (project.folder / "catalog" / file).write_text("# my own data\n")
+    (project.folder / "catalog/recipes/toy.yaml").unlink()
+    assert rmw("sources", "add", str(write(project.folder / "rows/mine.jsonl", row(1)))).code == 0
+    assert (project.folder / "catalog/sources.yaml").read_text().startswith("# my own data\n\nmine:\n")
+    assert "mine" in load_catalog(load_settings()).pair_sets
+
+
+def test_an_add_waits_for_another_one_and_sees_what_it_has_written(project: Project):
+    write(project.folder / "rows/mine.jsonl", row(1))
+    folder = project.folder / "catalog"
+    entry = {"path": "../rows", "files": {"train": ["other.jsonl"]}, "adapter": "chosen_rejected", "licence": "MIT"}
+    command = [sys.executable, "-m", "rm_workflow.cli.main", "sources", "add", "rows/mine.jsonl"]
+    with locked_catalog(folder):
+        waiting = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(3)
+        add_entries(folder, {"sources.yaml": {"mine": entry}})
+    assert "source 'mine' is in the catalogue already" in waiting.communicate()[1]
+    assert load_catalog(load_settings()).sources["mine"].licence == "MIT"
 
 
 def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
@@ -135,9 +194,11 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
         (("rows/mine.jsonl", "--name", "Ü"), ("source 'Ü'", "a-z, 0-9 and _")),
         (("rows/mine.jsonl", "--adapter", "chosen_rejectd"), ("did you mean 'chosen_rejected'?",)),
         (("rows/mine.jsonl", "--column", "promt=question"), ("no adapter", "promt")),
-        (("rows/mine.jsonl", "--adapter", "hh_transcript"), ("no row could be used", "`adapter`")),
-        (("rows/empty.jsonl",), ("rows/empty.jsonl has 0 rows",)),
-        (("rows/cut.jsonl.gz",), ("cut.jsonl.gz: the gzip file ends early",)),
+        (("rows/mine.jsonl", "--adapter", "hh_transcript"), ("no row could be used", "--adapter")),
+        (("rows/empty.jsonl",), ("rows/empty.jsonl has 0 rows", "nothing is added; mend the file")),
+        (("rows/broken.jsonl",), ("rows/broken.jsonl has 1 broken lines of 2", "nothing is added; mend the file")),
+        (("rows/cut.jsonl.gz",), ("rows/cut.jsonl.gz: the gzip file ends early",)),
+        (("rows/stub.jsonl.gz",), ("/rows/stub.jsonl.gz: the gzip file ends early",)),
         (("rows/unrated.jsonl",), ("unrated.jsonl", "no response has a rating")),
     ],
 )
@@ -150,11 +211,15 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     write(rows / "odd.jsonl", {"a": "1", "b": "2"})
     write(rows / "empty.jsonl")
     write(rows / "unrated.jsonl", {"prompt": "Hi?", "completions": [{"text": "Yes.", "ratings": {}}]})
+    (rows / "broken.jsonl").write_text(json.dumps(row(1)) + "\n{\n")
     (rows / "cut.jsonl.gz").write_bytes(gzip.compress(lines(range(900)).encode())[:-900])
+    (rows / "stub.jsonl.gz").write_bytes(gzip.compress(lines(range(9)).encode())[:-9])
     before = catalog_texts(project)
     answer = rmw("sources", "add", *arguments)
     assert answer.code == 1
     assert [part for part in words if part not in answer.error] == []
+    assert ".yaml" not in answer.error
+    assert "`files`" not in answer.error
     assert catalog_texts(project) == before
 
 

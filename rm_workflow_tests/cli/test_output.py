@@ -1,0 +1,48 @@
+import json
+from collections.abc import Callable
+
+import pytest
+
+from rm_workflow.cli.output import for_terminal
+from rm_workflow_tests.cli.conftest import Answer, Project, lines, row
+
+Rmw = Callable[..., Answer]
+
+CLEARS_SCREEN = "\x1b[2J\x1b]0;title\x07"
+
+
+def test_control_characters_are_spelled_out_and_line_breaks_and_tabs_stay():
+    assert for_terminal("a\x1b[2J\tb\nc\r\x07\x7f\x9b é") == r"a\x1b[2J" + "\tb\nc" + r"\x0d\x07\x7f\x9b é"
+
+
+@pytest.fixture
+def hostile(project: Project) -> Project:
+    """A project in which one prompt holds terminal escapes."""
+    project.write_rows(json.dumps({**row(0), "prompt": CLEARS_SCREEN}) + "\n" + lines(range(1, 30)))
+    return project
+
+
+def test_terminal_escapes_in_rows_are_never_printed(hostile: Project, rmw: Rmw):
+    assert rmw("counts", "toy").code == 0
+    for verb in (
+        ("show", "pairs_toy", "-n", "50"),
+        ("show", "raw_toy", "-n", "50"),
+        ("trace", "toy:train.jsonl:1"),
+        ("sources", "check", "toy"),
+    ):
+        answer = rmw(*verb)
+        assert answer.code == 0, answer.err
+        assert r"\x1b[2J\x1b]0;title\x07" in answer.out
+        assert "\x1b" not in answer.out
+
+
+def test_json_keeps_the_text_itself(hostile: Project, rmw: Rmw):
+    preview = json.loads(rmw("sources", "check", "toy", "--json").out)
+    assert preview["files"][0]["rows"][0]["messages"][0]["content"] == CLEARS_SCREEN
+
+
+def test_terminal_escapes_in_an_error_are_never_printed(project: Project, rmw: Rmw):
+    project.write_rows(json.dumps({"\x1b[2Jprompt": "Hi?"}) + "\n")
+    answer = rmw("sources", "check", "toy")
+    assert "\x1b" not in answer.out + answer.err
+    assert r"\x1b[2Jprompt" in answer.error
