@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -29,6 +30,7 @@ from rm_workflow.keys import content_id, file_sha256
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+EVENT_FILE = re.compile(r"(?P<sequence>\d{8,})\.(?P<kind>\w+)\.(?P<asset>\w+)\.json")
 RECORDED_PACKAGES = (
     *("rm-workflow", "dagster", "duckdb", "pyarrow", "torch", "transformers", "trl", "peft", "accelerate"),
     *("tokenizers", "safetensors", "numpy"),
@@ -243,24 +245,23 @@ class ArtifactStore:
             UserError: an event file is damaged.
         """
         wanted = []
-        for file_name in self._event_files():
-            sequence, kind, name, _ = file_name.split(".", 3)
-            if (asset is None or name == asset) and (not kinds or kind in kinds) and int(sequence) not in skip:
-                wanted.append(file_name)
+        for file in self._event_files():
+            is_asked_for = (asset is None or file["asset"] == asset) and (not kinds or file["kind"] in kinds)
+            if is_asked_for and int(file["sequence"]) not in skip:
+                wanted.append(file.string)
         for file_name in sorted(wanted, reverse=newest_first):
             yield _read_json(self.events_folder / file_name, "delete it, then run rmw lineage rebuild")
 
-    def _event_files(self) -> list[str]:
+    def _event_files(self) -> list[re.Match[str]]:
         if not self.events_folder.is_dir():
             return []
-        return [name for name in os.listdir(self.events_folder) if name.endswith(".json")]
+        return [match for match in map(EVENT_FILE.fullmatch, os.listdir(self.events_folder)) if match]
 
     def record(self, kind: str, asset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write one event under the next sequence number and return it."""
         self.events_folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.events_folder / ".lock"):
-            last = max(self._event_files(), default="0")
-            sequence = int(last.split(".")[0]) + 1
+            sequence = max((int(file["sequence"]) for file in self._event_files()), default=0) + 1
             event = {
                 "sequence": sequence,
                 "kind": kind,

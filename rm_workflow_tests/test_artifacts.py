@@ -335,6 +335,14 @@ def test_events_are_left_out_by_name_and_not_opened(store: ArtifactStore):
     assert found(asset="asset_1", kinds=("publish",), newest_first=True) == [8, 2]
 
 
+@pytest.mark.parametrize("name", ["x.json", "zz.publish.pairs_toy.json", "00000009.publish.pairs_toy copy.json"])
+def test_a_file_that_is_no_event_is_passed_over(store: ArtifactStore, name: str):
+    store.record("publish", "pairs_toy", {})
+    (store.events_folder / name).write_text("{}")
+    assert [event["sequence"] for event in store.events(asset="pairs_toy")] == [1]
+    assert store.record("reuse", "pairs_toy", {})["sequence"] == 2
+
+
 def test_a_sequence_number_is_the_highest_one_and_one_more(store: ArtifactStore):
     for _ in range(10):
         store.record("reuse", "asset", {})
