@@ -226,7 +226,10 @@ class ArtifactStore:
         found = [(entry, self.find(entry["asset"], entry["version"])) for entry in artifact.manifest["inputs"]]
         missing = [f"{entry['asset']}@{entry['version']}" for entry, artifact in found if artifact is None]
         if missing:
-            raise UserError(f"artifact {artifact.id} was made from {missing[0]}, which is gone from RMW_HOME")
+            raise UserError(
+                f"artifact {artifact.id} was made from {missing[0]}, which is gone from RMW_HOME ({self.home}); "
+                "run its recipe again (rmw run) to make it anew"
+            )
         return [artifact for _, artifact in found if artifact]
 
     def events(
