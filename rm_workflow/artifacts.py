@@ -263,7 +263,7 @@ class ArtifactStore:
     def record(self, kind: str, asset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write one event under the next sequence number and return it."""
         self.events_folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.events_folder / ".lock"):
+        with locked(self.events_folder / ".lock"):
             sequence = max((int(file["sequence"]) for file in self._event_files()), default=0) + 1
             event = {
                 "sequence": sequence,
@@ -273,11 +273,7 @@ class ArtifactStore:
                 **facts,
             }
             path = self.events_folder / f"{sequence:08d}.{kind}.{asset}.json"
-            draft = self.events_folder / ".draft"
-            draft.write_text(json.dumps(event, ensure_ascii=False, indent=1), "utf-8")
-            _fsync(draft)
-            draft.rename(path)
-            _fsync(self.events_folder)
+            write_whole(path, json.dumps(event, ensure_ascii=False, indent=1))
         return event
 
     def work_folder(self, asset: str, version: str) -> Path:
@@ -297,7 +293,7 @@ class ArtifactStore:
         lock = folder.with_suffix(".lock")
         with contextlib.ExitStack() as owned:
             with self._staging_locked():
-                owned.enter_context(_locked(lock))
+                owned.enter_context(locked(lock))
                 folder.mkdir()
             try:
                 yield folder
@@ -313,7 +309,7 @@ class ArtifactStore:
         with self._staging_locked():
             for token in {path.stem for path in self.staging.glob("[!.]*")}:
                 lock = self.staging / f"{token}.lock"
-                with contextlib.suppress(BlockingIOError), _locked(lock, wait=False):
+                with contextlib.suppress(BlockingIOError), locked(lock, wait=False):
                     shutil.rmtree(self.staging / token, ignore_errors=True)
                     lock.unlink(missing_ok=True)
                     removed += 1
@@ -321,7 +317,7 @@ class ArtifactStore:
 
     def _staging_locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep making and sweeping apart: a sweep could lock, and remove, what its owner has made but not locked."""
-        return _locked(self.staging / ".lock")
+        return locked(self.staging / ".lock")
 
     def publish(self, staged: Path, request: Request, built: Built, run_id: str) -> Artifact:
         """Make a staged folder visible under its key in one rename; a concurrent winner is kept."""
@@ -479,6 +475,15 @@ def _read_json(path: Path, mend: str) -> dict[str, Any]:
     return content
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all; the caller holds the lock of its folder."""
+    draft = path.with_name(".draft")
+    draft.write_text(text, "utf-8")
+    _fsync(draft)
+    draft.rename(path)
+    _fsync(path.parent)
+
+
 def fsync_tree(folder: Path) -> None:
     """Bring a folder and all that it holds to the disk, so that a later mark of completeness can be believed."""
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -495,7 +500,7 @@ def _fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a file; the system releases it when the process ends, however it ends."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
