@@ -17,11 +17,13 @@ from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
 PROCESS_TAG = "rm_workflow/pid"
+START_TAG = "rm_workflow/process_start"
 BOOT_TAG = "rm_workflow/boot_id"
 UNFINISHED = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
 # Below this SQLite may report a full disk in many words, for instance as an I/O error.
 LOW_DISK_BYTES = 10_000_000
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+PROCESSES = Path("/proc")
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
@@ -55,7 +57,8 @@ def storage_told(settings: Settings) -> Iterator[None]:
 
 def process_tags() -> dict[str, str]:
     """Return tags by which a later process can tell that this one is gone."""
-    return {PROCESS_TAG: str(os.getpid()), BOOT_TAG: _boot_id()}
+    pid = str(os.getpid())
+    return {PROCESS_TAG: pid, START_TAG: _started(pid), BOOT_TAG: _boot_id()}
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -78,7 +81,8 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def _alive(tags: Mapping[str, str]) -> bool:
-    if tags.get(BOOT_TAG) != _boot_id():
+    # The system gives the number of a process that is gone to a new one.
+    if tags.get(BOOT_TAG) != _boot_id() or tags.get(START_TAG) != _started(tags[PROCESS_TAG]):
         return False
     try:
         os.kill(int(tags[PROCESS_TAG]), 0)
@@ -87,6 +91,16 @@ def _alive(tags: Mapping[str, str]) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _started(pid: str) -> str:
+    """Return when a process started, in clock ticks since the boot, or "unknown"."""
+    try:
+        stat = (PROCESSES / pid / "stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return "unknown"
+    # The name, in brackets, is the second field and may hold spaces and brackets; the start is the 22nd field.
+    return stat.rpartition(")")[2].split()[22 - 3]
 
 
 def _boot_id() -> str:

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster import DagsterRunStatus
 from sqlalchemy.exc import DatabaseError
 
 from rm_workflow.assets import instance as instance_module
-from rm_workflow.assets.instance import open_instance, storage_told
+from rm_workflow.assets.instance import end_dead_runs, open_instance, process_tags, storage_told
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings, load_settings
 
@@ -83,3 +85,49 @@ def test_only_a_full_disk_is_told_as_one(settings: Settings, monkeypatch: pytest
     assert "disk space" not in other
     monkeypatch.setattr(instance_module, "LOW_DISK_BYTES", 1 << 60)
     assert "disk space" in told(settings, failure("disk I/O error", sqlite3.SQLITE_IOERR))
+
+
+@dg.job
+def empty() -> None:
+    """Stand in for a recipe's job."""
+
+
+def started_run(instance: dg.DagsterInstance, changed_tags: dict[str, str]) -> str:
+    tags = {**process_tags(), **changed_tags}
+    return instance.create_run_for_job(empty, tags=tags, status=DagsterRunStatus.STARTED).run_id
+
+
+def ended_pid() -> str:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return str(process.pid)
+
+
+def test_runs_of_processes_that_are_gone_end_and_those_of_living_ones_go_on(settings: Settings):
+    with open_instance(settings) as instance:
+        started_run(instance, {})
+        gone = {
+            started_run(instance, {instance_module.PROCESS_TAG: ended_pid()}),
+            started_run(instance, {instance_module.BOOT_TAG: "another boot"}),
+        }
+        assert set(end_dead_runs(instance)) == gone
+
+
+def test_a_run_ends_whose_process_id_went_to_another_process(settings: Settings):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with open_instance(settings) as instance:
+            run_id = started_run(instance, {instance_module.PROCESS_TAG: str(process.pid)})
+            assert end_dead_runs(instance) == [run_id]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_process_is_known_by_its_start_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "7").mkdir()
+    fields = " ".join(map(str, range(3, 53)))
+    (tmp_path / "7/stat").write_text(f"7 (a) name (of 2) {fields}\n")
+    monkeypatch.setattr(instance_module, "PROCESSES", tmp_path)
+    assert instance_module._started("7") == "22"
+    assert instance_module._started("8") == "unknown"
