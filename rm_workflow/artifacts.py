@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -29,6 +30,7 @@ from rm_workflow.keys import content_id, file_sha256
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+EVENT_FILE = re.compile(r"(?P<sequence>\d{8,})\.(?P<kind>\w+)\.(?P<asset>\w+)\.json")
 RECORDED_PACKAGES = (
     *("rm-workflow", "dagster", "duckdb", "pyarrow", "torch", "transformers", "trl", "peft", "accelerate"),
     *("tokenizers", "safetensors", "numpy"),
@@ -224,7 +226,10 @@ class ArtifactStore:
         found = [(entry, self.find(entry["asset"], entry["version"])) for entry in artifact.manifest["inputs"]]
         missing = [f"{entry['asset']}@{entry['version']}" for entry, artifact in found if artifact is None]
         if missing:
-            raise UserError(f"artifact {artifact.id} was made from {missing[0]}, which is gone from RMW_HOME")
+            raise UserError(
+                f"artifact {artifact.id} was made from {missing[0]}, which is gone from RMW_HOME ({self.home}); "
+                "run its recipe again (rmw run) to make it anew"
+            )
         return [artifact for _, artifact in found if artifact]
 
     def events(
@@ -243,24 +248,23 @@ class ArtifactStore:
             UserError: an event file is damaged.
         """
         wanted = []
-        for file_name in self._event_files():
-            sequence, kind, name, _ = file_name.split(".", 3)
-            if (asset is None or name == asset) and (not kinds or kind in kinds) and int(sequence) not in skip:
-                wanted.append(file_name)
+        for file in self._event_files():
+            is_asked_for = (asset is None or file["asset"] == asset) and (not kinds or file["kind"] in kinds)
+            if is_asked_for and int(file["sequence"]) not in skip:
+                wanted.append(file.string)
         for file_name in sorted(wanted, reverse=newest_first):
             yield _read_json(self.events_folder / file_name, "delete it, then run rmw lineage rebuild")
 
-    def _event_files(self) -> list[str]:
+    def _event_files(self) -> list[re.Match[str]]:
         if not self.events_folder.is_dir():
             return []
-        return [name for name in os.listdir(self.events_folder) if name.endswith(".json")]
+        return [match for match in map(EVENT_FILE.fullmatch, os.listdir(self.events_folder)) if match]
 
     def record(self, kind: str, asset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write one event under the next sequence number and return it."""
         self.events_folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.events_folder / ".lock"):
-            last = max(self._event_files(), default="0")
-            sequence = int(last.split(".")[0]) + 1
+        with locked(self.events_folder / ".lock"):
+            sequence = max((int(file["sequence"]) for file in self._event_files()), default=0) + 1
             event = {
                 "sequence": sequence,
                 "kind": kind,
@@ -269,11 +273,7 @@ class ArtifactStore:
                 **facts,
             }
             path = self.events_folder / f"{sequence:08d}.{kind}.{asset}.json"
-            draft = self.events_folder / ".draft"
-            draft.write_text(json.dumps(event, ensure_ascii=False, indent=1), "utf-8")
-            _fsync(draft)
-            draft.rename(path)
-            _fsync(self.events_folder)
+            write_whole(path, json.dumps(event, ensure_ascii=False, indent=1))
         return event
 
     def work_folder(self, asset: str, version: str) -> Path:
@@ -293,7 +293,7 @@ class ArtifactStore:
         lock = folder.with_suffix(".lock")
         with contextlib.ExitStack() as owned:
             with self._staging_locked():
-                owned.enter_context(_locked(lock))
+                owned.enter_context(locked(lock))
                 folder.mkdir()
             try:
                 yield folder
@@ -309,7 +309,7 @@ class ArtifactStore:
         with self._staging_locked():
             for token in {path.stem for path in self.staging.glob("[!.]*")}:
                 lock = self.staging / f"{token}.lock"
-                with contextlib.suppress(BlockingIOError), _locked(lock, wait=False):
+                with contextlib.suppress(BlockingIOError), locked(lock, wait=False):
                     shutil.rmtree(self.staging / token, ignore_errors=True)
                     lock.unlink(missing_ok=True)
                     removed += 1
@@ -317,7 +317,7 @@ class ArtifactStore:
 
     def _staging_locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep making and sweeping apart: a sweep could lock, and remove, what its owner has made but not locked."""
-        return _locked(self.staging / ".lock")
+        return locked(self.staging / ".lock")
 
     def publish(self, staged: Path, request: Request, built: Built, run_id: str) -> Artifact:
         """Make a staged folder visible under its key in one rename; a concurrent winner is kept."""
@@ -475,6 +475,15 @@ def _read_json(path: Path, mend: str) -> dict[str, Any]:
     return content
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all; the caller holds the lock of its folder."""
+    draft = path.with_name(".draft")
+    draft.write_text(text, "utf-8")
+    _fsync(draft)
+    draft.rename(path)
+    _fsync(path.parent)
+
+
 def fsync_tree(folder: Path) -> None:
     """Bring a folder and all that it holds to the disk, so that a later mark of completeness can be believed."""
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -491,7 +500,7 @@ def _fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a file; the system releases it when the process ends, however it ends."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

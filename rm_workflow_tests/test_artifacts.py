@@ -266,7 +266,8 @@ def test_an_input_that_is_gone_is_named(store: ArtifactStore):
     pairs = store.materialize(request(inputs=(raw,)), build_text("b"), "run-1").artifact
     assert [artifact.id for artifact in store.inputs_of(pairs)] == [raw.id]
     shutil.rmtree(raw.folder)
-    with pytest.raises(UserError, match=f"{pairs.id} was made from {raw.id}, which is gone"):
+    gone = f"{pairs.id} was made from {raw.id}, which is gone from RMW_HOME .*; run its recipe again .*to make it anew"
+    with pytest.raises(UserError, match=gone):
         store.inputs_of(pairs)
 
 
@@ -333,6 +334,14 @@ def test_events_are_left_out_by_name_and_not_opened(store: ArtifactStore):
     assert found(skip={1, 3, 4, 5, 7, 9, 11, 12}) == [2, 6, 8, 10]
     assert found(asset="asset_1", kinds=("publish",)) == [2, 8]
     assert found(asset="asset_1", kinds=("publish",), newest_first=True) == [8, 2]
+
+
+@pytest.mark.parametrize("name", ["x.json", "zz.publish.pairs_toy.json", "00000009.publish.pairs_toy copy.json"])
+def test_a_file_that_is_no_event_is_passed_over(store: ArtifactStore, name: str):
+    store.record("publish", "pairs_toy", {})
+    (store.events_folder / name).write_text("{}")
+    assert [event["sequence"] for event in store.events(asset="pairs_toy")] == [1]
+    assert store.record("reuse", "pairs_toy", {})["sequence"] == 2
 
 
 def test_a_sequence_number_is_the_highest_one_and_one_more(store: ArtifactStore):

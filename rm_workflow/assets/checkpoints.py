@@ -132,9 +132,17 @@ def _has_ended_well(work: Path) -> bool:
 def _link(source: Path, target: Path) -> None:
     """Link files into the staging folder: until the artifact is published, the trainer's own folder keeps them."""
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=os.link)
+        shutil.copytree(source, target, copy_function=_link_or_copy)
     else:
+        _link_or_copy(source, target)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
         os.link(source, target)
+    except OSError:
+        # Some file systems have no hard links; what else may be wrong, such as a full disk, stops the copy too.
+        shutil.copy2(source, target)
 
 
 def _collect(work: Path, out: Path, run_config: Artifact) -> Built:

@@ -67,7 +67,7 @@ def lineage_command(
             typer.echo(f"{num_events} events indexed in {lineage.path.name}")
         return
     artifact = find_artifact(store, target)
-    lineage.catch_up()
+    lineage.catch_up(asking=True)
     chain = graph.upstream(lineage, artifact)
     if json_:
         print_json(chain)
@@ -102,10 +102,10 @@ def trace_command(
 ) -> None:
     """Follow one pair or raw row: its text, the rules it met, what used it."""
     store = ArtifactStore(load_settings().home)
-    lineage = LineageStore(store)
-    lineage.catch_up()
     found = trace.trace(target, _latest_of_kinds(store, trace.KINDS))
     tokens = [store.require(name) for name in found["trained_on"]]
+    lineage = LineageStore(store)
+    lineage.catch_up(asking=True)
     found["checkpoints"] = graph.checkpoints_from(lineage, tokens)
     if json_:
         print_json(found)

@@ -7,6 +7,7 @@ publish whose record finds the file busy leaves it to the next catch-up.
 
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -39,21 +40,29 @@ class LineageStore:
         self.store = store
         self.path = store.home / "lineage.duckdb"
 
-    def catch_up(self) -> bool:
+    def catch_up(self, asking: bool = False) -> bool:
         """Index every event that is not indexed yet, in one transaction; files of indexed events are not opened.
 
+        Args:
+            asking: a query follows, which tells of a file that cannot be opened; the log does not repeat it.
+
         Returns:
-            False when it could not: the file is busy or damaged, or an event or artifact is; the log says which. The
-            next call indexes what this one left.
+            False when it could not: the file is busy, damaged or read-only, or an event or artifact is damaged; the log
+            says which. The next call indexes what this one left.
         """
         # The index is never worth a failed asset: the truth lies in manifests and events.
         try:
             self._index_new()
+        except DamagedError as error:
+            if not asking:
+                logger.warning("%s", error)
+            return False
         except UserError as error:
             logger.warning("lineage will be indexed later: %s", error)
             return False
         except duckdb.Error as error:
-            logger.warning("%s is damaged (%s); rmw lineage rebuild makes it anew", self.path.name, _first_line(error))
+            mend = "free space there, or run rmw lineage rebuild to make it anew"
+            logger.warning("%s could not be brought up to date (%s); %s", self.path, _first_line(error), mend)
             return False
         return True
 
@@ -68,8 +77,7 @@ class LineageStore:
         try:
             return self._index_new()
         except duckdb.Error as error:
-            mend = "free space there or set RMW_HOME to another folder"
-            raise UserError(f"cannot write {self.path} ({_first_line(error)}); {mend}") from error
+            raise UnwritableError(self.path, _first_line(error)) from error
 
     def _index_new(self) -> int:
         with self._open(read_only=False, budget_seconds=WRITE_BUDGET_SECONDS) as connection:
@@ -85,9 +93,16 @@ class LineageStore:
         return num_new
 
     def query(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """Run one read-only query and return its rows."""
-        with self._open(read_only=True, budget_seconds=READ_BUDGET_SECONDS) as connection:
-            return connection.execute(statement, dict(parameters or {})).fetchall()
+        """Run one read-only query and return its rows.
+
+        Raises:
+            UserError: the file is damaged or busy, or is not there and cannot be made.
+        """
+        try:
+            with self._open(read_only=True, budget_seconds=READ_BUDGET_SECONDS) as connection:
+                return connection.execute(statement, dict(parameters or {})).fetchall()
+        except duckdb.Error as error:
+            raise DamagedError(self.path, error) from error
 
     @contextmanager
     def _open(self, read_only: bool, budget_seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -98,18 +113,27 @@ class LineageStore:
             connection.close()
 
     def _connect(self, read_only: bool, budget_seconds: float) -> duckdb.DuckDBPyConnection:
+        if not read_only or not self.path.exists():
+            self._require_writable()
         deadline = time.monotonic() + budget_seconds
         while True:
             try:
                 return duckdb.connect(str(self.path), read_only=read_only)
             except duckdb.IOException as error:
                 if LOCK_MESSAGE not in str(error):
-                    if read_only:
-                        raise DamagedError(self.path, error) from error
-                    raise
+                    if not self.path.exists():
+                        raise UnwritableError(self.path, _first_line(error)) from error
+                    raise DamagedError(self.path, error) from error
                 if time.monotonic() > deadline:
                     raise BusyError(self.path, budget_seconds, str(error)) from error
                 time.sleep(random.uniform(0.005, 0.05))
+
+    def _require_writable(self) -> None:
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise UnwritableError(self.path, "its folder does not exist")
+        if not all(os.access(path, os.W_OK) for path in (folder, self.path) if path.exists()):
+            raise UnwritableError(self.path, "it is read-only")
 
     def _index(self, connection: duckdb.DuckDBPyConnection, event: Mapping[str, Any]) -> None:
         asset, version, sequence = event["asset"], event.get("version"), event["sequence"]
@@ -130,6 +154,15 @@ class DamagedError(UserError):
 
     def __init__(self, path: Path, error: Exception) -> None:
         super().__init__(f"{path.name} cannot be read ({_first_line(error)}); run rmw lineage rebuild to make it anew")
+
+
+class UnwritableError(UserError):
+    """The lineage file cannot be made or written."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"cannot write {path} ({reason}); make it writable, free space there or set RMW_HOME to another folder"
+        )
 
 
 class BusyError(UserError):

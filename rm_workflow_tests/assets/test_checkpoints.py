@@ -1,6 +1,8 @@
 """What a checkpoint's asset does with a training that ended already; the trainer itself is a stand-in."""
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +32,8 @@ class Trainer:
 
     def __call__(self, context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
         out = Path(command[command.index("--out") + 1])
+        (out / "model").mkdir(exist_ok=True)
+        (out / "model/model.safetensors").write_text("weights")
         (out / "metrics.jsonl").write_text(METRICS)
         (out / "result.json").write_text(self.results.pop(0))
 
@@ -82,3 +86,18 @@ def test_a_training_without_a_proven_result_is_repeated(
     assert not run(checkpoint)
     assert run(checkpoint)
     assert trainer.results == []
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_where_files_cannot_be_linked_they_are_copied(
+    checkpoint: dg.AssetsDefinition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+):
+    def refuse(source: str, target: str) -> None:
+        raise OSError(code, os.strerror(code), source, None, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(checkpoints, "run_trainer", Trainer(result(passed=True)))
+    assert run(checkpoint)
+    artifact = ArtifactStore(tmp_path / "home").require("quickstart_checkpoint")
+    assert artifact.file("model/model.safetensors").read_text() == "weights"
+    assert artifact.file("metrics.jsonl").read_text() == METRICS

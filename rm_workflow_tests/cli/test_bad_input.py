@@ -281,7 +281,7 @@ def test_a_read_only_home_is_one_sentence(
 
 
 def test_a_home_that_became_read_only_is_still_read(
-    project: Project, rmw: Rmw, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, rmw: Rmw, small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     rmw("counts", "toy")
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
@@ -290,10 +290,36 @@ def test_a_home_that_became_read_only_is_still_read(
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert json.loads(rmw("counts", "toy", "--no-run", "--json").out)["sources"]["toy"]["rows"] == 110
     assert "Question" in rmw("show", "raw_toy").out
+    for verb in (("lineage", "pairs_toy"), ("trace", "train.jsonl:1")):
+        caplog.clear()
+        assert json.loads(rmw(*verb, "--json").out)
+        assert ["lineage.duckdb (it is read-only)" in record.message for record in caplog.records] == [True]
     for verb in (("run", "toy"), ("lineage", "rebuild"), ("sources", "update", "hh_helpful_base")):
         answer = rmw(*verb)
         assert answer.code == 1
         assert "read-only; make it writable or set RMW_HOME to another folder" in answer.error
+
+
+def test_nothing_is_traced_in_a_home_that_does_not_exist(project: Project, rmw: Rmw, caplog: pytest.LogCaptureFixture):
+    answer = rmw("trace", "train.jsonl:1")
+    assert caplog.records == []
+    assert answer.code == 1
+    assert "there is no raw asset under RMW_HOME" in answer.error
+    assert not project.home.exists()
+
+
+@pytest.mark.parametrize("verb", [("lineage", "raw_toy"), ("trace", "train.jsonl:1")])
+def test_a_damaged_index_is_told_once(
+    project: Project, rmw: Rmw, caplog: pytest.LogCaptureFixture, verb: tuple[str, str]
+):
+    rmw("run", "toy", "--until", "mixture")
+    (project.home / "lineage.duckdb").write_text("not a database")
+    caplog.clear()
+    answer = rmw(*verb)
+    assert caplog.records == []
+    assert answer.code == 1
+    assert "lineage.duckdb cannot be read" in answer.error
+    assert "rmw lineage rebuild" in answer.error
 
 
 def test_a_home_that_is_a_file_is_one_sentence(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):

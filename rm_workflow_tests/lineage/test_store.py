@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Check, CheckFailedError, ExternalFile, Request
@@ -168,6 +169,49 @@ def test_a_damaged_artifact_fails_no_other_asset_and_is_named(store: ArtifactSto
         assert lineage.query(f"select count(*) from {table}") == [(3,)]
 
 
+@pytest.fixture
+def read_only(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """A home with an index that this user may not write."""
+    chain(store)
+    assert LineageStore(store).catch_up()
+    monkeypatch.setattr(store_module.os, "access", lambda path, mode: False)
+    return store
+
+
+def test_a_read_only_index_is_read_and_called_so(read_only: ArtifactStore, caplog: pytest.LogCaptureFixture):
+    lineage = LineageStore(read_only)
+    assert not lineage.catch_up()
+    assert lineage.query("select count(*) from dataset_version") == [(3,)]
+    (record,) = caplog.records
+    assert f"cannot write {lineage.path} (it is read-only); make it writable" in record.message
+
+
+def test_an_index_without_a_folder_is_not_called_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    lineage = LineageStore(ArtifactStore(tmp_path / "nowhere"))
+    assert not lineage.catch_up()
+    assert f"cannot write {lineage.path} (its folder does not exist)" in caplog.text
+
+
+def test_a_read_only_home_without_an_index_has_a_mend_that_can_be_done(read_only: ArtifactStore):
+    lineage = LineageStore(read_only)
+    lineage.path.unlink()
+    with pytest.raises(UserError, match=r"cannot write .*lineage\.duckdb \(it is read-only\); make it writable"):
+        lineage.query("from dataset_version")
+
+
+def test_a_full_disk_is_not_told_as_a_damaged_index(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fill(*arguments: object) -> None:
+        raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+
+    chain(store)
+    monkeypatch.setattr(LineageStore, "_index", fill)
+    assert not LineageStore(store).catch_up()
+    assert "No space left on device" in caplog.text
+    assert "damaged" not in caplog.text
+
+
 def test_a_rebuild_that_cannot_write_says_so(tmp_path: Path):
     with pytest.raises(UserError, match=r"cannot write .*lineage\.duckdb .* set RMW_HOME to another folder"):
         LineageStore(ArtifactStore(tmp_path / "nowhere")).rebuild()
@@ -237,11 +281,15 @@ def test_a_persons_open_shell_delays_the_index_and_never_the_publish(
     assert lineage.query("select count(*) from dataset_version where asset = 'pairs_later'") == [(1,)]
 
 
-def test_a_damaged_index_fails_no_publish_and_a_rebuild_mends_it(store: ArtifactStore):
+@pytest.mark.parametrize(("asking", "num_logged"), [(False, 1), (True, 0)])
+def test_a_damaged_index_fails_no_publish_and_a_rebuild_mends_it(
+    store: ArtifactStore, caplog: pytest.LogCaptureFixture, asking: bool, num_logged: int
+):
     chain(store)
     lineage = LineageStore(store)
     lineage.path.write_text("not a database")
-    assert not lineage.catch_up()
+    assert not lineage.catch_up(asking=asking)
+    assert len(caplog.records) == num_logged
     with pytest.raises(UserError, match="rmw lineage rebuild"):
         lineage.query("from dataset_version")
     assert lineage.rebuild() == 3
