@@ -177,7 +177,7 @@ def test_it_trains_where_dagster_and_duckdb_are_not_installed(tiny_base, tokens,
 
 
 def test_a_second_trainer_is_refused_and_the_first_ends_with_its_killed_parent(tiny_base, tokens, encoder, tmp_path):
-    run_config, out = prepare(tmp_path, encoder, epochs=5_000)
+    run_config, out = prepare(tmp_path, encoder, epochs=1000)
     run = command(run_config, tokens, tiny_base, out)
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *run], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
