@@ -1,6 +1,8 @@
 """``python -m benchmarks``: run every benchmark of this folder and print its table."""
 
-from benchmarks import publishing
+from benchmarks import end, layouts, publishing
 
 if __name__ == "__main__":
     publishing.main()
+    layouts.main()
+    end()

@@ -5,13 +5,14 @@ and budget of tokens. Every round takes the same step through all layouts in tur
 recipe's tokens and base model are made first where they are missing.
 """
 
-import os
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import end
 
 NUM_ROUNDS = 7
 LAYOUTS = ("padded", "grouped", "shared")
@@ -93,6 +94,4 @@ def _round(trainers: dict[str, Any], number: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    # DuckDB's bindings print pages at shutdown once torch is loaded.
-    sys.stdout.flush()
-    os._exit(0)
+    end()
