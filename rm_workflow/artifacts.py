@@ -12,7 +12,6 @@ Manifests and events are the truth; the lineage database is an index over them.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rm_workflow.durable_files import fsync, fsync_tree, locked, write_whole
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id, file_sha256
 
@@ -328,7 +328,7 @@ class ArtifactStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             _rename_new(staged, target)
-        _fsync(target.parent)
+        fsync(target.parent)
         artifact = self.find(request.asset, request.version)
         if artifact is None:
             raise UserError(
@@ -396,7 +396,7 @@ def prepare_home(home: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(1 << 20))
-        _fsync(probe)
+        fsync(probe)
     except OSError as error:
         raise storage_error(error, home) from error
     finally:
@@ -473,35 +473,3 @@ def _read_json(path: Path, mend: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {mend}") from error
     return content
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all; the caller holds the lock of its folder."""
-    draft = path.with_name(".draft")
-    draft.write_text(text, "utf-8")
-    _fsync(draft)
-    draft.rename(path)
-    _fsync(path.parent)
-
-
-def fsync_tree(folder: Path) -> None:
-    """Bring a folder and all that it holds to the disk, so that a later mark of completeness can be believed."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the system releases it when the process ends, however it ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield

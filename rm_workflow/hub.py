@@ -5,7 +5,6 @@ and a hub that has moved on is reported, never followed. No data script is ever 
 """
 
 import difflib
-import fcntl
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rm_workflow import samples
 from rm_workflow.catalog.models import Location
+from rm_workflow.durable_files import locked, write_whole
 from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
 from rm_workflow.settings import Settings
@@ -264,12 +264,9 @@ def lock_hub_revision(settings: Settings, kind: str, repository: str, commit: st
     """Record the commit of a repository under ``datasets`` or ``models``; a locked one stays unless ``replace``."""
     settings.home.mkdir(parents=True, exist_ok=True)
     path = settings.home / HUB_LOCK
-    with path.with_suffix(".lock").open("a") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        locked = read_hub_lock(settings)
-        if repository in locked.get(kind, {}) and not replace:
+    with locked(path.with_suffix(".lock")):
+        commits = read_hub_lock(settings)
+        if repository in commits.get(kind, {}) and not replace:
             return
-        locked.setdefault(kind, {})[repository] = commit
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(locked, indent=1, sort_keys=True) + "\n", "utf-8")
-        draft.replace(path)
+        commits.setdefault(kind, {})[repository] = commit
+        write_whole(path, json.dumps(commits, indent=1, sort_keys=True) + "\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rm_workflow import artifacts
+from rm_workflow import artifacts, durable_files
 from rm_workflow.artifacts import (
     Artifact,
     ArtifactStore,
@@ -89,7 +89,8 @@ def test_everything_is_on_the_disk_before_the_one_rename_that_shows_it(
         done.append("rename")
         rename_new(source, target)
 
-    monkeypatch.setattr(artifacts, "_fsync", lambda path: done.append(path.name))
+    monkeypatch.setattr(durable_files, "fsync", lambda path: done.append(path.name))
+    monkeypatch.setattr(artifacts, "fsync", lambda path: done.append(path.name))
     monkeypatch.setattr(artifacts, "_rename_new", rename)
     store.materialize(request(), build_text("abc"), "run-1")
     before, after = done[: done.index("rename")], done[done.index("rename") + 1 :]

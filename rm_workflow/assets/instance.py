@@ -12,7 +12,7 @@ import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 from sqlalchemy.exc import DatabaseError
 
-from rm_workflow.artifacts import locked, write_whole
+from rm_workflow.durable_files import locked, write_whole
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 

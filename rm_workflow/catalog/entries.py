@@ -1,12 +1,12 @@
 """New entries of the user's catalogue, written behind what stands there already."""
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rm_workflow.catalog.yaml_file import dump_value, read_yaml, shown_path
+from rm_workflow.durable_files import locked
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
@@ -33,8 +33,7 @@ def user_folder(settings: Settings) -> Path:
 def locked_catalog(folder: Path) -> Iterator[None]:
     """Keep others from adding to a catalogue folder, so that what is read in it holds until it is written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / LOCK):
         yield
 
 

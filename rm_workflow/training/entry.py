@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rm_workflow.artifacts import fsync_tree
 from rm_workflow.catalog.models import TokenRecipe
+from rm_workflow.durable_files import fsync_tree
 from rm_workflow.errors import UserError
 from rm_workflow.training import process
 

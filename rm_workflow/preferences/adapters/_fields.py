@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rm_workflow.catalog.models import Source
-from rm_workflow.preferences.tables import ColumnMissing, Message, RowDropped
+from rm_workflow.preferences.tables import ColumnMissing, Example, Message, Response, RowDropped
 
 # A key of ``columns`` with this start carries a column along for the rules of a pair set, under the rest of its name.
 EXTRA = "extra_"
@@ -25,6 +25,7 @@ class Fields:
 
     def __init__(self, row: Mapping[str, Any], source: Source, defaults: Mapping[str, str | None]) -> None:
         self.row = row
+        self.source = source
         self.columns = source.columns
         self.defaults = defaults
 
@@ -46,6 +47,10 @@ class Fields:
         """Return the system turn that stands in a column of its own, or nothing where that is empty."""
         system = optional_text(self.optional("system"), "system")
         return [{"role": "system", "content": system}] if system and system.strip() else []
+
+    def prompt(self) -> list[Message]:
+        """Return the system turn, if there is one, and the turns of the field ``prompt``."""
+        return [*self.system_turn(), *prompt_messages(self.required("prompt"), self.source.prompt_form)]
 
     def named(self, prefix: str) -> dict[str, Any]:
         """Return the columns whose keys begin with ``prefix``, under the rest; every row must have them."""
@@ -160,6 +165,17 @@ def number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
+
+
+def answered(prompt: Sequence[Message], responses: Sequence[Response]) -> Example:
+    """Return a prompt with its responses.
+
+    Raises:
+        RowDropped: empty_message or not_alternating.
+    """
+    refuse_empty(prompt, {response.slot: response.text for response in responses})
+    refuse_not_alternating(prompt)
+    return Example(prompt, responses)
 
 
 def refuse_empty(turns: Sequence[Message], responses: Mapping[str, str]) -> None:

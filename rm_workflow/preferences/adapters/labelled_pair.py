@@ -16,11 +16,9 @@ from typing import Any
 from rm_workflow.catalog.models import Source
 from rm_workflow.preferences.adapters._fields import (
     Fields,
+    answered,
     number,
     optional_text,
-    prompt_messages,
-    refuse_empty,
-    refuse_not_alternating,
     text,
 )
 from rm_workflow.preferences.tables import PREFERENCE, Example, Response, RowDropped
@@ -44,14 +42,11 @@ def read(row: Mapping[str, Any], source: Source) -> Example:
     fields = Fields(row, source, COLUMNS)
     winner = _winner(fields.required("label"), source)
     chosen, rejected = ("b", "a") if winner == "b" else ("a", "b")
-    prompt = [*fields.system_turn(), *prompt_messages(fields.required("prompt"), source.prompt_form)]
     responses = [
         _response(fields, "chosen", chosen, 0.0 if winner == "tie" else 1.0),
         _response(fields, "rejected", rejected, 0.0),
     ]
-    refuse_empty(prompt, {response.slot: response.text for response in responses})
-    refuse_not_alternating(prompt)
-    return Example(prompt, responses)
+    return answered(fields.prompt(), responses)
 
 
 def _winner(label: Any, source: Source) -> str:

@@ -16,11 +16,9 @@ from rm_workflow.preferences.adapters._fields import (
     EXTRA,
     RATING,
     Fields,
+    answered,
     number,
     optional_text,
-    prompt_messages,
-    refuse_empty,
-    refuse_not_alternating,
     text,
 )
 from rm_workflow.preferences.tables import Example, Response
@@ -32,7 +30,6 @@ PREFIXES = (EXTRA, RATING)
 def read(row: Mapping[str, Any], source: Source) -> Example:
     """Return the prompt and its one response as slot "0"."""
     fields = Fields(row, source, COLUMNS)
-    prompt = [*fields.system_turn(), *prompt_messages(fields.required("prompt"), source.prompt_form)]
     ratings = {name: number(value) for name, value in sorted(fields.named(RATING).items())}
     response = Response(
         slot="0",
@@ -41,6 +38,4 @@ def read(row: Mapping[str, Any], source: Source) -> Example:
         ratings={name: rating for name, rating in ratings.items() if rating is not None},
         extra=fields.extra(),
     )
-    refuse_empty(prompt, {response.slot: response.text})
-    refuse_not_alternating(prompt)
-    return Example(prompt, [response])
+    return answered(fields.prompt(), [response])

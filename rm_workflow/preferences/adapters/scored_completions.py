@@ -16,12 +16,10 @@ from typing import Any
 from rm_workflow.catalog.models import Source
 from rm_workflow.preferences.adapters._fields import (
     Fields,
+    answered,
     extra_of,
     number,
     optional_text,
-    prompt_messages,
-    refuse_empty,
-    refuse_not_alternating,
     text,
 )
 from rm_workflow.preferences.tables import Example, Response, RowDropped
@@ -41,14 +39,12 @@ TEXT_FIELDS = ("text", "response")
 def read(row: Mapping[str, Any], source: Source) -> Example:
     """Return the prompt and its completions as slots "0", "1", ..."""
     fields = Fields(row, source, COLUMNS)
-    prompt = [*fields.system_turn(), *prompt_messages(fields.required("prompt"), source.prompt_form)]
+    prompt = fields.prompt()
     completions = fields.required("completions")
     if not isinstance(completions, list) or not completions:
         raise RowDropped("bad_field", "a list of completions is expected", "completions")
     responses = [_response(value, index, source.columns) for index, value in enumerate(completions)]
-    refuse_empty(prompt, {response.slot: response.text for response in responses})
-    refuse_not_alternating(prompt)
-    return Example(prompt, responses)
+    return answered(prompt, responses)
 
 
 def _response(value: Any, index: int, columns: Mapping[str, str]) -> Response:
