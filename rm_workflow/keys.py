@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 ID_DIGITS = 32
+# Made once: json.dumps makes a new encoder for each call that asks for other than its defaults.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> str:
     """Return JSON in UTF-8 text with sorted keys and no spaces, the form that every id is taken over."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def content_id(value: Any) -> str:
