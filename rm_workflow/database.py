@@ -7,25 +7,54 @@ from pathlib import Path
 
 import duckdb
 
+from rm_workflow.errors import UserError
+
+# Environment variable -> DuckDB's setting.
+LIMITS = {"RMW_MEMORY_LIMIT": "memory_limit", "RMW_THREADS": "threads"}
+EXAMPLES = {"RMW_MEMORY_LIMIT": "4GB", "RMW_THREADS": "2"}
+
 
 @contextmanager
 def connect(scratch: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory database for one piece of work and close it afterwards.
 
+    ``RMW_MEMORY_LIMIT`` ("4GB") and ``RMW_THREADS`` hold for each such database; without them DuckDB takes 80 % of the
+    memory and all cores. Neither changes what is written.
+
     Args:
-        scratch: folder for spilling when the memory limit (``RMW_MEMORY_LIMIT``, DuckDB syntax) is reached.
+        scratch: folder for spilling when the memory limit is reached.
+
+    Raises:
+        UserError: DuckDB does not understand one of the two, or the work needs more memory, even with spilling.
     """
     connection = duckdb.connect(":memory:")
     try:
-        limit = os.environ.get("RMW_MEMORY_LIMIT")
-        if limit:
-            connection.execute(f"set memory_limit = {quote_literal(limit)}")
+        for variable, setting in LIMITS.items():
+            _limit(connection, variable, setting)
         if scratch:
             connection.execute(f"set temp_directory = {quote_literal(str(scratch))}")
         connection.execute("set enable_progress_bar = false")
         yield connection
+    except duckdb.OutOfMemoryException as error:
+        raise UserError(
+            f"DuckDB needs more memory than {os.environ.get('RMW_MEMORY_LIMIT') or 'this machine has'} for this step; "
+            "raise the environment variable RMW_MEMORY_LIMIT, or set RMW_THREADS to fewer threads, as each needs its own"
+        ) from error
     finally:
         connection.close()
+
+
+def _limit(connection: duckdb.DuckDBPyConnection, variable: str, setting: str) -> None:
+    value = os.environ.get(variable)
+    if not value:
+        return
+    try:
+        connection.execute(f"set {setting} = {quote_literal(value)}")
+    except duckdb.Error as error:
+        raise UserError(
+            f"environment variable {variable} is {value!r}, which DuckDB does not take for {setting}; write it like "
+            f"{EXAMPLES[variable]}"
+        ) from error
 
 
 def quote_identifier(name: str) -> str:

@@ -2,6 +2,7 @@
 
 Environment variables: ``RMW_HOME`` (artifacts, lineage, Dagster's own storage), ``RMW_HUB_MIRROR`` (a folder with
 the hub's layout), ``RMW_CATALOG`` (a folder merged over the built-in catalogue), ``RMW_DEVICE`` (auto, cpu, cuda).
+``RMW_MEMORY_LIMIT`` and ``RMW_THREADS`` are read where DuckDB works (``rm_workflow/database.py``).
 """
 
 import os
