@@ -38,7 +38,7 @@ def connect(scratch: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     except duckdb.OutOfMemoryException as error:
         raise UserError(
             f"DuckDB needs more memory than {os.environ.get('RMW_MEMORY_LIMIT') or 'this machine has'} for this step; "
-            "raise the environment variable RMW_MEMORY_LIMIT, or set RMW_THREADS to fewer threads, as each needs its own"
+            "raise the environment variable RMW_MEMORY_LIMIT, or lower RMW_THREADS, as each thread needs its own"
         ) from error
     finally:
         connection.close()

@@ -44,5 +44,5 @@ def test_the_number_of_threads_does_not_change_the_bytes(monkeypatch: pytest.Mon
 def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("RMW_MEMORY_LIMIT", "20MB")
     query = "select i, repeat(md5(i::varchar), 20) as text from range(200_000) t(i) order by md5(text), i"
-    with pytest.raises(UserError, match="more memory than 20MB .* RMW_MEMORY_LIMIT"), connect(tmp_path) as con:
+    with pytest.raises(UserError, match=r"more memory than 20MB .* RMW_MEMORY_LIMIT"), connect(tmp_path) as con:
         write_parquet(con, query, tmp_path / "out.parquet")
