@@ -21,7 +21,7 @@ class CodeVersion:
 
 CODE_VERSIONS = {
     "raw": CodeVersion(
-        "2",
+        "3",
         (
             *("preferences/raw.py", "preferences/files.py", "preferences/normalise.py", "preferences/tables.py"),
             *("preferences/adapters/*.py", "keys.py"),

@@ -12,7 +12,7 @@ from rm_workflow.assets.publishing import RecipeSettings
 from rm_workflow.assets.raw import raw_asset
 from rm_workflow.assets.scores import scores_asset
 from rm_workflow.catalog.models import Catalog
-from rm_workflow.preferences.checked_catalog import load_checked_catalog
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.settings import load_settings
 
 RECIPE_ASSETS = (mixture_asset, tokens_asset, run_config_asset, checkpoint_asset, scores_asset)

@@ -1,5 +1,6 @@
 """``raw_<source>``: a raw data set parsed to prompts, responses and occurrences."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -23,6 +24,16 @@ from rm_workflow.preferences import raw, show
 CHECKS = (("rows_accounted_for", "Every row that was read is used or dropped under a named rule."),)
 
 
+def _labels(num_labels: Mapping[str, Mapping[str, int]]) -> Metadata:
+    """Return the numbers of labels by kind and value, or nothing for a source without labels."""
+    rows = [
+        {"kind": kind, "value": value, "labels": number}
+        for kind, by_value in num_labels.items()
+        for value, number in by_value.items()
+    ]
+    return {"labels": table(rows)} if rows else {}
+
+
 def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
     """Define the asset of one source."""
     source = catalog.sources[name]
@@ -42,6 +53,7 @@ def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
                 "rows_read": facts["rows"],
                 "rows_dropped": facts["rows"] - facts["used"],
                 "dropped_by_rule": table([{"rule": rule, "rows": number} for rule, number in facts["dropped"].items()]),
+                **_labels(facts["num_labels"]),
                 "files": table([{"file": file.name, "sha256": file.sha256} for file in files]),
                 "licence": source.licence,
                 "dropped_rows": markdown(show.as_markdown(show.dropped_rows(artifact.folder, [artifact.folder], 5))),

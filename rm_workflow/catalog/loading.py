@@ -55,14 +55,16 @@ def load_catalog(
     settings: Settings,
     extra_recipe: Path | None = None,
     check_source: Callable[[str, Source], None] | None = None,
-    check_pair_set: Callable[[str, PairSet], None] | None = None,
+    check_pair_set: Callable[[str, PairSet, Source], None] | None = None,
+    check_benchmark: Callable[[str, Benchmark], None] | None = None,
 ) -> Catalog:
     """Read and check everything: each entry's types, and every name that an entry refers to.
 
     Args:
         extra_recipe: a recipe file outside the catalogue; it may extend a recipe of the catalogue.
         check_source: raises UserError for a source that the code cannot read; ``load_checked_catalog`` hands it in.
-        check_pair_set: the same for a pair set and its rules.
+        check_pair_set: the same for a pair set, its rules and its source.
+        check_benchmark: the same for a benchmark and its scoring rule.
 
     Raises:
         UserError: the first problem found, with file, line and key path.
@@ -94,7 +96,11 @@ def load_catalog(
     if check_pair_set:
         for name, pair_set in catalog.pair_sets.items():
             with _told_at(pair_sets[name].origin(())):
-                check_pair_set(name, pair_set)
+                check_pair_set(name, pair_set, catalog.sources[pair_set.source])
+    if check_benchmark:
+        for name, benchmark in catalog.benchmarks.items():
+            with _told_at(benchmarks[name].origin(())):
+                check_benchmark(name, benchmark)
     for name, recipe in catalog.recipes.items():
         _check_references(recipe, catalog, resolved[name])
     return catalog

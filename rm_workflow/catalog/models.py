@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
+Words = Annotated[str, StringConstraints(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -68,6 +69,10 @@ class Source(Location):
         prompt_form: how a prompt that is one text is written: ``plain`` (one user turn) or ``extra_id`` (HelpSteer2's
             ``<extra_id_1>`` marks between turns).
         winner: for adapters that read a label: side (``a``, ``b``, ``tie``) -> the labels that mean it.
+        solution_starts: for adapters of worked solutions whose question and solution are one text: the words with
+            which the solution begins, one white space character after the question.
+        step_separator: for the same: what stands between two steps, which an adapter cuts a text at or joins steps by.
+        neutral: for adapters of rated steps: what becomes of the rating 0 between wrong (-1) and right (1).
         max_broken_share: broken lines above this share of a file are fatal.
         published_rows: rows by split as the publisher states them; never checked, only shown.
     """
@@ -77,6 +82,9 @@ class Source(Location):
     group_column: str | None = None
     prompt_form: Literal["plain", "extra_id"] = "plain"
     winner: dict[Literal["a", "b", "tie"], list[bool | int | float | str]] = {}
+    solution_starts: Words | None = None
+    step_separator: Words | None = None
+    neutral: Literal["keep", "positive", "negative", "unlabelled"] = "keep"
     licence: str
     attribution: str = ""
     description: str = ""

@@ -17,9 +17,9 @@ from rm_workflow.catalog.loading import (
     resolve_recipe,
 )
 from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption, run_hint
-from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import Settings, load_settings
 from rm_workflow.training.plan import DEVICES, GB, plan
 

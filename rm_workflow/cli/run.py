@@ -12,10 +12,10 @@ from rm_workflow.assets.headless import STAGES, FinishedRun, kinds_until, run_re
 from rm_workflow.assets.scores import score_rows
 from rm_workflow.catalog.loading import parse_overrides, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.errors import UserError
 from rm_workflow.preferences import counts
-from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import Settings, load_settings
 
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or a recipe file (./my.yaml).")]

@@ -10,12 +10,12 @@ from typing import IO, Annotated, Any
 import typer
 
 from rm_workflow.catalog.names import nearest
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.checkpoints import checkpoint_folder
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import benchmarks
 from rm_workflow.evaluation.items import RowError
-from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import load_settings
 
 STREAM = "-"

@@ -12,11 +12,13 @@ from rm_workflow.catalog.entries import add_entries, locked_catalog, user_folder
 from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
 from rm_workflow.catalog.yaml_file import dump_value, shown_path
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
-from rm_workflow.preferences.checked_catalog import load_checked_catalog
 from rm_workflow.settings import Settings, load_settings
+
+SHOWN_RESPONSES = 8  # of one row; a best-of-N set has 1,024
 
 sources_app = typer.Typer(help="Raw data sets: what exists and how it is understood.", no_args_is_help=True)
 
@@ -204,8 +206,29 @@ def _preview_lines(row: dict[str, Any]) -> list[str]:
         detail = f" ({row['detail']})" if row["detail"] else ""
         return [f"\nrow {row['row']} dropped by {row['rule']}: {row['reason']}{detail}", f"  {row['excerpt']}"]
     turns = [f"  {message['role']}: {message['content']}" for message in row["messages"]]
-    responses = [f"  -> {r['slot']}{_ratings(r['ratings'])}: {r['text']}" for r in row["responses"]]
-    return [f"\nrow {row['row']}", *turns, *responses]
+    shown, more = row["responses"][:SHOWN_RESPONSES], len(row["responses"]) - SHOWN_RESPONSES
+    responses = [line for response in shown for line in _response_lines(response)]
+    rest = [f"  ... and {more:,} more responses"] if more > 0 else []
+    return [f"\nrow {row['row']}", *turns, *responses, *rest]
+
+
+def _response_lines(response: dict[str, Any]) -> list[str]:
+    """Return a response with its labels; one with steps is cut into them, each with its own labels before it."""
+    whole = _labels(response["labels"], None)
+    if not response["steps"]:
+        return [f"  -> {response['slot']}{_ratings(response['ratings'])}{whole}: {response['text']}"]
+    steps = [
+        f"     step {number}{_labels(response['labels'], number)}: {step.strip()}"
+        for number, step in enumerate(response["steps"])
+    ]
+    after = response["text"][len("".join(response["steps"])) :].strip()
+    steps += [f"     after the steps: {after}"] if after else []
+    return [f"  -> {response['slot']}{_ratings(response['ratings'])}{whole}, {len(response['steps'])} steps", *steps]
+
+
+def _labels(labels: list[dict[str, Any]], step: int | None) -> str:
+    found = [f"{label['kind']} {label['value']:g}" for label in labels if label["step"] == step]
+    return f" [{', '.join(found)}]" if found else ""
 
 
 def _ratings(ratings: dict[str, float]) -> str:

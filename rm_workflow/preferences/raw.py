@@ -1,4 +1,4 @@
-"""``raw_<source>``: rows of a source's files -> prompts, responses, occurrences and dropped rows.
+"""``raw_<source>``: rows of a source's files -> prompts, responses, occurrences, labels and dropped rows.
 
 Rows are streamed through the adapter into Arrow batches; DuckDB then keeps each prompt and each response once and
 orders everything, so that a rerun gives identical bytes. Each row is used or dropped under one of five named rules.
@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rm_workflow.preferences.files import BrokenLine, Row, read_rows
 from rm_workflow.preferences.normalise import normalise
 from rm_workflow.preferences.tables import (
     DROPPED,
+    LABELS,
     OCCURRENCES,
     PROMPTS,
     RESPONSES,
@@ -38,7 +39,15 @@ from rm_workflow.preferences.tables import (
     printable,
 )
 
-TABLES = {"prompts": PROMPTS, "responses": RESPONSES, "occurrences": OCCURRENCES, "dropped": DROPPED}
+# While reading, a label stands at a character of the text: rows may cut one text into different steps.
+LABELS_READ = LABELS.set(LABELS.get_field_index("step"), pa.field("step_end", pa.int32()))
+TABLES = {
+    "prompts": PROMPTS,
+    "responses": RESPONSES,
+    "occurrences": OCCURRENCES,
+    "labels": LABELS_READ,
+    "dropped": DROPPED,
+}
 # Rows of one table that are held in memory before they are written.
 BATCH_ROWS = 4096
 
@@ -53,8 +62,10 @@ QUERIES = {
         order by prompt_id
     """,
     "responses": """
-        -- each response of a prompt once
-        select response_id, any_value(prompt_id) as prompt_id, any_value(text) as text, null::int[] as step_ends
+        -- each response of a prompt once, with every step end that a row gives it
+        select
+            response_id, any_value(prompt_id) as prompt_id, any_value(text) as text,
+            list_sort(list_distinct(flatten(list(step_ends) filter (step_ends is not null)))) as step_ends
         from read_parquet({path})
         group by response_id
         order by any_value(prompt_id), response_id
@@ -65,6 +76,15 @@ QUERIES = {
         from read_parquet({path})
         order by file, row, slot
     """,
+    "labels": """
+        -- each label of each showing; step is the place of the label's end among the response's step ends, from 0
+        select
+            response_id, source, file, row, slot,
+            if(step_end is null, null, list_position(step_ends, step_end) - 1)::int as step,
+            value, kind
+        from read_parquet({path}) join read_parquet({responses}) responses using (response_id)
+        order by file, row, slot, step nulls first, kind
+    """,
     "dropped": """
         -- each dropped row with its rule
         select *
@@ -74,6 +94,15 @@ QUERIES = {
 }
 
 Progress = Callable[[int, int | None], None]
+# Soft labels are counted as 0, 1 and what lies between; the others have few values.
+NUM_LABELS = """
+    -- labels of each kind by value
+    select
+        kind, if(kind = 'soft' and value > 0 and value < 1, 'between', value::int::varchar) as shown, count(*)
+    from read_parquet(?)
+    group by all
+    order by all
+"""
 # (group id, example), or why the row is left out
 Outcome = tuple[str, Example] | RowDropped
 
@@ -91,7 +120,7 @@ class _FileCount:
 
 
 class _Tables:
-    """The four tables while they are written, in reading order and with repeats."""
+    """The tables while they are written, in reading order and with repeats."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = {name: folder / f"{name}.parquet" for name in TABLES}
@@ -118,14 +147,14 @@ class _Tables:
 def build_raw(
     name: str, source: Source, files: Sequence[SourceFile], out: Path, progress: Progress | None = None
 ) -> Built:
-    """Write prompts, responses, occurrences and dropped rows of a source to ``out``.
+    """Write prompts, responses, occurrences, labels and dropped rows of a source to ``out``.
 
     Args:
         progress: told (rows read so far, None) after each file.
 
     Returns:
-        facts ``rows, used, dropped {rule: rows}, files {file: rows}, num_prompts, num_responses``, and the check
-        ``rows_accounted_for``.
+        facts ``rows, used, dropped {rule: rows}, files {file: rows}, num_prompts, num_responses, num_labels {kind:
+        {value: labels}}``, and the check ``rows_accounted_for``.
 
     Raises:
         UserError: see ``read_rows``; a file has no row, too many broken lines, or lacks a column in all its rows; no
@@ -213,7 +242,11 @@ def _add_example(understood: tuple[str, Example], place: Mapping[str, Any], tabl
     for response in example.responses:
         response_id = content_id([prompt_id, response.text])
         ids = {"response_id": response_id, "prompt_id": prompt_id}
-        tables.add("responses", {**ids, "text": response.text, "step_ends": None})
+        tables.add("responses", {**ids, "text": response.text, "step_ends": response.step_ends})
+        for label in response.labels:
+            step_end = None if label.step is None else (response.step_ends or ())[label.step]
+            placed = {"response_id": response_id, **place, "slot": response.slot, "step_end": step_end}
+            tables.add("labels", {**placed, "value": label.value, "kind": label.kind})
         tables.add(
             "occurrences",
             {
@@ -275,7 +308,9 @@ def _publish(name: str, counts: Mapping[str, int], paths: Mapping[str, Path], ou
         written = {
             table: write_parquet(
                 connection,
-                QUERIES[table].format(path=quote_literal(str(path))),
+                QUERIES[table].format(
+                    path=quote_literal(str(path)), responses=quote_literal(str(out / "responses.parquet"))
+                ),
                 out / f"{table}.parquet",
             )
             for table, path in paths.items()
@@ -288,6 +323,9 @@ def _publish(name: str, counts: Mapping[str, int], paths: Mapping[str, Path], ou
             "select rule, count(*) from (select distinct file, row, rule from read_parquet(?)) group by all",
             [str(out / "dropped.parquet")],
         ).fetchall()
+        num_labels: dict[str, dict[str, int]] = {}
+        for kind, value, number in connection.execute(NUM_LABELS, [str(out / "labels.parquet")]).fetchall():
+            num_labels.setdefault(kind, {})[value] = number
     used = int(row[0]) if row else 0
     dropped = {rule: dict(by_rule).get(rule, 0) for rule in ROW_RULES}
     rows = sum(counts.values())
@@ -301,6 +339,7 @@ def _publish(name: str, counts: Mapping[str, int], paths: Mapping[str, Path], ou
         "files": dict(counts),
         "num_prompts": written["prompts"],
         "num_responses": written["responses"],
+        "num_labels": num_labels,
     }
     return Built(facts, (_rows_accounted_for(rows, used, dropped),))
 
@@ -336,7 +375,8 @@ def preview(
     Returns:
         ``{"source", "adapter", "files": [file], "refused"}``. A file is ``{"file", "split", "sha256", "columns": [],
         "num_rows", "num_used", "dropped": {rule: rows}, "rows": [row]}``, a row ``{"row", "group_id", "messages",
-        "responses": [{"slot", "text", "model", "ratings", "extra"}]}``, or ``{"row", "rule", "reason", "detail",
+        "responses": [{"slot", "text", "model", "ratings", "extra", "steps", "labels"}]}`` (``steps`` is the text cut at
+        its step ends, a label ``{"kind", "value", "step"}``), or ``{"row", "rule", "reason", "detail",
         "excerpt"}`` where it was dropped. ``refused`` is the sentence with which ``build_raw`` refuses the files, or
         None.
 
@@ -423,6 +463,8 @@ def _shown_outcome(row: Row | BrokenLine, outcome: Outcome) -> dict[str, Any]:
             "model": response.model,
             "ratings": dict(response.ratings),
             "extra": dict(response.extra),
+            "steps": response.steps,
+            "labels": [asdict(label) for label in response.labels],
         }
         for response in example.responses
     ]

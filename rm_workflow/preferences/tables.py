@@ -1,11 +1,17 @@
 """The canonical tables as Arrow schemas, and one row of a source as an adapter understands it.
 
-Text is stored once (``prompts``, ``responses``); ``occurrences`` says where each response was shown.
+Text is stored once (``prompts``, ``responses``); ``occurrences`` says where each response was shown, ``labels`` how it
+was judged there.
+
+``step_ends`` of a response: for each step the number of characters (code points) of the text up to the step's last
+character that is not white space; a mark that a source sets after a step (``ки``) belongs to the step. Steps count from
+0: step k is ``text[step_ends[k - 1] : step_ends[k]]``, stripped.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, TypedDict
 
 import pyarrow as pa
@@ -17,6 +23,7 @@ EXCERPT_CHARACTERS = 200
 PREFERENCE = "preference"
 
 RowRule = Literal["broken_line", "bad_field", "context_differs", "empty_message", "not_alternating"]
+LabelKind = Literal["outcome", "hard", "soft", "rating"]
 
 PROMPTS = pa.schema(
     [
@@ -44,6 +51,18 @@ OCCURRENCES = pa.schema(
         ("model", pa.string()),
         ("ratings", pa.map_(pa.string(), pa.float64())),
         ("extra", pa.string()),
+    ]
+)
+LABELS = pa.schema(
+    [
+        ("response_id", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("slot", pa.string()),
+        ("step", pa.int32()),
+        ("value", pa.float64()),
+        ("kind", pa.string()),
     ]
 )
 DROPPED = pa.schema(
@@ -74,6 +93,21 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
+class Label:
+    """One judgement of a response or of one of its steps.
+
+    Attributes:
+        kind: ``outcome`` (final answer right 1, wrong 0), ``hard`` (step right 1, wrong 0), ``soft`` (share of the
+            completions from here that are right, 0 to 1) or ``rating`` (what a person gave, on the source's own scale).
+        step: which of the response's ``step_ends``, from 0; None for the whole response.
+    """
+
+    kind: LabelKind
+    value: float
+    step: int | None = None
+
+
+@dataclass(frozen=True)
 class Response:
     """One response of a row.
 
@@ -81,6 +115,8 @@ class Response:
         slot: ``chosen`` or ``rejected`` of a given pair, "0", "1", ... of a rated list.
         ratings: attribute -> finite number; attributes without a number are left out.
         extra: further JSON values about this response that a rule may ask for.
+        step_ends: ascending, see the head of this file; None where the source tells no steps.
+        labels: judgements that this row gives.
     """
 
     slot: str
@@ -88,6 +124,14 @@ class Response:
     model: str | None = None
     ratings: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    step_ends: Sequence[int] | None = None
+    labels: Sequence[Label] = ()
+
+    @property
+    def steps(self) -> list[str]:
+        """Return the text cut at the ends of its steps, each with the white space before it."""
+        ends = [0, *(self.step_ends or ())]
+        return [self.text[start:end] for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True)

@@ -252,10 +252,10 @@ BAD_RECIPES = [
     ),
     (
         "  split:",
-        "  decontaminate_against: [rewardbench2]\n  split:",
+        "  decontaminate_against: [sample_rewardbench3]\n  split:",
         4,
-        "mixture.decontaminate_against[0]: benchmark 'rewardbench2' is not in the catalogue "
-        "(did you mean 'sample_rewardbench2'?)",
+        "mixture.decontaminate_against[0]: benchmark 'sample_rewardbench3' is not in the catalogue "
+        "(did you mean 'sample_rewardbench'?)",
     ),
     (
         "base:",

@@ -18,7 +18,7 @@ from rm_workflow_tests.preferences import sources
 from rm_workflow_tests.preferences.sources import build, build_rows, hh_row, table, transcript, write_lines
 
 GOOD = [hh_row(f"Question {number}?", f"Good {number}.", f"Bad {number}.") for number in range(200)]
-TABLE_FILES = ("dropped.parquet", "occurrences.parquet", "prompts.parquet", "responses.parquet")
+TABLE_FILES = ("dropped.parquet", "labels.parquet", "occurrences.parquet", "prompts.parquet", "responses.parquet")
 
 
 def test_ids_are_hashes_of_exact_content(tmp_path: Path) -> None:
@@ -272,6 +272,7 @@ def test_tables_have_the_declared_types_and_order(tmp_path: Path) -> None:
         "prompts": "prompt_id, group_id, messages",
         "responses": "response_id, prompt_id, text, step_ends",
         "occurrences": "response_id, prompt_id, source, file, row, slot, model, ratings, extra",
+        "labels": "response_id, source, file, row, slot, step, value, kind",
         "dropped": "stage, source, file, row, slots, pair_id, chosen_id, rejected_id, rule, reason, detail, excerpt",
     }
     types = {}

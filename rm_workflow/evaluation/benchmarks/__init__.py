@@ -87,6 +87,18 @@ def rule_with_data(name: str) -> RuleWithData:
     return cast(RuleWithData, found)
 
 
+def check_benchmark(name: str, benchmark: Benchmark) -> None:
+    """Refuse a benchmark whose scoring rule does not exist or reads no rows.
+
+    Raises:
+        UserError: names the benchmark, the rule and what was meant.
+    """
+    try:
+        rule_with_data(benchmark.scoring)
+    except UserError as error:
+        raise UserError(f"benchmark '{name}': scoring: {error}") from None
+
+
 def build_benchmark(name: str, benchmark: Benchmark, files: "Sequence[SourceFile]", out: Path) -> Built:
     """Parse a benchmark to ``prompts``, ``responses`` and ``items`` in ``out``.
 

@@ -3,7 +3,8 @@
 A module has ``COLUMNS`` (the adapter's own field -> the column that is read where ``columns`` of the source names no
 other) and ``read(row, source) -> Example``, which raises ``RowDropped`` where a row rule matches. It may have
 ``PREFIXES`` (starts of further keys that ``columns`` may have; ``extra_`` for all) and ``READS_WINNER`` (it needs the
-source's ``winner``).
+source's ``winner``). One of worked solutions, whose rows give labels or a reference and no pairs, has ``STEP_FIELDS``:
+which of the source's ``solution_starts``, ``step_separator`` and ``neutral`` it reads, and whether it needs them.
 """
 
 import importlib
@@ -16,6 +17,9 @@ from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 from rm_workflow.preferences.adapters._fields import EXTRA
 from rm_workflow.preferences.tables import Example
+
+# Fields of a source that only adapters of worked solutions read, each with an example.
+STEP_FIELDS = {"solution_starts": '"Step 1:"', "step_separator": '"\\n"', "neutral": "negative"}
 
 
 class Adapter(Protocol):
@@ -70,4 +74,32 @@ def check_source(name: str, source: Source) -> None:
         raise UserError(
             f"source '{name}': adapter {source.adapter} needs the labels under which either side wins; set 'winner' in "
             "sources.yaml, for instance winner: {a: [1], b: [0]}"
+        )
+    _check_step_fields(name, source, getattr(module, "STEP_FIELDS", {}))
+
+
+def _check_step_fields(name: str, source: Source, read: Mapping[str, bool]) -> None:
+    for field, example in STEP_FIELDS.items():
+        is_set = getattr(source, field) != Source.model_fields[field].default
+        if is_set and field not in read:
+            raise UserError(
+                f"source '{name}': adapter {source.adapter} reads no {field!r}; take it out of sources.yaml"
+            )
+        if read.get(field) and not is_set:
+            raise UserError(
+                f"source '{name}': adapter {source.adapter} needs {field!r}; set it in sources.yaml, for instance "
+                f"{field}: {example}"
+            )
+
+
+def check_gives_pairs(pair_set: str, name: str, source: Source) -> None:
+    """Refuse a pair set over a source of worked solutions.
+
+    Raises:
+        UserError: names the pair set and the source.
+    """
+    if hasattr(get(source.adapter), "STEP_FIELDS"):
+        raise UserError(
+            f"pair set '{pair_set}': source '{name}' gives worked solutions with labels, which are neither given pairs "
+            "nor rated responses; name a source of pairs or ratings"
         )
