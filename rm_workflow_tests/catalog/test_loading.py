@@ -312,7 +312,7 @@ def test_a_bad_recipe_is_one_sentence_with_file_line_key_and_nearest_name(
             "pair_sets.yaml",
             "p:\n  source: sample_dialogues\n  candidates: pairs\n  rules: []\n",
             3,
-            "candidates is 'pairs' (known: given, rated, rated_prompt)",
+            "candidates is 'pairs' (known: given, labelled, rated, rated_prompt, voted)",
         ),
         (
             "pair_sets.yaml",

@@ -11,7 +11,7 @@ def entry(adapter: str, columns: dict[str, str]) -> Source:
 
 def test_each_file_is_an_adapter() -> None:
     assert adapters.names() == [
-        *("chosen_rejected", "hh_transcript", "labelled_pair", "rated_response", "scored_completions"),
+        *("chosen_rejected", "hh_transcript", "labelled_list", "labelled_pair", "rated_response", "scored_completions"),
     ]
     for name in adapters.names():
         assert adapters.get(name).COLUMNS
