@@ -59,6 +59,18 @@ class Location(Entry):
         return self
 
 
+class Lookup(Entry):
+    """Where columns that rows only name by a key are found; the files are held in memory.
+
+    Attributes:
+        split: the split of ``files`` whose files are looked up and hold no rows of their own.
+        key: the column that rows and looked-up files share.
+    """
+
+    split: Name
+    key: str
+
+
 class Source(Location):
     """A raw data set.
 
@@ -66,8 +78,9 @@ class Source(Location):
         adapter: name of the schema reader in ``rm_workflow.preferences.adapters``.
         columns: the adapter's own field -> column name in the file, for the generic adapters.
         group_column: column whose value must stay on one side of a split; None takes the first user turn.
-        prompt_form: how a prompt that is one text is written: ``plain`` (one user turn) or ``extra_id`` (HelpSteer2's
-            ``<extra_id_1>`` marks between turns).
+        prompt_form: how a prompt that is one text is written: ``plain`` (one user turn), ``extra_id`` (HelpSteer2's
+            ``<extra_id_1>`` marks between turns) or ``transcript`` (Nectar's and HH's ``\\n\\nHuman:`` before turns).
+        lookup: a second file with the columns that the rows name by a key, as the texts of the pairs that votes are on.
         winner: for adapters that read a label: side (``a``, ``b``, ``tie``) -> the labels that mean it.
         solution_starts: for adapters of worked solutions whose question and solution are one text: the words with
             which the solution begins, one white space character after the question.
@@ -80,7 +93,8 @@ class Source(Location):
     adapter: Name
     columns: dict[Name, str] = {}
     group_column: str | None = None
-    prompt_form: Literal["plain", "extra_id"] = "plain"
+    prompt_form: Literal["plain", "extra_id", "transcript"] = "plain"
+    lookup: Lookup | None = None
     winner: dict[Literal["a", "b", "tie"], list[bool | int | float | str]] = {}
     solution_starts: Words | None = None
     step_separator: Words | None = None
@@ -91,6 +105,16 @@ class Source(Location):
     max_broken_share: Share = 0.01
     published_rows: dict[Name, int] = {}
     proven_on_real_rows: bool = False
+
+    @model_validator(mode="after")
+    def _rows_beside_lookup(self) -> "Source":
+        if self.lookup is None:
+            return self
+        if not self.files.get(self.lookup.split):
+            raise ValueError(f"'lookup' names the split '{self.lookup.split}', and 'files' has no file under it")
+        if not any(files for split, files in self.files.items() if split != self.lookup.split):
+            raise ValueError(f"all 'files' are looked up ('{self.lookup.split}'); list the rows under another split")
+        return self
 
 
 class RuleUse(Entry):
@@ -104,14 +128,16 @@ class PairSet(Entry):
     """One source put through an ordered list of rules.
 
     Attributes:
-        candidates: ``given`` (slots chosen and rejected of one row), ``rated`` (all C(k,2) of a row's responses) or
-            ``rated_prompt`` (all C(k,2) of a prompt's responses in one file, whose rows are single responses).
+        candidates: ``given`` (slots chosen and rejected of one row), ``voted`` (the same, where rows on the same two
+            responses in one file are votes that are summed), ``rated`` (all C(k,2) of a row's responses),
+            ``rated_prompt`` (all C(k,2) of a prompt's responses in one file, whose rows are single responses) or
+            ``labelled`` (all C(k,2) of a row's responses, each pair by its own label).
         score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
         published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
     """
 
     source: Name
-    candidates: Literal["given", "rated", "rated_prompt"]
+    candidates: Literal["given", "voted", "rated", "rated_prompt", "labelled"]
     score: list[str] = []
     rules: list[RuleUse]
     published: int | None = None

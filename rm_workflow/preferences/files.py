@@ -1,15 +1,21 @@
-"""Rows of a file, one at a time: JSON Lines (plain, gzip or xz) and Parquet.
+"""Rows of a file, one at a time: JSON Lines and CSV (plain, gzip or xz), and Parquet.
 
-A row number is the 1-based physical line in JSON Lines and 0-based in Parquet. Lines end at b"\\n" only: JSON strings
-may hold U+2028 and other characters at which ``str.splitlines`` would cut.
+A row number is the 1-based physical line in JSON Lines and 0-based in Parquet; in CSV it is the 1-based line at which
+the row begins, so that the header is line 1 and an editor shows the row there although a cell may hold line breaks.
+Lines end at b"\\n" only: JSON strings may hold U+2028 and other characters at which ``str.splitlines`` would cut.
+All cells of a CSV file are text, as they stand there: a reply "007" stays what it is.
 """
 
 import codecs
+import csv
 import gzip
+import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
@@ -24,10 +30,16 @@ Row = dict[str, Any]
 # SHP calls its JSON Lines .json; a file that is one JSON array gives broken lines and is refused for it.
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json")
 PARQUET = (".parquet",)
+CSV = (".csv", ".csv.gz", ".csv.xz")
+TSV = (".tsv", ".tsv.gz", ".tsv.xz")
+# Python's reader refuses cells beyond 131,072 characters unless told; a long dialogue is no mistake.
+LONGEST_CELL = 2**31 - 1
 # Rows held at once when reading Parquet; small, as one row may hold a long dialogue.
 PARQUET_BATCH_ROWS = 512
 # A broken line is shown, not kept: this much of it is decoded.
 SHOWN_BYTES = 1000
+# What "surrogateescape" puts where a byte is no UTF-8.
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True)
@@ -56,15 +68,23 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:
         yield from _read_json_lines(path, name)
     elif name.endswith(PARQUET):
         yield from _read_parquet(path, name)
+    elif name.endswith((*CSV, *TSV)):
+        yield from _read_csv(path, name)
     else:
-        raise UserError(f"{name}: unknown kind of file; use one of {', '.join((*JSON_LINES, *PARQUET))}")
+        kinds = (*JSON_LINES, *PARQUET, *CSV, *TSV)
+        raise UserError(f"{name}: unknown kind of file; use one of {', '.join(kinds)}")
 
 
 def _read_json_lines(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:
+    with _told_if_cut(name), _open_lines(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield number, _parse_line(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+
+
+@contextmanager
+def _told_if_cut(name: str) -> Iterator[None]:
     try:
-        with _open_lines(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, _parse_line(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         kind = "xz" if name.endswith(".xz") else "gzip"
         raise UserError(f"{name}: the {kind} file ends early or is damaged ({error}); fetch it again") from error
@@ -101,6 +121,51 @@ def _refuse_constant(token: str) -> NoReturn:
 
 def _broken(line: bytes, reason: str) -> BrokenLine:
     return BrokenLine(reason, line[:SHOWN_BYTES].decode("utf-8", "replace").rstrip("\r\n"))
+
+
+def _read_csv(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:
+    """Read cells as text; bytes that are no UTF-8 stand in for surrogates until the row is refused for them."""
+    csv.field_size_limit(LONGEST_CELL)
+    delimiter = "\t" if name.endswith(TSV) else ","
+    with _told_if_cut(name), _open_lines(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        header = _csv_header(reader, name)
+        while True:
+            number = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, BrokenLine(f"not CSV: {error}", "")
+            else:
+                yield number, _csv_row(header, cells)
+
+
+def _csv_header(reader: Iterator[list[str]], name: str) -> list[str]:
+    """Return the names of the columns; a file without any line has none and no rows."""
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise UserError(f"{name}: the first line is no CSV header ({error}); write the names of the columns") from error
+    unclear = [column for column in header if not column.strip() or header.count(column) > 1]
+    if unclear:
+        raise UserError(
+            f"{name}: the header has the column {unclear[0]!r} without a name or twice; give each column its own name"
+        )
+    return header
+
+
+def _csv_row(header: list[str], cells: list[str]) -> Row | BrokenLine:
+    if not cells:
+        return BrokenLine("the line is empty", "")
+    shown = ",".join(cells)[:SHOWN_BYTES].encode("utf-8", "replace").decode("utf-8")
+    if len(cells) != len(header):
+        return BrokenLine(f"{len(cells)} cells under {len(header)} columns", shown)
+    if any(NOT_UTF8.search(cell) for cell in cells):
+        return BrokenLine("not UTF-8", shown)
+    return dict(zip(header, cells, strict=True))
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:

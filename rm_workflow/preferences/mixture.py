@@ -157,13 +157,15 @@ def _read_members(con: duckdb.DuckDBPyConnection, members: Sequence[Member], spl
 
 def _sides(member: Member) -> dict[str, str]:
     """Return train or test for each file of a source."""
-    unknown = [split for split in member.source.files if split not in SIDES]
+    lookup = member.source.lookup
+    with_rows = {split: files for split, files in member.source.files.items() if not lookup or split != lookup.split}
+    unknown = [split for split in with_rows if split not in SIDES]
     if unknown:
         raise UserError(
             f"source '{member.source_name}': files stand under the split '{unknown[0]}', and a mixture knows "
             f"{', '.join(SIDES)}; list them under one of these in sources.yaml"
         )
-    return {file: SIDES[split] for split, files in member.source.files.items() for file in files}
+    return {file: SIDES[split] for split, files in with_rows.items() for file in files}
 
 
 def _member_sql(position: int, member: Member) -> str:

@@ -7,6 +7,7 @@ Text is never touched but for the excerpts of dropped rows, which are joined las
 
 A candidate is one unordered pair of responses of one row. A given pair keeps its label; of a rated one the higher score
 is chosen, and where the scores are equal or missing the lower slot stands first until a rule drops the candidate.
+Votes on one pair are summed to one candidate before any rule; a pair of a labelled list has its own label as scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +27,17 @@ from rm_workflow.preferences.tables import EXCERPT_CHARACTERS, PREFERENCE
 # A rating as an exact number. Beyond 15 digits before the point, and for NaN, there is none.
 RATING = "decimal(24, 9)"
 
-SLOTS_OF = {"given": "chosen and rejected", "rated": "0, 1, 2, ...", "rated_prompt": "0"}
+SLOTS_OF = {
+    "given": "chosen and rejected",
+    "voted": "chosen and rejected",
+    "rated": "0, 1, 2, ...",
+    "rated_prompt": "0",
+    "labelled": "0, 1, 2, ...",
+}
 # What holds the responses that are compared with each other.
-LIST_OF = {"given": "row", "rated": "row", "rated_prompt": "prompt_id"}
+LIST_OF = {"given": "row", "voted": "row", "rated": "row", "rated_prompt": "prompt_id", "labelled": "row"}
+# Candidates whose scores are what a label says of the two sides.
+BY_LABEL = ("voted", "labelled")
 
 # given: the two sides of a row, as the source labels them
 GIVEN = """
@@ -62,16 +71,88 @@ RATED = """
     from oriented
 """
 
+# voted: one candidate for each two responses of a prompt in a file, with the votes on them summed; a tie is half a vote
+# for either. A score is the side's share of all votes; where the shares are equal the lower response_id stands first.
+# The pair stands where its first vote stands; slots are the rows of all its votes.
+VOTED = f"""
+    with votes as (
+        select
+            c.prompt_id, c.source, c.file, c.row, c.extra,
+            least(c.response_id, r.response_id) as low, greatest(c.response_id, r.response_id) as high,
+            if(c.total = r.total, 0.5, if(c.response_id = low, c.total, r.total)) as for_low,
+            if(c.total = r.total, 0.5, if(c.response_id = low, r.total, c.total)) as for_high
+        from scored c join scored r using (prompt_id, source, file, row)
+        where c.slot = 'chosen' and r.slot = 'rejected'
+    ),
+    summed as (
+        select
+            prompt_id, source, file, low, high, min(row) as row, arg_min(extra, row) as extra,
+            sum(for_low)::{RATING} as low_sum, sum(for_high)::{RATING} as high_sum,
+            count(*)::decimal(9, 0) as num_votes, list(row::varchar order by row) as slots
+        from votes
+        group by prompt_id, source, file, low, high
+    )
+    select
+        prompt_id, if(high_sum > low_sum, high, low) as chosen_id, if(high_sum > low_sum, low, high) as rejected_id,
+        greatest(low_sum, high_sum) as chosen_sum, num_votes as chosen_count,
+        least(low_sum, high_sum) as rejected_sum, num_votes as rejected_count,
+        source, file, row, slots, extra
+    from summed
+"""
+
+# labelled: all C(k, 2) pairs of a row's responses; the label of a pair stands in either response's ratings under the
+# other's slot. Where there is none, or a tie, the lower slot stands first.
+LABELLED = f"""
+    with pairs as (
+        select
+            a, b, try_cast(a.labels['{PREFERENCE}_' || b.slot] as {RATING}) as a_label,
+            try_cast(b.labels['{PREFERENCE}_' || a.slot] as {RATING}) as b_label,
+            coalesce(a_label < b_label, false) as turned
+        from scored a join scored b
+            on a.source = b.source and a.file = b.file and a.row = b.row and a.prompt_id = b.prompt_id
+            and a.place < b.place
+    ),
+    oriented as (
+        select
+            if(turned, b, a) as c, if(turned, a, b) as r, if(turned, b_label, a_label) as chosen_sum,
+            if(turned, a_label, b_label) as rejected_sum
+        from pairs
+    )
+    select
+        c.prompt_id, c.response_id as chosen_id, r.response_id as rejected_id,
+        chosen_sum, if(chosen_sum is null, 0, 1)::decimal(4, 0) as chosen_count,
+        rejected_sum, if(rejected_sum is null, 0, 1)::decimal(4, 0) as rejected_count,
+        c.source, c.file, c.row, [c.slot, r.slot] as slots, c.extra
+    from oriented
+"""
+
+CANDIDATES = {"given": GIVEN, "voted": VOTED, "rated": RATED, "rated_prompt": RATED, "labelled": LABELLED}
+
 # How many candidates there must be, counted from the rows without pairing them.
 EXPECTED = {
     "given": "select count(*) from occurrences where slot = 'chosen'",
+    "voted": """
+        select count(*) from (
+            select distinct source, file, prompt_id, min(response_id), max(response_id)
+            from occurrences
+            group by source, file, prompt_id, row
+        )
+    """,
     **{
         candidates: f"""
             select coalesce(sum(k * (k - 1) // 2), 0)::bigint
             from (select count(*) as k from occurrences group by source, file, prompt_id, {LIST_OF[candidates]})
         """
-        for candidates in ("rated", "rated_prompt")
+        for candidates in ("rated", "rated_prompt", "labelled")
     },
+}
+
+# Pairs of which the labels say that neither side is better.
+TIES = {
+    "given": f"select count(*) from occurrences where slot = 'chosen' and ratings['{PREFERENCE}'] = 0",
+    **dict.fromkeys(
+        BY_LABEL, "select count(*) from candidates where chosen_sum * rejected_count = rejected_sum * chosen_count"
+    ),
 }
 
 KEPT = """
@@ -139,6 +220,9 @@ def _check_ratings(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet)
     """Refuse a rating that no response of the source has: most likely it is misspelt."""
     query = "select distinct unnest(map_keys(ratings)) as rating from occurrences order by rating"
     known = [row[0] for row in con.execute(query).fetchall()]
+    if pair_set.candidates in BY_LABEL:
+        _check_labels(name, pair_set, known)
+        return
     missing = [rating for rating in pair_set.score if rating not in known]
     if missing:
         raise UserError(
@@ -149,6 +233,20 @@ def _check_ratings(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet)
         raise UserError(
             f"pair set '{name}': candidates '{pair_set.candidates}' are ranked by ratings, and 'score' names none; "
             f"name some of: {', '.join(known) or '(the source has no ratings)'}"
+        )
+
+
+def _check_labels(name: str, pair_set: PairSet, known: Sequence[str]) -> None:
+    """Refuse another score than the label's own, and a source without labels."""
+    if pair_set.score != [PREFERENCE]:
+        raise UserError(
+            f"pair set '{name}': candidates '{pair_set.candidates}' are judged by their labels; "
+            f"set score: [{PREFERENCE}]"
+        )
+    if not any(rating.startswith(PREFERENCE) for rating in known):
+        raise UserError(
+            f"pair set '{name}': candidates '{pair_set.candidates}' need labels, and source '{pair_set.source}' has "
+            f"only the ratings {', '.join(known) or '(none)'}; see 'candidates' of the pair set"
         )
 
 
@@ -167,12 +265,14 @@ def _check_extra(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairSet, r
 
 def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
     ratings = ", ".join(f"try_cast(ratings[{quote_literal(rating)}] as {RATING})" for rating in pair_set.score)
+    labels = "ratings" if pair_set.candidates == "labelled" else "null"  # a column of maps is not carried for nothing
     con.execute(
         f"""
         -- a response's score is total / present: the mean of the named ratings that are there
         create temp table scored as
         select
-            response_id, prompt_id, source, file, row, slot, extra, {LIST_OF[pair_set.candidates]} as listing,
+            response_id, prompt_id, source, file, row, slot, extra, {labels} as labels,
+            {LIST_OF[pair_set.candidates]} as listing,
             if(try_cast(slot as integer) is null, null, row_number() over (
                 partition by source, file, prompt_id, listing order by row, try_cast(slot as integer)
             )) as place,
@@ -187,7 +287,7 @@ def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
         -- candidates with ids; n is the 0-based occurrence of a pair_key by file, row, slots
         create temp table candidates as
         with keyed as (
-            select *, {pair_key} as pair_key from ({GIVEN if pair_set.candidates == "given" else RATED})
+            select *, {pair_key} as pair_key from ({CANDIDATES[pair_set.candidates]})
         ),
         counted as (
             select *, row_number() over (partition by source, pair_key order by file, row, slots) - 1 as n from keyed
@@ -214,13 +314,14 @@ def _check_candidates(con: duckdb.DuckDBPyConnection, name: str, pair_set: PairS
             f"{SLOTS_OF[pair_set.candidates]}, and source '{pair_set.source}' has only "
             f"{', '.join(slot for (slot,) in slots) or 'no rows'}; see 'candidates' of the pair set"
         )
-    ties = one_row(con, f"select count(*) from occurrences where slot = 'chosen' and ratings['{PREFERENCE}'] = 0")[0]
-    if ties and not (PREFERENCE in pair_set.score and "equal_score" in [use.name for use in pair_set.rules]):
+    rules = [use.name for use in pair_set.rules]
+    ties = one_row(con, TIES[pair_set.candidates])[0] if pair_set.candidates in TIES else 0
+    if ties and not (PREFERENCE in pair_set.score and "equal_score" in rules):
         raise UserError(
-            f"pair set '{name}': {ties} rows of source '{pair_set.source}' are ties; set score: [{PREFERENCE}] and add "
-            "the rule 'equal_score' to drop and count them"
+            f"pair set '{name}': {ties} candidates of source '{pair_set.source}' are ties; set score: [{PREFERENCE}] "
+            "and add the rule 'equal_score' to drop and count them"
         )
-    if unranked and pair_set.candidates != "given" and "rating" not in [use.name for use in pair_set.rules]:
+    if unranked and pair_set.candidates != "given" and "rating" not in rules:
         raise UserError(
             f"pair set '{name}': {unranked} of {total} candidates have a response without any of the ratings "
             f"{', '.join(pair_set.score)}; add the rule 'rating' to drop and count them"
@@ -257,7 +358,7 @@ def _apply(con: duckdb.DuckDBPyConnection, rule: BoundRule) -> int:
 def _checks(con: duckdb.DuckDBPyConnection, pair_set: PairSet, out: Path) -> tuple[Check, ...]:
     """Judge the written files, against the number of candidates that the rows themselves imply."""
     kept, identical = one_row(
-        con, f"select count(*), count_if(chosen_id = rejected_id) from {read_table(out / 'pairs.parquet')}"
+        con, f"select count(*), count(*) filter (chosen_id = rejected_id) from {read_table(out / 'pairs.parquet')}"
     )
     (dropped,) = one_row(con, f"select count(*) from {read_table(out / 'dropped.parquet')}")
     (distinct,) = one_row(

@@ -105,6 +105,8 @@ NUM_LABELS = """
 """
 # (group id, example), or why the row is left out
 Outcome = tuple[str, Example] | RowDropped
+# key of ``lookup`` as text -> row
+_LookedUp = dict[str, Row]
 
 
 @dataclass
@@ -165,17 +167,51 @@ def build_raw(
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=out, prefix="unordered-") as scratch:
         tables = _Tables(Path(scratch))
-        for file in files:
-            counts[file.file] = _read_file(name, source, adapter, file, tables).rows
+        looked_up = _look_up(name, source, files)
+        for file in _with_rows(source, files):
+            counts[file.file] = _read_file(name, source, adapter, file, tables, looked_up).rows
             if progress:
                 progress(sum(counts.values()), None)
         tables.close()
         return _publish(name, counts, tables.paths, out)
 
 
-def _read_file(name: str, source: Source, adapter: Adapter, file: SourceFile, tables: _Tables) -> _FileCount:
+def _with_rows(source: Source, files: Sequence[SourceFile]) -> list[SourceFile]:
+    """Return the files that hold rows of their own."""
+    return [file for file in files if source.lookup is None or file.split != source.lookup.split]
+
+
+def _look_up(name: str, source: Source, files: Sequence[SourceFile]) -> _LookedUp:
+    """Return key -> row of the files that rows refer to; keys are compared as text, as a CSV file has no numbers.
+
+    Raises:
+        UserError: a looked-up row is broken, has no key, or has that of another one.
+    """
+    found: _LookedUp = {}
+    if source.lookup is None:
+        return found
+    for file in files:
+        if file.split != source.lookup.split:
+            continue
+        for number, row in read_rows(file.path, file.name):
+            key = None if isinstance(row, BrokenLine) else row.get(source.lookup.key)
+            if isinstance(row, BrokenLine) or key is None or str(key) in found:
+                problem = (
+                    row.reason if isinstance(row, BrokenLine) else "has no key" if key is None else "is there twice"
+                )
+                raise UserError(
+                    f"source '{name}': {file.name}:{number}, looked up by {source.lookup.key!r}: {problem}; mend the "
+                    "file or correct `lookup` in sources.yaml"
+                )
+            found[str(key)] = row
+    return found
+
+
+def _read_file(
+    name: str, source: Source, adapter: Adapter, file: SourceFile, tables: _Tables, looked_up: _LookedUp
+) -> _FileCount:
     count = _FileCount()
-    for number, row, outcome in _outcomes(source, adapter, file, count):
+    for number, row, outcome in _outcomes(source, adapter, file, count, looked_up):
         place = {"source": name, "file": file.file, "row": number}
         if isinstance(outcome, RowDropped):
             tables.add("dropped", _dropped_row(place, row, outcome))
@@ -186,12 +222,15 @@ def _read_file(name: str, source: Source, adapter: Adapter, file: SourceFile, ta
 
 
 def _outcomes(
-    source: Source, adapter: Adapter, file: SourceFile, count: _FileCount
+    source: Source, adapter: Adapter, file: SourceFile, count: _FileCount, looked_up: _LookedUp
 ) -> Iterator[tuple[int, Row | BrokenLine, Outcome]]:
     """Yield (row number, row, what it was understood as) of a file and count what is met."""
+    for found in looked_up.values():
+        count.columns.update(dict.fromkeys(found))
+        break
     for number, row in read_rows(file.path, file.name):
         count.rows += 1
-        outcome = _outcome(row, source, adapter)
+        outcome = _outcome(row, source, adapter, looked_up)
         if isinstance(outcome, RowDropped):
             _note_dropped(count, number, row, outcome)
         if isinstance(row, dict):
@@ -199,11 +238,23 @@ def _outcomes(
         yield number, row, outcome
 
 
-def _outcome(row: Row | BrokenLine, source: Source, adapter: Adapter) -> Outcome:
+def _outcome(row: Row | BrokenLine, source: Source, adapter: Adapter, looked_up: _LookedUp) -> Outcome:
     try:
-        return understand(row, source, adapter)
+        return understand(_joined(row, source, looked_up), source, adapter)
     except RowDropped as drop:
         return drop
+
+
+def _joined(row: Row | BrokenLine, source: Source, looked_up: _LookedUp) -> Row | BrokenLine:
+    """Return a row with the columns of the looked-up row that it names; its own columns win."""
+    if source.lookup is None or isinstance(row, BrokenLine):
+        return row
+    if source.lookup.key not in row:
+        raise ColumnMissing(source.lookup.key)
+    found = looked_up.get(str(row[source.lookup.key]))
+    if found is None:
+        raise RowDropped("bad_field", "no looked-up row has this key", f"{source.lookup.key} {row[source.lookup.key]}")
+    return {**found, **row}
 
 
 def understand(row: Row | BrokenLine, source: Source, adapter: Adapter) -> tuple[str, Example]:
@@ -296,7 +347,7 @@ def _refuse_bad_file(name: str, source: Source, file: SourceFile, count: _FileCo
             "in sources.yaml"
         )
     for column in count.missing_columns:
-        if column not in count.columns:
+        if column not in count.columns and column.split(".")[0] not in count.columns:
             raise UserError(
                 f"source '{name}': column {column!r} is missing in every row of {file.name} (it has: "
                 f"{printable(', '.join(count.columns))}); map it under `columns` (or `group_column`) in sources.yaml"
@@ -386,8 +437,9 @@ def preview(
     adapters.check_source(name, source)
     looks = []
     before = 0
-    for file in files:
-        looks.append(_look(name, source, file, num_rows, _counted_from(before, progress)))
+    looked_up = _look_up(name, source, files)
+    for file in _with_rows(source, files):
+        looks.append(_look(name, source, file, num_rows, _counted_from(before, progress), looked_up))
         before += looks[-1].count.rows
     return {
         "source": name,
@@ -421,10 +473,12 @@ class _Look:
         }
 
 
-def _look(name: str, source: Source, file: SourceFile, num_rows: int, progress: Progress | None) -> _Look:
+def _look(
+    name: str, source: Source, file: SourceFile, num_rows: int, progress: Progress | None, looked_up: _LookedUp
+) -> _Look:
     look = _Look(file)
     try:
-        for number, row, outcome in _outcomes(source, adapters.get(source.adapter), file, look.count):
+        for number, row, outcome in _outcomes(source, adapters.get(source.adapter), file, look.count, looked_up):
             if look.first_dropped is None and isinstance(outcome, RowDropped):
                 look.first_dropped = _dropped_row({"file": file.file, "row": number}, row, outcome)
             if len(look.rows) < num_rows:

@@ -19,6 +19,23 @@ FILE_AND_ROW = re.compile(r"(?P<file>.+):(?P<row>\d+)", re.DOTALL)
 # What a file may be called: as the source calls it, or with the source before it, as `rmw show` prints it.
 IS_FILE = "$file in (file, source || ':' || file) and row = $row"
 
+# A pair stands at one row, and others take part in it: where each row shows one response, that of the other side; where
+# rows are votes, all but the first vote. The latter have no pair of their own.
+TAKES_PART = f"""
+    with shown as (
+        select source, file, list(response_id) as ids from occurrences where {IS_FILE} group by source, file
+    )
+    select distinct pair_id
+    from places join shown using (source, file)
+    where pair_id is not null and case len(ids)
+        when 1 then chosen_id = ids[1] or rejected_id = ids[1]
+        when 2 then list_sort([chosen_id, rejected_id]) = list_sort(ids)
+            and not exists (from places where {IS_FILE} and pair_id is not null)
+        else false
+    end
+    order by pair_id
+"""
+
 # The columns of a place, in data-flow order: kind of asset, asset, place of the rule among the asset's rules.
 NO_PLACE = """
     select
@@ -39,10 +56,10 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
         artifacts: kind (raw, pairs, mixture, tokens) -> artifacts to look into.
 
     Returns:
-        ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids of the row), ``prompt``,
-        ``chosen``, ``rejected`` (texts), ``excerpt`` (of a row that could not be used), ``source``, ``file``, ``row``,
-        ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an asset by its rules, then by
-        pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and ``mixtures`` (assets that
+        ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids that the row takes part in),
+        ``prompt``, ``chosen``, ``rejected`` (texts), ``excerpt`` (of a row that could not be used), ``source``,
+        ``file``, ``row``, ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an asset by its
+        rules, then by pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and ``mixtures`` (assets that
         keep it), ``trained_on`` (tokens assets that have it in their train split).
 
     Raises:
@@ -85,11 +102,17 @@ def _places_of(con: duckdb.DuckDBPyConnection, target: str) -> list[Row]:
     named = FILE_AND_ROW.fullmatch(target)
     if not named:
         raise UserError(f"{target!r} is neither a pair_id (32 hex digits) nor FILE:ROW; rmw show prints both")
-    places = _distinct_places(con, IS_FILE, {"file": named["file"], "row": int(named["row"])}, target)
+    at = {"file": named["file"], "row": int(named["row"])}
+    places = _distinct_places(con, IS_FILE, at, target)
     sources = sorted({place["source"] for place in places})
     if len(sources) > 1:
         raise UserError(f"{target} stands in the sources {', '.join(sources)}; name one of them: {sources[0]}:{target}")
-    return places
+    pair_ids = [pair_id for (pair_id,) in con.execute(TAKES_PART, at).fetchall()]
+    if not pair_ids:
+        return places
+    return _distinct_places(
+        con, f"({IS_FILE}) or list_contains($pair_ids, pair_id)", {**at, "pair_ids": pair_ids}, target
+    )
 
 
 def _distinct_places(con: duckdb.DuckDBPyConnection, where: str, values: Row, target: str) -> list[Row]:

@@ -72,6 +72,30 @@ def test_the_mini_recipe_inherits_all_but_what_it_states(catalog: Catalog):
     assert not mini.training.activation_checkpointing
 
 
+def test_the_mixture_of_700k_pairs_is_the_seven_sources_and_ultrainteract(catalog: Catalog):
+    seven, whole = catalog.recipes["rm_mistral_7b"], catalog.recipes["preference_700k"]
+    assert whole.mixture.pair_sets == [*seven.mixture.pair_sets, "ultrainteract"]
+    assert whole.base == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert (whole.training.learning_rate, whole.training.batch_size) == (2e-6, seven.training.batch_size)
+    assert whole.published.num_pairs == 700_000
+    assert whole.mixture.sample is None
+
+
+def test_the_recipes_of_the_rewardbench_2_models_differ_in_their_data_only(catalog: Catalog):
+    data = {"tulu": ["tulu3_70b_mixture"], "skywork": ["skywork_80k_v02"]}
+    both = catalog.recipes["rb2_llama31_70b_combined"]
+    assert sorted(both.mixture.pair_sets) == sorted([*data["tulu"], *data["skywork"]])
+    assert (both.base, both.training.learning_rate, both.training.epochs) == (
+        "meta-llama/Llama-3.1-70B-Instruct",
+        3e-6,
+        1,
+    )
+    for name, pair_sets in data.items():
+        recipe = catalog.recipes[f"rb2_llama31_70b_{name}"]
+        assert recipe.mixture.pair_sets == pair_sets
+        assert (recipe.base, recipe.tokens, recipe.training) == (both.base, both.tokens, both.training)
+
+
 def test_every_built_in_recipe_fits_on_one_screen():
     recipes = Path(__file__).parents[2] / "rm_workflow" / "catalog" / "recipes"
     for path in recipes.glob("*.yaml"):
@@ -312,7 +336,7 @@ def test_a_bad_recipe_is_one_sentence_with_file_line_key_and_nearest_name(
             "pair_sets.yaml",
             "p:\n  source: sample_dialogues\n  candidates: pairs\n  rules: []\n",
             3,
-            "candidates is 'pairs' (known: given, rated, rated_prompt)",
+            "candidates is 'pairs' (known: given, labelled, rated, rated_prompt, voted)",
         ),
         (
             "pair_sets.yaml",

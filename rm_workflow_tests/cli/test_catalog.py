@@ -75,6 +75,15 @@ def test_plan_prints_figures_and_notes_for_people():
     assert "Published for Qwen2.5-7B Reward Model" in text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "pairs"),
+    [("preference_700k", 783_599), ("rb2_llama31_70b_combined", 411_383), ("rb2_llama31_70b_skywork", 77_016)],
+)
+def test_the_plan_of_a_published_mixture_adds_up_what_is_published_of_its_parts(recipe: str, pairs: int):
+    planned = _json("plan", recipe, "--device", "h200")
+    assert (planned["num_pairs"], planned["num_pairs_source"]) == (pairs, "published")
+
+
 def test_plan_for_a_cpu_tells_what_does_not_fit_into_this_machine(monkeypatch: pytest.MonkeyPatch):
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}
     monkeypatch.setattr(os, "sysconf", sizes.__getitem__)

@@ -57,6 +57,12 @@ def given(prompt: str, chosen: str, rejected: str, row: int, file: str = "train.
     return RawRow(prompt, [Shown(slot, text, ratings[slot]) for slot, text in sides], row, file)
 
 
+def vote(prompt: str, better: str, worse: str, row: int, tie: bool = False, file: str = "train.jsonl") -> RawRow:
+    """Return a row of one vote on two responses."""
+    sides = [("chosen", better, 0.0 if tie else 1.0), ("rejected", worse, 0.0)]
+    return RawRow(prompt, [Shown(slot, text, {"preference": value}) for slot, text, value in sides], row, file)
+
+
 def rated(
     prompt: str, responses: Sequence[tuple[str, Mapping[str, float]]], row: int, file: str = "train.jsonl"
 ) -> RawRow:

@@ -107,6 +107,79 @@ def test_a_parquet_that_ends_early_is_told_with_its_name(tmp_path: Path) -> None
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("chosen,rejected\n")
-    with pytest.raises(UserError, match=r"folder/a\.csv: unknown kind of file; use one of \.jsonl"):
+    (tmp_path / "a.xls").write_text("chosen,rejected\n")
+    with pytest.raises(UserError, match=r"folder/a\.xls: unknown kind of file; use one of \.jsonl"):
+        read(tmp_path / "a.xls")
+
+
+def test_cells_of_csv_are_text_and_a_row_has_the_line_at_which_it_begins(tmp_path: Path) -> None:
+    text = '\ufeffprompt,reply\r\n"two\nlines, and a "" quote",007\r\nnull,\r\n"a\rb",\u2028\r\n'
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    assert read(tmp_path / "a.csv") == [
+        (2, {"prompt": 'two\nlines, and a " quote', "reply": "007"}),
+        (4, {"prompt": "null", "reply": ""}),
+        (5, {"prompt": "a\rb", "reply": "\u2028"}),
+    ]
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.csv.gz", gzip.compress), ("a.csv.xz", lzma.compress)])
+def test_a_packed_csv_reads_as_the_plain_one_and_tells_where_it_ends_early(tmp_path: Path, name, pack) -> None:
+    data = b"a,b\n" + b"1,2\n" * 3000
+    (tmp_path / name).write_bytes(pack(data))
+    assert read(tmp_path / name) == [(line, {"a": "1", "b": "2"}) for line in range(2, 3002)]
+    (tmp_path / name).write_bytes(pack(data)[:-9])
+    with pytest.raises(UserError, match=r"folder/a\.csv\..z: the .* file ends early or is damaged"):
+        read(tmp_path / name)
+
+
+def test_tabs_part_the_cells_of_tsv(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("a\tb\n1,5\t2\n")
+    assert read(tmp_path / "a.tsv") == [(2, {"a": "1,5", "b": "2"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"1", "1 cells under 2 columns"),
+        (b"1,2,3", "3 cells under 2 columns"),
+        (b"", "the line is empty"),
+        (b"\xff,2", "not UTF-8"),
+        (b'"1"x,2', "not CSV"),
+        (b"1\r2,2", "not CSV"),
+    ],
+)
+def test_a_broken_csv_line_stands_in_its_place_and_harms_no_neighbour(tmp_path: Path, line: bytes, reason: str) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a,b\nx,y\n" + line + b"\nv,w\n")
+    first, (number, broken), last = read(tmp_path / "a.csv")
+    assert (first, last) == ((2, {"a": "x", "b": "y"}), (4, {"a": "v", "b": "w"}))
+    assert number == 3
+    assert isinstance(broken, BrokenLine)
+    assert reason in broken.reason
+
+
+def test_a_quote_that_is_never_closed_is_one_broken_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('a,b\n1,2\n"3,4\n5,6\n')
+    rows = read(tmp_path / "a.csv")
+    assert [number for number, _ in rows] == [2, 3]
+    assert isinstance(rows[1][1], BrokenLine)
+
+
+def test_a_cell_of_many_characters_and_nul_are_read_verbatim(tmp_path: Path) -> None:
+    long = "\0" + "x" * 200_000
+    (tmp_path / "a.csv").write_text(f"a,b\n{long},2\n")
+    assert read(tmp_path / "a.csv") == [(2, {"a": long, "b": "2"})]
+
+
+@pytest.mark.parametrize(("header", "column"), [("a,a", "a"), ("a,", ""), ("a, ", " ")])
+def test_a_csv_header_without_clear_names_is_refused(tmp_path: Path, header: str, column: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n1,2\n")
+    with pytest.raises(
+        UserError, match=rf"folder/a\.csv: the header has the column '{column}' without a name or twice"
+    ):
         read(tmp_path / "a.csv")
+
+
+def test_a_csv_of_nothing_has_no_rows(tmp_path: Path) -> None:
+    for text in ("", "a,b\n"):
+        (tmp_path / "a.csv").write_text(text)
+        assert read(tmp_path / "a.csv") == []

@@ -321,8 +321,131 @@ def test_rows_of_single_responses_are_paired_by_prompt_within_a_file(tmp_path: P
 
 def test_ties_are_refused_where_no_rule_drops_them(tmp_path: Path):
     tie = RawRow("Hi", [Shown("chosen", "a", {"preference": 0.0}), Shown("rejected", "b", {"preference": 0.0})], 1)
-    with pytest.raises(UserError, match=r"1 rows of source 'src' are ties; set score: \[preference\]"):
+    with pytest.raises(UserError, match=r"1 candidates of source 'src' are ties; set score: \[preference\]"):
         build(tmp_path, [tie], given_set())
     win = RawRow("Ho", [Shown("chosen", "a", {"preference": 1.0}), Shown("rejected", "b", {"preference": 0.0})], 2)
     _, pairs, dropped = build(tmp_path, [tie, win], given_set("equal_score", score=["preference"]))
     assert ([pair["row"] for pair in pairs], [drop["rule"] for drop in dropped]) == ([2], ["equal_score"])
+
+
+def voted_set(*rules, score=("preference",)):
+    return PairSet(source="src", candidates="voted", score=list(score), rules=list(rules))
+
+
+def texts_of(pairs: list[dict], rows: list[RawRow]) -> list[tuple]:
+    texts = {content_id([row.prompt_id, shown.text]): shown.text for row in rows for shown in row.responses}
+    return [(texts[pair["chosen_id"]], texts[pair["rejected_id"]]) for pair in pairs]
+
+
+def test_votes_on_two_responses_are_summed_to_one_candidate_whichever_stands_first(tmp_path: Path):
+    votes = [("yes", "no"), ("no", "yes"), ("yes", "no")]
+    rows = [raw_tables.vote("Hi", *sides, row) for row, sides in enumerate(votes, 5)]
+    rows += [raw_tables.vote("Hi", "no", "yes", 8, tie=True), raw_tables.vote("Hi", "yes", "never", 9)]
+    built, pairs, dropped = build(tmp_path, rows, voted_set("equal_score"))
+    assert (built.facts["candidates"], dropped) == (2, [])
+    scored = [
+        (*sides, pair["chosen_score"], pair["rejected_score"], pair["row"])
+        for sides, pair in zip(texts_of(pairs, rows), pairs, strict=True)
+    ]
+    # Of four votes two are for "yes", one is for "no", and half of the tie is for either.
+    assert sorted(scored) == [("yes", "never", 1.0, 0.0, 9), ("yes", "no", 0.625, 0.375, 5)]
+
+
+def test_as_many_votes_for_either_are_an_equal_score_that_a_rule_must_drop(tmp_path: Path):
+    rows = [
+        raw_tables.vote("Hi", "yes", "no", 1),
+        raw_tables.vote("Hi", "no", "yes", 2),
+        raw_tables.vote("Ho", "a", "b", 3),
+    ]
+    _, pairs, dropped = build(tmp_path, rows, voted_set("equal_score"))
+    assert ([pair["row"] for pair in pairs], [(drop["rule"], drop["slots"]) for drop in dropped]) == (
+        [3],
+        [("equal_score", ["1", "2"])],
+    )
+    with pytest.raises(UserError, match="1 candidates of source 'src' are ties"):
+        build(tmp_path / "other", rows, voted_set("identical_responses"))
+
+
+def test_votes_of_another_file_are_votes_on_another_candidate(tmp_path: Path):
+    rows = [raw_tables.vote("Hi", "yes", "no", 1), raw_tables.vote("Hi", "no", "yes", 1, file="test.jsonl")]
+    built, pairs, _ = build(tmp_path, rows, voted_set("equal_score"))
+    assert sorted(zip(texts_of(pairs, rows), [pair["file"] for pair in pairs], strict=True)) == [
+        (("no", "yes"), "test.jsonl"),
+        (("yes", "no"), "train.jsonl"),
+    ]
+    assert built.facts["candidates"] == 2
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.sampled_from("xyz"), st.booleans()), min_size=1
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_votes_give_the_same_pairs_in_every_order(tmp_path_factory, votes):
+    rows = [raw_tables.vote(prompt, one, other, row, tie) for row, (prompt, one, other, tie) in enumerate(votes)]
+    again = [RawRow(row.prompt, row.responses, len(rows) - row.row) for row in rows]
+    rules = voted_set("equal_score", "identical_responses")
+    folder = tmp_path_factory.mktemp("votes")
+    results = [build(folder / str(index), one, rules) for index, one in enumerate((rows, again))]
+    kept = [
+        sorted((pair["chosen_id"], pair["rejected_id"], pair["chosen_score"]) for pair in pairs)
+        for _, pairs, _ in results
+    ]
+    assert kept[0] == kept[1]
+    for built, pairs, dropped in results:
+        assert all(check.passed for check in built.checks)
+        assert built.facts["candidates"] == len({(prompt, *sorted(sides)) for prompt, *sides, _ in votes})
+        assert built.facts["candidates"] == len(pairs) + len(dropped)
+
+
+def labelled_row(texts: str, labels: dict[tuple[int, int], str], row: int) -> RawRow:
+    """Return a row of responses whose pairs are labelled ``a`` (the first is better), ``b`` or ``tie``."""
+    ratings: list[dict[str, float]] = [{} for _ in texts]
+    for (first, second), label in labels.items():
+        ratings[first][f"preference_{second}"] = float(label == "a")
+        ratings[second][f"preference_{first}"] = float(label == "b")
+    return RawRow("Hi", [Shown(str(slot), text, ratings[slot]) for slot, text in enumerate(texts)], row)
+
+
+def labelled_set(*rules):
+    return PairSet(source="src", candidates="labelled", score=["preference"], rules=list(rules))
+
+
+def test_each_pair_of_a_list_has_its_own_label_also_where_labels_go_round_in_a_circle(tmp_path: Path):
+    row = labelled_row("xyz", {(0, 1): "a", (1, 2): "a", (0, 2): "b"}, 1)
+    built, pairs, _ = build(tmp_path, [row], labelled_set("equal_score"))
+    assert sorted(texts_of(pairs, [row])) == [("x", "y"), ("y", "z"), ("z", "x")]
+    assert (built.facts["candidates"], [pair["chosen_score"] for pair in pairs]) == (3, [1.0] * 3)
+
+
+def test_a_tie_and_a_pair_without_a_label_are_dropped_by_their_rules(tmp_path: Path):
+    row = labelled_row("xyz", {(0, 1): "tie", (1, 2): "b"}, 1)
+    _, pairs, dropped = build(tmp_path, [row], labelled_set("rating", "equal_score"))
+    assert texts_of(pairs, [row]) == [("z", "y")]
+    assert sorted((drop["rule"], drop["slots"]) for drop in dropped) == [
+        ("equal_score", ["0", "1"]),
+        ("rating", ["0", "2"]),
+    ]
+    with pytest.raises(UserError, match="1 candidates of source 'src' are ties"):
+        build(tmp_path / "ties", [row], labelled_set("rating"))
+    with pytest.raises(UserError, match=r"1 of 3 candidates have a response without any of the ratings.*'rating'"):
+        build(tmp_path / "unrated", [row], labelled_set("equal_score"))
+
+
+@pytest.mark.parametrize("candidates", ["voted", "labelled"])
+def test_candidates_by_label_need_labels_and_no_other_score(tmp_path: Path, candidates: str):
+    row = rated("Hi", [("a", {"quality": 1}), ("b", {"quality": 2})], 1)
+    other = PairSet(source="src", candidates=candidates, score=["quality"], rules=["equal_score"])
+    with pytest.raises(UserError, match=rf"'{candidates}' are judged by their labels; set score: \[preference\]"):
+        build(tmp_path, [row], other)
+    with pytest.raises(UserError, match=rf"'{candidates}' need labels, and source 'src' has only the ratings quality"):
+        build(
+            tmp_path, [row], PairSet(source="src", candidates=candidates, score=["preference"], rules=["equal_score"])
+        )
+
+
+def test_a_pair_set_that_keeps_nothing_passes_its_checks(tmp_path: Path):
+    built, pairs, _ = build(tmp_path, [raw_tables.given("Hi", "same", "same", 1)], given_set())
+    assert pairs == []
+    assert all(check.passed for check in built.checks)

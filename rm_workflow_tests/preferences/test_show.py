@@ -20,6 +20,7 @@ from rm_workflow_tests.preferences.raw_tables import (
     given,
     rated,
     read,
+    vote,
     write,
     write_benchmark,
     write_raw,
@@ -254,6 +255,38 @@ def test_drops_of_one_row_stand_in_the_order_of_the_rules_then_of_pair_ids(tmp_p
     ids = [drop["pair_id"] for drop in found["drops"]]
     assert ids[1:4] == sorted(ids[1:4])
     assert ids[4:] == sorted(ids[4:])
+
+
+def test_each_row_of_one_response_is_traced_to_all_its_pairs(tmp_path: Path):
+    rows = [
+        rated("Rate", [(text, {"quality": value})], row) for row, (text, value) in enumerate([("a", 3), ("b", 2)], 1)
+    ]
+    raw = write_raw(tmp_path / "raw", [*rows, rated("Rate", [("c", {"quality": 2})], 3)])
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    pair_set = PairSet(source="src", candidates="rated_prompt", score=["quality"], rules=["equal_score"])
+    build_pair_set("x", pair_set, raw, pairs)
+    artifacts = {"raw": [artifact("raw_src", raw)], "pairs": [artifact("pairs_x", pairs, "equal_score")]}
+    found = [trace(f"train.jsonl:{row}", {**artifacts, "mixture": [], "tokens": []}) for row in (1, 2, 3)]
+    assert [len(one["pairs"]) for one in found] == [2, 2, 2]
+    assert [one["row"] for one in found] == [1, 2, 3]
+    assert [[drop["rule"] for drop in one["drops"]] for one in found] == [[], ["equal_score"], ["equal_score"]]
+    assert set(found[1]["pairs"]) & set(found[2]["pairs"]) == {found[2]["drops"][0]["pair_id"]}
+
+
+def test_each_vote_is_traced_to_the_pair_that_it_was_summed_to(tmp_path: Path):
+    votes = [("yes", "no", 1), ("no", "yes", 2), ("yes", "no", 3), ("yes", "never", 4)]
+    raw = write_raw(tmp_path / "raw", [vote("Vote", *one) for one in votes])
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    build_pair_set(
+        "x", PairSet(source="src", candidates="voted", score=["preference"], rules=["equal_score"]), raw, pairs
+    )
+    artifacts = {"raw": [artifact("raw_src", raw)], "pairs": [artifact("pairs_x", pairs, "equal_score")]}
+    found = [trace(f"train.jsonl:{row}", {**artifacts, "mixture": [], "tokens": []}) for row in (1, 2, 3, 4)]
+    assert [one["pair_sets"] for one in found] == [["pairs_x"]] * 4
+    assert found[0]["pair_id"] == found[1]["pair_id"] == found[2]["pair_id"] != found[3]["pair_id"]
+    assert [(one["row"], one["chosen"], one["rejected"]) for one in found[:3]] == [(n, "yes", "no") for n in (1, 2, 3)]
 
 
 def test_a_broken_row_is_traced_by_its_line(data: Data):

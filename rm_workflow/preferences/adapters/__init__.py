@@ -3,8 +3,9 @@
 A module has ``COLUMNS`` (the adapter's own field -> the column that is read where ``columns`` of the source names no
 other) and ``read(row, source) -> Example``, which raises ``RowDropped`` where a row rule matches. It may have
 ``PREFIXES`` (starts of further keys that ``columns`` may have; ``extra_`` for all) and ``READS_WINNER`` (it needs the
-source's ``winner``). One of worked solutions, whose rows give labels or a reference and no pairs, has ``STEP_FIELDS``:
-which of the source's ``solution_starts``, ``step_separator`` and ``neutral`` it reads, and whether it needs them.
+source's ``winner``), or ``INSTEAD_OF_WINNER`` (fields that say the same without it). One of worked solutions, whose rows
+give labels or a reference and no pairs, has ``STEP_FIELDS``: which of the source's ``solution_starts``,
+``step_separator`` and ``neutral`` it reads, and whether it needs them.
 """
 
 import importlib
@@ -70,6 +71,13 @@ def check_source(name: str, source: Source) -> None:
     reads_winner = getattr(module, "READS_WINNER", False)
     if source.winner and not reads_winner:
         raise UserError(f"source '{name}': adapter {source.adapter} reads no label; take 'winner' out of sources.yaml")
+    instead = getattr(module, "INSTEAD_OF_WINNER", ())
+    if instead and source.columns.keys() >= set(instead):
+        if source.winner:
+            raise UserError(
+                f"source '{name}': columns {', '.join(instead)} say which side wins; take 'winner' out of sources.yaml"
+            )
+        return
     if reads_winner and not {"a", "b"} <= source.winner.keys():
         raise UserError(
             f"source '{name}': adapter {source.adapter} needs the labels under which either side wins; set 'winner' in "

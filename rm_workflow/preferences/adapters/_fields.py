@@ -17,6 +17,9 @@ ROLES = ("system", "user", "assistant")
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 # NVIDIA's HelpSteer2 writes a dialogue as one text with these marks between its turns.
 TURN_MARK = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
+# Anthropic's HH-RLHF writes a dialogue as one text with these marks before its turns, and Nectar its prompts.
+TRANSCRIPT_MARK = re.compile(r"\n\n(Human|Assistant):")
+TRANSCRIPT_ROLES = {"Human": "user", "Assistant": "assistant"}
 Scalar = str | int | float | bool | None
 
 
@@ -32,9 +35,9 @@ class Fields:
     def required(self, key: str) -> Any:
         """Return the value of a field that every row must have."""
         column = self.columns.get(key) or self.defaults[key]
-        if column is None or column not in self.row:
-            raise ColumnMissing(column or key)
-        return self.row[column]
+        if column is None:
+            raise ColumnMissing(key)
+        return value_at(self.row, column)
 
     def optional(self, key: str) -> Any:
         """Return the value of a field, or None where the source does not name its column and the row has none."""
@@ -49,21 +52,48 @@ class Fields:
         return [{"role": "system", "content": system}] if system and system.strip() else []
 
     def prompt(self) -> list[Message]:
-        """Return the system turn, if there is one, and the turns of the field ``prompt``."""
-        return [*self.system_turn(), *prompt_messages(self.required("prompt"), self.source.prompt_form)]
+        """Return the system turn, if there is one, and the turns of the field ``prompt``.
+
+        ``prompt_input`` is a second column (Alpaca's "input"): where it is not empty it follows the text of the prompt
+        after an empty line.
+        """
+        turns = prompt_messages(self.required("prompt"), self.source.prompt_form)
+        more = optional_text(self.optional("prompt_input"), "prompt_input")
+        if more and more.strip():
+            turns = [*turns[:-1], {**turns[-1], "content": f"{turns[-1]['content']}\n\n{more}"}]
+        return [*self.system_turn(), *turns]
 
     def named(self, prefix: str) -> dict[str, Any]:
         """Return the columns whose keys begin with ``prefix``, under the rest; every row must have them."""
-        for key, column in self.columns.items():
-            if key.startswith(prefix) and column not in self.row:
-                raise ColumnMissing(column)
         return {
-            key.removeprefix(prefix): self.row[column] for key, column in self.columns.items() if key.startswith(prefix)
+            key.removeprefix(prefix): value_at(self.row, column)
+            for key, column in self.columns.items()
+            if key.startswith(prefix)
         }
 
     def extra(self) -> dict[str, Scalar]:
         """Return the columns that are carried along for rules; every row must have them."""
         return {name: _scalar(value, self.columns[EXTRA + name]) for name, value in self.named(EXTRA).items()}
+
+
+def value_at(row: Mapping[str, Any], column: str) -> Any:
+    """Return the value of a column; ``a.b`` is the value under "b" of the object in column "a", if none is called so.
+
+    Raises:
+        ColumnMissing: the row has no such column.
+        RowDropped: bad_field where the column is there and holds no object with the rest of the path.
+    """
+    if column in row:
+        return row[column]
+    first, *path = column.split(".")
+    if first not in row:
+        raise ColumnMissing(column)
+    value = row[first]
+    for name in path:
+        if not isinstance(value, Mapping) or name not in value:
+            raise RowDropped("bad_field", "an object does not hold this field", column)
+        value = value[name]
+    return value
 
 
 def extra_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Scalar]:
@@ -136,24 +166,55 @@ def _message(value: Any, where: str) -> Message:
     name = value.get(speaker)
     if not isinstance(name, str) or name not in roles:
         raise RowDropped("bad_field", f"a role is none of {', '.join(roles)}", f"{where}.{speaker}")
-    return {"role": roles[name], "content": text(value.get(content), f"{where}.{content}")}
+    return {"role": roles[name], "content": _content(value.get(content), f"{where}.{content}")}
+
+
+def _content(value: Any, where: str) -> str:
+    """Return the text of a message, which may stand in a list as its one part: ``[{"type": "text", "text": "..."}]``.
+
+    LLaMA-Factory calls the text of a part "value".
+    """
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping) and value[0].get("type") == "text":
+        part = value[0]
+        return text(part["text"] if "text" in part else part.get("value"), where)
+    return text(value, where)
 
 
 def prompt_messages(prompt: Any, form: str = "plain") -> list[Message]:
     """Return a prompt that is given as messages or as text.
 
     Args:
-        form: ``plain``: a text is one user turn; ``extra_id``: its turns stand between NVIDIA's marks, a user's first.
+        form: ``plain``: a text is one user turn; ``extra_id``: its turns stand between NVIDIA's marks, a user's first;
+            ``transcript``: its turns stand after the marks of HH-RLHF, with an empty assistant's turn at the end.
     """
     if not isinstance(prompt, str):
         return messages(prompt, "prompt")
     if form == "plain":
         return [{"role": "user", "content": text(prompt, "prompt")}]
+    if form == "transcript":
+        dialogue = parse_transcript(text(prompt, "prompt"), "prompt")
+        unanswered = dialogue[-1]["role"] == "assistant" and not dialogue[-1]["content"].strip()
+        return dialogue[:-1] if unanswered else dialogue
     first, *marked = TURN_MARK.split(text(prompt, "prompt"))
     turns: list[Message] = [{"role": "user", "content": first}]
     for name, content in zip(marked[::2], marked[1::2], strict=True):
         turns.append({"role": SPEAKERS[name.lower()], "content": content})
     return turns
+
+
+def parse_transcript(transcript: str, where: str) -> list[Message]:
+    """Return the turns of a transcript; one space after a mark belongs to the mark, all else is verbatim.
+
+    Raises:
+        RowDropped: bad_field where the text does not begin with a turn mark.
+    """
+    before, *marked = TRANSCRIPT_MARK.split(transcript)
+    if before or not marked:
+        raise RowDropped("bad_field", "the transcript does not begin with a turn mark", where)
+    return [
+        {"role": TRANSCRIPT_ROLES[speaker], "content": content.removeprefix(" ")}
+        for speaker, content in zip(marked[::2], marked[1::2], strict=True)
+    ]
 
 
 def number(value: Any) -> float | None:

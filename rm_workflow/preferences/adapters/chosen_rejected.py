@@ -10,8 +10,9 @@ Example rows, one a form::
      "rejected": [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "No."}]}
 
 In the last form the prompt is all but the last message, and a ``prompt`` column (a title, a flattened dialogue) is not
-read. Messages may be written ``{"from", "value"}`` too, and one message may stand without its list.
-``chosen_score`` and ``rejected_score`` become the rating ``score``; ``system`` is a column with a system turn.
+read. Messages may be written ``{"from", "value"}`` too, one message may stand without its list, and a list of messages
+in an object under ``messages``, as in the preference format of OpenAI. ``chosen_score`` and ``rejected_score`` become
+the rating ``score``; ``system`` is a column with a system turn, ``prompt_input`` one that goes on with it (Alpaca).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,6 @@ from rm_workflow.preferences.adapters._fields import (
     messages,
     number,
     optional_text,
-    prompt_messages,
     text,
     two_sides,
 )
@@ -34,6 +34,7 @@ COLUMNS: Mapping[str, str | None] = {
     "prompt": "prompt",
     "chosen": "chosen",
     "rejected": "rejected",
+    "prompt_input": None,
     "system": None,
     "chosen_score": None,
     "rejected_score": None,
@@ -46,9 +47,7 @@ def read(row: Mapping[str, Any], source: Source) -> Example:
     """Return the prompt and the slots chosen and rejected."""
     fields = Fields(row, source, COLUMNS)
     chosen, rejected = (_side(fields, name) for name in ("chosen", "rejected"))
-    before = fields.system_turn()
-    if _is_reply(chosen) and _is_reply(rejected):
-        before += prompt_messages(fields.required("prompt"), source.prompt_form)
+    before = fields.prompt() if _is_reply(chosen) and _is_reply(rejected) else fields.system_turn()
     responses = [_response(fields, "chosen", chosen), _response(fields, "rejected", rejected)]
     return Example(two_sides([*before, *chosen], [*before, *rejected]), responses)
 

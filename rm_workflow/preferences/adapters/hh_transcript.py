@@ -10,18 +10,14 @@ goes wrong wherever the contexts differ in length, a reply is empty or a speaker
 that does not follow an empty line is text.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from rm_workflow.catalog.models import Source
-from rm_workflow.preferences.adapters._fields import Fields, text, two_sides
-from rm_workflow.preferences.tables import Example, Message, Response, RowDropped
+from rm_workflow.preferences.adapters._fields import Fields, parse_transcript, text, two_sides
+from rm_workflow.preferences.tables import Example, Response
 
 COLUMNS: Mapping[str, str | None] = {"chosen": "chosen", "rejected": "rejected"}
-
-TURN_MARK = re.compile(r"\n\n(Human|Assistant):")
-ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def read(row: Mapping[str, Any], source: Source) -> Example:
@@ -37,18 +33,3 @@ def read(row: Mapping[str, Any], source: Source) -> Example:
             Response("rejected", rejected[-1]["content"], extra=extra),
         ],
     )
-
-
-def parse_transcript(transcript: str, where: str) -> list[Message]:
-    """Return the turns of a transcript; one space after a mark belongs to the mark, all else is verbatim.
-
-    Raises:
-        RowDropped: bad_field where the text does not begin with a turn mark.
-    """
-    before, *marked = TURN_MARK.split(transcript)
-    if before or not marked:
-        raise RowDropped("bad_field", "the transcript does not begin with a turn mark", where)
-    return [
-        {"role": ROLES[speaker], "content": content.removeprefix(" ")}
-        for speaker, content in zip(marked[::2], marked[1::2], strict=True)
-    ]

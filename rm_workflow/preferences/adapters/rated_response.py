@@ -23,7 +23,13 @@ from rm_workflow.preferences.adapters._fields import (
 )
 from rm_workflow.preferences.tables import Example, Response
 
-COLUMNS: Mapping[str, str | None] = {"prompt": "prompt", "system": None, "response": "response", "model": None}
+COLUMNS: Mapping[str, str | None] = {
+    "prompt": "prompt",
+    "prompt_input": None,
+    "system": None,
+    "response": "response",
+    "model": None,
+}
 PREFIXES = (EXTRA, RATING)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rm_workflow.catalog.models import Source
 from rm_workflow.preferences.adapters import hh_transcript
+from rm_workflow.preferences.adapters._fields import TRANSCRIPT_MARK
 from rm_workflow.preferences.files import read_rows
 from rm_workflow.preferences.tables import Example, RowDropped
 from rm_workflow_tests.preferences.sources import transcript
@@ -54,7 +55,7 @@ PIECES = st.sampled_from(
 TEXTS = (
     st.lists(PIECES, min_size=1, max_size=6)
     .map("".join)
-    .filter(lambda text: text.strip() and not hh_transcript.TURN_MARK.search(f" {text}"))
+    .filter(lambda text: text.strip() and not TRANSCRIPT_MARK.search(f" {text}"))
 )
 
 

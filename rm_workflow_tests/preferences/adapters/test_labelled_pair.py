@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 
 from rm_workflow.catalog.models import Source
@@ -64,3 +66,48 @@ def test_a_source_without_labels_of_both_sides_is_refused() -> None:
     other = Source(path="f", files={"train": ["a"]}, adapter="chosen_rejected", winner=WINNER, licence="CC0")
     with pytest.raises(UserError, match="adapter chosen_rejected reads no label; take 'winner' out"):
         adapters.check_source("mine", other)
+
+
+VOTED = {"prompt": "Name a river.", "response_a": "No.", "response_b": "The Danube.", "up_a": 1, "up_b": "3"}
+UP = {"votes_a": "up_a", "votes_b": "up_b"}
+
+
+def read_votes(row: dict, **columns: str) -> Example:
+    source = entry(winner={}, **UP, **columns)
+    adapters.check_source("mine", source)
+    return labelled_pair.read(row, source)
+
+
+def test_more_votes_win_and_a_tie_counts_half_for_either_side() -> None:
+    assert sides(read_votes(VOTED)) == {
+        "chosen": ("The Danube.", {"preference": 1.0, "votes": 3.0}),
+        "rejected": ("No.", {"preference": 0.0, "votes": 1.0}),
+    }
+    example = read_votes({**VOTED, "same": 3}, votes_tie="same")
+    assert [ratings["votes"] for _, ratings in sides(example).values()] == [4.5, 2.5]
+
+
+def test_as_many_votes_for_either_are_a_tie() -> None:
+    assert [ratings["preference"] for _, ratings in sides(read_votes({**VOTED, "up_b": 1})).values()] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("votes", [-1, "many", None])
+def test_what_is_no_number_of_votes_is_a_bad_field(votes) -> None:
+    with pytest.raises(RowDropped) as caught:
+        read_votes({**VOTED, "up_b": votes})
+    assert (caught.value.rule, caught.value.detail) == ("bad_field", "up_b")
+
+
+def test_votes_and_winner_together_are_refused() -> None:
+    with pytest.raises(UserError, match="columns votes_a, votes_b say which side wins; take 'winner' out"):
+        adapters.check_source("mine", entry(**UP))
+
+
+def test_only_a_hash_that_is_there_and_wrong_drops_the_row() -> None:
+    right = hashlib.sha256(b"Name a river.No.").hexdigest()
+    columns = {"sha256_a": "hash_a", "sha256_b": "hash_b"}
+    for stated in ({}, {"hash_b": right}, {"hash_b": None}):
+        assert sides(read({**ROW, **stated}, **columns))["rejected"][0] == "No."
+    with pytest.raises(RowDropped) as caught:
+        read({**ROW, "hash_a": right}, **columns)
+    assert (caught.value.rule, caught.value.detail) == ("bad_field", "sha256_a")

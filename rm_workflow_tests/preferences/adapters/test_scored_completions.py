@@ -101,3 +101,50 @@ def test_native_ultrafeedback_is_read_by_naming_its_columns(shared_rows: Path) -
                 rated = {key: value["Rating"] for key, value in native["annotations"].items()}
                 assert response.ratings == {key: float(value) for key, value in rated.items() if value != "N/A"}
                 assert response.extra == {"principle": native["principle"]}
+
+
+def test_the_best_rank_has_the_highest_rating() -> None:
+    ranked = [{"text": "The Danube.", "rank": 1}, {"text": "No.", "rank": "2"}, {"text": "?", "rank": None}]
+    example = read({"prompt": "Hi", "completions": ranked}, rank="rank")
+    assert [dict(response.ratings) for response in example.responses] == [{"rank": -1.0}, {"rank": -2.0}, {}]
+
+
+def test_ratings_may_be_fields_of_a_completion_or_a_column_of_the_row() -> None:
+    row = {"prompt": "Hi", "completions": [{"text": "The Danube.", "tone": "4"}, {"text": "No.", "tone": 1}]}
+    example = read(row, rating_style="tone")
+    assert [dict(response.ratings) for response in example.responses] == [{"style": 4.0}, {"style": 1.0}]
+    example = read({"prompt": "Hi", "completions": ["The Danube.", "No."], "points": [5, "N/A"]}, scores="points")
+    assert [(response.text, response.ratings) for response in example.responses] == [
+        ("The Danube.", {"score": 5.0}),
+        ("No.", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "detail"),
+    [
+        ({"completions": ["a", "b"], "points": [1]}, {"scores": "points"}, "points"),
+        ({"completions": ["a", "b"], "points": 3}, {"scores": "points"}, "points"),
+        ({"completions": ["a", "b"]}, {}, "completions[0]"),
+        ({"completions": [{"text": "a"}]}, {"rating_style": "tone"}, "completions[0].tone"),
+        ({"completions": [{"text": "a"}]}, {"rank": "rank"}, "completions[0].rank"),
+    ],
+)
+def test_a_rating_that_is_not_where_it_is_named_is_a_bad_field(row: dict, columns: dict, detail: str) -> None:
+    with pytest.raises(RowDropped) as caught:
+        read({"prompt": "Hi", **row}, **columns)
+    assert (caught.value.rule, caught.value.detail) == ("bad_field", detail)
+
+
+def test_turns_of_a_transcript_are_turns_of_the_prompt() -> None:
+    location = {"path": "f", "files": {"train": ["a.jsonl"]}, "licence": "CC0"}
+    source = Source(**location, adapter="scored_completions", prompt_form="transcript")
+    prompt = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Name a river.\n\nAssistant: "
+    for text in (prompt, prompt.removesuffix("\n\nAssistant: ")):
+        assert scored_completions.read({"prompt": text, "completions": [GOOD]}, source).messages == [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello."},
+            {"role": "user", "content": "Name a river."},
+        ]
+    with pytest.raises(RowDropped, match="does not begin with a turn mark"):
+        scored_completions.read({"prompt": "Name a river.", "completions": [GOOD]}, source)
