@@ -40,10 +40,10 @@ class Fields:
         return value_at(self.row, column)
 
     def optional(self, key: str) -> Any:
-        """Return the value of a field, or None where the source does not name its column and the row has none."""
+        """Return the value of a field, or None where no column is named for it and the row has none."""
         if key in self.columns:
             return self.required(key)
-        column = self.defaults[key]
+        column = self.defaults.get(key)
         return None if column is None else self.row.get(column)
 
     def system_turn(self) -> list[Message]:
