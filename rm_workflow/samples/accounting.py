@@ -26,7 +26,7 @@ TRAIN_PAIRS = 420
 
 @dataclass(frozen=True)
 class Pair:
-    """A candidate: what it says and where it stands."""
+    """A candidate: what it says and where it stands; ``own_group`` is the source's own, if it has one."""
 
     source: str
     split: str
@@ -34,6 +34,7 @@ class Pair:
     prompt: Messages
     chosen: str
     rejected: str
+    own_group: str | None = None
 
     @property
     def key(self) -> tuple[Messages, str, str]:
@@ -42,8 +43,9 @@ class Pair:
 
     @property
     def group(self) -> str:
-        """Return the normalised first user turn."""
-        return normalised(self.prompt[0][1])
+        """Return the source's own group, or the normalised first user turn."""
+        first = next(content for role, content in self.prompt if role == "user")
+        return self.own_group or normalised(first)
 
 
 Files = Mapping[tuple[str, str], Sequence[Row]]
@@ -125,11 +127,14 @@ def _text_rule(pair: Pair, seen: set[tuple[Messages, str, str]]) -> str | None:
     return "exact_duplicate" if pair.key in seen else None
 
 
-def mixture(pair_sets: Sequence[PairSet], benchmark_prompts: Iterable[str]) -> dict[str, Any]:
+def mixture(
+    pair_sets: Sequence[PairSet], benchmark_prompts: Iterable[str], train_pairs: int = TRAIN_PAIRS
+) -> dict[str, Any]:
     """Return the counts of the mixture of pair sets in order of precedence, split by the sources' own files."""
     _check_cap_is_free(pair_sets)
     pairs = [pair for one in pair_sets for pair in one.kept]
     test_groups = {pair.group for pair in pairs if pair.split == "test"}
+    test_prompts = {pair.prompt for pair in pairs if pair.split == "test"}
     leaking = {normalised(prompt) for prompt in benchmark_prompts}
     owner: dict[tuple[Messages, str, str], str] = {}
     dropped: Counter[str] = Counter()
@@ -137,13 +142,13 @@ def mixture(pair_sets: Sequence[PairSet], benchmark_prompts: Iterable[str]) -> d
     for pair in pairs:
         if owner.setdefault(pair.key, pair.source) != pair.source:
             dropped["duplicate_across_sources"] += 1
-        elif pair.split == "train" and pair.group in test_groups:
+        elif pair.split == "train" and (pair.group in test_groups or pair.prompt in test_prompts):
             dropped["group_in_test"] += 1
         elif pair.split == "train" and not leaking.isdisjoint(_user_turns(pair)):
             dropped["leak"] += 1
         else:
             left[pair.split] += 1
-    dropped["sample"] = max(0, left["train"] - TRAIN_PAIRS)
+    dropped["sample"] = max(0, left["train"] - train_pairs)
     train = left["train"] - dropped["sample"]
     return {
         "candidates": len(pairs),

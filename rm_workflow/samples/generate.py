@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rm_workflow.keys import content_id, file_sha256
-from rm_workflow.samples import accounting, benchmarks, dialogues, plants, ratings
+from rm_workflow.samples import accounting, benchmarks, dialogues, native_sources, plants, ratings
 from rm_workflow.samples.benchmarks import Item
+from rm_workflow.samples.native_rows import NativeRow
 from rm_workflow.samples.rows import Row, to_line
 from rm_workflow.samples.skills import TaskMaker, normalised, stream
 from rm_workflow.settings import Settings
@@ -27,6 +28,7 @@ FILES = (
     "ratings/test.jsonl",
     "rewardbench/filtered.jsonl",
     "rewardbench2/test.jsonl",
+    *native_sources.FILES,
     "planted.json",
 )
 
@@ -41,9 +43,10 @@ NUM_PLAIN = {
 
 @dataclass(frozen=True)
 class Sample:
-    """Everything that is written: rows by (source, split) and the items of the two benchmarks."""
+    """Everything that is written: rows by (source, split) or by file, and the items of the two benchmarks."""
 
     rows: dict[tuple[str, str], list[Row]]
+    native: dict[str, list[NativeRow]]
     rewardbench: list[Item]
     rewardbench2: list[Item]
 
@@ -66,7 +69,9 @@ def build() -> Sample:
     for (source, split), of_file in rows.items():
         stream(source, split, "order").shuffle(of_file)
         ordered[source, split] = plants.with_repeats(of_file, source, split)
-    return Sample(ordered, items, items2)
+    # Made last and from other items, so that the rows of the other sources stay as they are.
+    native = native_sources.build(maker, items[4::9] + items2[4::9])
+    return Sample(ordered, native, items, items2)
 
 
 def _plant_mixture_rules(
@@ -97,6 +102,7 @@ def manifest(sample: Sample) -> dict[str, Any]:
             "mixtures": {"quickstart_mixture": accounting.mixture(list(pair_sets.values()), prompts)},
         },
         "planted": {**_planted_rows(sample), "leaked_items": _leaked_items(sample)},
+        "six_sources": native_sources.manifest(sample.native, prompts),
     }
 
 
@@ -131,6 +137,7 @@ def write(folder: Path) -> None:
     texts = {
         f"{source}/{split}.jsonl": _lines(row.line for row in rows) for (source, split), rows in sample.rows.items()
     }
+    texts |= {file: _lines(row.line for row in rows) for file, rows in sample.native.items()}
     texts["rewardbench/filtered.jsonl"] = _lines(to_line(item.row) for item in sample.rewardbench)
     texts["rewardbench2/test.jsonl"] = _lines(to_line(item.row) for item in sample.rewardbench2)
     texts["planted.json"] = _readable(manifest(sample))

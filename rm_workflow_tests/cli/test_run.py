@@ -22,6 +22,16 @@ def test_the_quickstarts_counts_equal_the_planted_ones_rule_by_rule(project: Pro
     assert counted["tokens"] is None
 
 
+def test_the_counts_of_generated_native_rows_equal_the_planted_ones_rule_by_rule(project: Project, rmw: Rmw):
+    planted = json.loads(PLANTED.read_text("utf-8"))["six_sources"]
+    (project.folder / "catalog/recipes/six_sources.yaml").write_text(json.dumps(planted["recipe"]))
+    counted = json.loads(rmw("counts", "six_sources", "--json").out)
+    for stage, number in (("sources", 6), ("pair_sets", 6)):
+        assert len(counted[stage]) == number
+        assert counted[stage] == {name: planted["counts"][stage][name] for name in counted[stage]}
+    assert counted["mixtures"]["six_sources_mixture"] == planted["counts"]["mixture"]
+
+
 @pytest.mark.shared_rows
 def test_the_real_hh_rows_are_dropped_as_the_contract_says(
     project: Project, rmw: Rmw, shared_rows: Path, monkeypatch: pytest.MonkeyPatch

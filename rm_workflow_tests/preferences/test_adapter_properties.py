@@ -1,0 +1,296 @@
+"""What every adapter promises on any row: nothing vanishes, order does not matter, text is kept or named a fault."""
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from rm_workflow.catalog.models import PairSet, Source
+from rm_workflow.hub import resolve_files
+from rm_workflow.preferences import adapters
+from rm_workflow.preferences.pairs import build_pair_set
+from rm_workflow.preferences.raw import build_raw, understand
+from rm_workflow.preferences.tables import ROW_RULES, Example, RowDropped
+from rm_workflow_tests.preferences import sources
+from rm_workflow_tests.preferences.raw_tables import read
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A good row of an adapter: ``make(prompt, first, second)`` shows ``num_texts`` of the two responses."""
+
+    adapter: str
+    make: Callable[[str, str, str], Row]
+    num_texts: int = 2
+    fields: Mapping[str, Any] | None = None
+
+
+def said(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def completion(text: str, rating: object) -> Row:
+    return {"text": text, "model": "m", "ratings": {"quality": rating}}
+
+
+FORMS = {
+    "transcripts": Form("hh_transcript", sources.hh_row),
+    "texts": Form("chosen_rejected", lambda prompt, a, b: {"prompt": prompt, "chosen": a, "rejected": b}),
+    "messages": Form(
+        "chosen_rejected",
+        lambda prompt, a, b: {
+            "chosen": [said("user", prompt), said("assistant", a)],
+            "rejected": [said("user", prompt), said("assistant", b)],
+        },
+    ),
+    "labels": Form(
+        "labelled_pair",
+        lambda prompt, a, b: {"prompt": prompt, "response_a": a, "response_b": b, "label": 0},
+        fields={"winner": {"a": [0], "b": [1]}},
+    ),
+    "completions": Form(
+        "scored_completions",
+        lambda prompt, a, b: {"prompt": prompt, "completions": [completion(a, "4"), completion(b, "N/A")]},
+    ),
+    "responses": Form(
+        "rated_response",
+        lambda prompt, a, b: {"prompt": prompt, "response": a, "help": 3},
+        num_texts=1,
+        fields={"columns": {"rating_help": "help"}},
+    ),
+}
+every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+# An example builds tables; a failing one is not made smaller, as that takes minutes.
+FEW = settings(
+    max_examples=4,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+# What other readers trip over: bytes that end strings or lines elsewhere, halves of characters, marks of other formats.
+PIECES = [
+    "\x00",
+    "\n",
+    "\r\n",
+    "\x85",
+    "\u2028",
+    "\u2029",
+    "\ufeff",
+    "\u200f",
+    "\u202e",
+    "e\u0301",
+    "é",
+    "😀",
+    "\ufdfa",
+]
+PIECES += [
+    "<|im_end|>",
+    "<|im_start|>assistant\n",
+    "</s>",
+    "<extra_id_1>",
+    "Human:",
+    "\\",
+    '"',
+    "'",
+    "{}",
+    "[",
+    "a",
+    " ",
+]
+BROKEN = [b'{"chosen": "a', b"\xff\xfe", b"null", b"[1]", b"", b"\x00", b'{"a": NaN}', b'"text"', b'{"a": 1}}']
+JUNK = [None, True, 7, -0.5, "", " \n", "half \ud83d of a pair", [], {}, [None], {"role": 1}, "word", 10**400]
+
+HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join)
+TEXTS = HOSTILE.filter(lambda text: text.strip() != "" and "\n\nHuman:" not in f"\n{text}")
+
+
+def source(form: Form, folder: Path, *files: str) -> Source:
+    return Source(
+        path=str(folder),
+        files={"train": list(files or ["train.jsonl"])},
+        adapter=form.adapter,
+        licence="CC0",
+        max_broken_share=1.0,
+        **(form.fields or {}),
+    )
+
+
+def as_line(row: Row | bytes) -> bytes:
+    """Return a row as JSON, about half of them with escapes for all that is not ASCII: the same for the same row."""
+    if isinstance(row, bytes):
+        return row + b"\n"
+    escaped = json.dumps(row).encode()
+    raw = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return (raw if zlib.crc32(escaped) % 2 else escaped) + b"\n"
+
+
+def build(form: Form, folder: Path, **files: Sequence[Row | bytes]) -> dict[str, Any]:
+    """Build rows of files and return the facts; the tables stand in ``folder/out``."""
+    (folder / "in").mkdir(parents=True)
+    for name, rows in files.items():
+        (folder / "in" / f"{name}.jsonl").write_bytes(b"".join(map(as_line, rows)))
+    entry = source(form, folder / "in", *(f"{name}.jsonl" for name in files))
+    (folder / "out").mkdir(parents=True)
+    built = build_raw("any", entry, resolve_files(entry, sources.settings(folder / "home")), folder / "out")
+    assert all(check.passed for check in built.checks)
+    return dict(built.facts)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield (container, key) of every value inside."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(entries):
+        yield value, key
+        yield from places(inner)
+
+
+@st.composite
+def any_row(draw: st.DrawFn, form: Form) -> Row | bytes:
+    """Return a good row, a row with a value replaced or taken out, or a line that is no object."""
+    text = st.one_of(TEXTS, st.sampled_from(["a", "b"]))
+    row = form.make(draw(st.sampled_from(["Q", "Q ", "q", "Ｑ", "R"])), draw(text), draw(text))
+    kind = draw(st.sampled_from(["good", "good", "changed", "cut", "broken"]))
+    if kind == "broken":
+        return draw(st.sampled_from(BROKEN))
+    if kind != "good":
+        container, key = draw(st.sampled_from(list(places(row))))
+        if kind == "changed" or isinstance(container, list):
+            container[key] = draw(st.sampled_from(JUNK))
+        else:
+            del container[key]
+    return row
+
+
+def test_every_adapter_has_a_form_here():
+    assert {form.adapter for form in FORMS.values()} == set(adapters.names()), "add rows of the new adapter to FORMS"
+
+
+@every_form
+@FEW
+@given(data=st.data())
+def test_rows_are_used_or_dropped_and_their_order_and_files_do_not_matter(
+    form: Form, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+):
+    rows = data.draw(st.lists(any_row(form), min_size=6, max_size=30))
+    shuffled = data.draw(st.permutations(rows))
+    cut = data.draw(st.integers(0, len(rows)))
+    # a good row in each file, as a file in which no row has a column is refused
+    first, second = form.make("First", "a", "b"), form.make("Second", "a", "b")
+    folder = tmp_path_factory.mktemp("rows")
+    facts = build(form, folder / "one", a=[first, *rows], b=[second])
+    again = build(form, folder / "two", a=[*shuffled[:cut], first], b=[second, *shuffled[cut:]])
+    assert facts["rows"] == len(rows) + 2 == facts["used"] + sum(facts["dropped"].values())
+    assert {name: facts[name] for name in ("rows", "used", "dropped")} == {
+        name: again[name] for name in ("rows", "used", "dropped")
+    }
+    for table in ("prompts", "responses"):
+        assert (folder / f"one/out/{table}.parquet").read_bytes() == (folder / f"two/out/{table}.parquet").read_bytes()
+    assert shown(folder / "one") == shown(folder / "two")
+
+
+def shown(folder: Path) -> Counter[str]:
+    """Return each showing of a response without its place."""
+    rows = read(folder / "out/occurrences.parquet")
+    return Counter(repr([row[key] for key in ("response_id", "slot", "model", "ratings", "extra")]) for row in rows)
+
+
+def outcome(form: Form, row: Row) -> Example | str:
+    """Return what a row says, or the rule that drops it."""
+    try:
+        return understand(row, source(form, Path("folder")), adapters.get(form.adapter))[1]
+    except RowDropped as drop:
+        return drop.rule
+
+
+@every_form
+@settings(max_examples=60, deadline=None)
+@given(prompt=TEXTS, first=TEXTS, second=TEXTS)
+def test_any_text_is_understood_verbatim(form: Form, prompt: str, first: str, second: str):
+    row = json.loads(json.dumps(form.make(prompt, first, second)))
+    example = outcome(form, row)
+    assert isinstance(example, Example)
+    assert [turn["content"] for turn in example.messages] == [prompt]
+    assert [response.text for response in example.responses] == [first, second][: form.num_texts]
+
+
+@every_form
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_row_is_an_example_or_dropped_by_a_named_rule(form: Form, data: st.DataObject):
+    row = data.draw(any_row(form).filter(lambda row: isinstance(row, dict)))
+    example = outcome(form, row)
+    if isinstance(example, str):
+        assert example in ROW_RULES
+        return
+    texts = [*(turn["content"] for turn in example.messages), *(response.text for response in example.responses)]
+    assert all(text.strip() for text in texts)
+    assert example.messages[-1]["role"] == "user"
+    # stored as UTF-8
+    assert all(text.encode("utf-8") for text in texts)
+
+
+@every_form
+@FEW
+@given(data=st.data())
+def test_a_hostile_row_never_touches_its_neighbours(
+    form: Form, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+):
+    hostile = data.draw(st.lists(any_row(form), min_size=5, max_size=20))
+    folder = tmp_path_factory.mktemp("rows")
+    good = [(f"Question {number}?", f"yes {number}", f"no {number}") for number in range(len(hostile) + 1)]
+    lines = [form.make(*good[0])]
+    for row, texts in zip(hostile, good[1:], strict=True):
+        lines += [row, form.make(*texts)]
+    build(form, folder, train=lines)
+    found = texts_by_row(folder)
+    dropped = Counter(row["row"] for row in read(folder / "out/dropped.parquet"))
+    for number, texts in enumerate(good):
+        assert found[2 * number + 1] == (texts[0], *texts[1 : 1 + form.num_texts])
+    for number in range(len(hostile)):
+        assert (2 * number + 2 in found) + dropped[2 * number + 2] == 1
+    assert {row["rule"] for row in read(folder / "out/dropped.parquet")} <= set(ROW_RULES)
+
+
+def texts_by_row(folder: Path) -> dict[int, tuple[str, ...]]:
+    """Return (last user turn, responses in the order of their slots) of each row."""
+    prompts = {row["prompt_id"]: row["messages"][-1]["content"] for row in read(folder / "out/prompts.parquet")}
+    texts = {row["response_id"]: row["text"] for row in read(folder / "out/responses.parquet")}
+    found: dict[int, tuple[str, ...]] = {}
+    for row in read(folder / "out/occurrences.parquet"):
+        found[row["row"]] = (*found.get(row["row"], (prompts[row["prompt_id"]],)), texts[row["response_id"]])
+    return found
+
+
+@every_form
+def test_a_cell_of_ten_megabytes_is_stored_whole(form: Form, tmp_path: Path):
+    huge = "\x00<|im_end|>\u2028" + "0123456789" * 1_000_000
+    rows = [form.make("Before", "a", "b"), form.make("Huge", huge, "b"), form.make("After", "a", "b")]
+    build(form, tmp_path, train=rows)
+    found = texts_by_row(tmp_path)
+    assert found[2][:2] == ("Huge", huge)
+    assert [found[row][:2] for row in (1, 3)] == [("Before", "a"), ("After", "a")]
+
+
+def test_hostile_texts_pass_the_rules_of_a_pair_set_whole(tmp_path: Path):
+    form = FORMS["texts"]
+    texts = [piece * 90 + "end" for piece in PIECES]
+    rows = [form.make(text, text, text) for text in texts] + [form.make(text, text, "b") for text in texts]
+    build(form, tmp_path, train=[*rows, *rows])
+    rules = ["identical_responses", "exact_duplicate", {"cap": {"max_pairs": 1}}]
+    (tmp_path / "pairs").mkdir()
+    pair_set = PairSet(source="any", candidates="given", rules=rules)
+    built = build_pair_set("any", pair_set, tmp_path / "out", tmp_path / "pairs")
+    count = len(texts)
+    assert built.facts["dropped"] == {"identical_responses": 2 * count, "exact_duplicate": count, "cap": 0}
+    excerpts = Counter(row["excerpt"] for row in read(tmp_path / "pairs/dropped.parquet"))
+    assert excerpts == Counter({text[:200]: 3 for text in texts})
