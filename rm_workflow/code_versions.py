@@ -23,8 +23,8 @@ CODE_VERSIONS = {
     "raw": CodeVersion(
         "3",
         (
-            *("preferences/raw.py", "preferences/files.py", "preferences/normalise.py", "preferences/tables.py"),
-            *("preferences/adapters/*.py", "keys.py"),
+            *("preferences/raw.py", "preferences/understanding.py", "preferences/files.py", "preferences/normalise.py"),
+            *("preferences/tables.py", "preferences/adapters/*.py", "keys.py"),
         ),
     ),
     "pairs": CodeVersion("2", ("preferences/pairs.py", "preferences/sql.py", "preferences/rules/*.py", "keys.py")),

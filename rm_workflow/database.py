@@ -34,6 +34,9 @@ def connect(scratch: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         if scratch:
             connection.execute(f"set temp_directory = {quote_literal(str(scratch))}")
         connection.execute("set enable_progress_bar = false")
+        # What DuckDB knows of its inputs would show in the files that it writes: a column without nulls in one file is
+        # written in another way than the same column in two files.
+        connection.execute("set disabled_optimizers = 'statistics_propagation'")
         yield connection
     except duckdb.OutOfMemoryException as error:
         raise UserError(
@@ -55,6 +58,14 @@ def _limit(connection: duckdb.DuckDBPyConnection, variable: str, setting: str) -
             f"environment variable {variable} is {value!r}, which DuckDB does not take for {setting}; write it like "
             f"{EXAMPLES[variable]}"
         ) from error
+
+
+def num_threads() -> int:
+    """Return how many threads or processes work may take: ``RMW_THREADS``, or the cores of this process."""
+    with connect() as connection:
+        row = connection.execute("select current_setting('threads')").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def quote_identifier(name: str) -> str:

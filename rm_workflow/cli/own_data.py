@@ -12,8 +12,8 @@ from rm_workflow.catalog.models import Source
 from rm_workflow.errors import UserError
 from rm_workflow.preferences import adapters
 from rm_workflow.preferences.files import BrokenLine, Row, read_rows
-from rm_workflow.preferences.raw import understand
 from rm_workflow.preferences.tables import Example, RowDropped
+from rm_workflow.preferences.understanding import understand
 
 # Adapters that are tried; of two that understand as many rows the first is taken, so the more special stands first.
 TRIED = ("hh_transcript", "chosen_rejected", "scored_completions")

@@ -164,13 +164,13 @@ def find_source(catalog: Catalog, name: str) -> tuple[str, Source]:
 
 
 def read_source(name: str, source: Source, settings: Settings, num_rows: int) -> dict[str, Any]:
-    """Return ``raw.preview`` of a source; a line on stderr counts the rows meanwhile."""
+    """Return ``preview`` of a source; a line on stderr counts the rows meanwhile."""
     from rm_workflow import hub
-    from rm_workflow.preferences import raw
+    from rm_workflow.preferences.preview import preview
 
     files = hub.resolve_files(source, settings, f"sources.yaml: source '{name}'")
     with counting_line(f"reading the rows of {name}") as counted:
-        return raw.preview(name, source, files, num_rows, lambda rows, _: counted(rows))
+        return preview(name, source, files, num_rows, lambda rows, _: counted(rows))
 
 
 def show_preview(preview: dict[str, Any], json_: bool) -> None:
@@ -201,7 +201,7 @@ def _print_preview(preview: dict[str, Any]) -> None:
 
 
 def _preview_lines(row: dict[str, Any]) -> list[str]:
-    """Return one row of ``raw.preview`` as a person reads it."""
+    """Return one row of ``preview`` as a person reads it."""
     if "rule" in row:
         detail = f" ({row['detail']})" if row["detail"] else ""
         return [f"\nrow {row['row']} dropped by {row['rule']}: {row['reason']}{detail}", f"  {row['excerpt']}"]

@@ -34,6 +34,8 @@ CSV = (".csv", ".csv.gz", ".csv.xz")
 TSV = (".tsv", ".tsv.gz", ".tsv.xz")
 # Python's reader refuses cells beyond 131,072 characters unless told; a long dialogue is no mistake.
 LONGEST_CELL = 2**31 - 1
+# Rows that stand together in a share of a file.
+BLOCK_ROWS = 256
 # Rows held at once when reading Parquet; small, as one row may hold a long dialogue.
 PARQUET_BATCH_ROWS = 512
 # A broken line is shown, not kept: this much of it is decoded.
@@ -55,29 +57,55 @@ class BrokenLine:
     text: str
 
 
-def read_rows(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:
+@dataclass(frozen=True)
+class Share:
+    """One of ``num_shares`` parts of a file; each row belongs to exactly one of them, whatever the kind of file.
+
+    Attributes:
+        index: from 0.
+    """
+
+    index: int
+    num_shares: int
+
+    def holds(self, place: int) -> bool:
+        """Return whether the row at ``place`` (from 0) belongs to this share: blocks of rows by turns."""
+        return place // BLOCK_ROWS % self.num_shares == self.index
+
+
+WHOLE = Share(0, 1)
+
+
+def read_rows(path: Path, name: str, share: Share = WHOLE) -> Iterator[tuple[int, Row | BrokenLine]]:
     """Yield (row number, row) of a file in order, a broken line in its place.
 
     Args:
         name: what errors call the file.
+        share: the rows to yield; the others are passed over without being parsed where the kind of file allows it.
 
     Raises:
         UserError: the kind of file is not known, or the file ends early. A file without rows yields nothing.
     """
     if name.endswith(JSON_LINES):
-        yield from _read_json_lines(path, name)
+        yield from _read_json_lines(path, name, share)
     elif name.endswith(PARQUET):
-        yield from _read_parquet(path, name)
+        yield from _read_parquet(path, name, share)
     elif name.endswith((*CSV, *TSV)):
-        yield from _read_csv(path, name)
+        yield from _share_of(_read_csv(path, name), share)
     else:
         kinds = (*JSON_LINES, *PARQUET, *CSV, *TSV)
         raise UserError(f"{name}: unknown kind of file; use one of {', '.join(kinds)}")
 
 
-def _read_json_lines(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:
+def _share_of(rows: Iterator[tuple[int, Row | BrokenLine]], share: Share) -> Iterator[tuple[int, Row | BrokenLine]]:
+    return (row for place, row in enumerate(rows) if share.holds(place))
+
+
+def _read_json_lines(path: Path, name: str, share: Share) -> Iterator[tuple[int, Row | BrokenLine]]:
     with _told_if_cut(name), _open_lines(path) as file:
         for number, line in enumerate(file, start=1):
+            if not share.holds(number - 1):
+                continue
             yield number, _parse_line(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
 
 
@@ -168,14 +196,15 @@ def _csv_row(header: list[str], cells: list[str]) -> Row | BrokenLine:
     return dict(zip(header, cells, strict=True))
 
 
-def _read_parquet(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:
+def _read_parquet(path: Path, name: str, share: Share) -> Iterator[tuple[int, Row | BrokenLine]]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    yield number, row
-                    number += 1
+                mine = [place for place in range(number, number + len(batch)) if share.holds(place)]
+                rows = batch.take(pa.array([place - number for place in mine], pa.int64())).to_pylist()
+                yield from zip(mine, rows, strict=True)
+                number += len(batch)
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: the Parquet file ends early or is damaged ({first_line}); fetch it again") from error

@@ -1,5 +1,6 @@
 """Small sources on disk for the tests of this package."""
 
+import csv
 import gzip
 import json
 from collections.abc import Iterable
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rm_workflow.artifacts import Built
 from rm_workflow.catalog.models import Source
@@ -34,6 +37,20 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
     lines = [row if isinstance(row, bytes) else _line(row) for row in rows]
     data = b"".join(line + b"\n" for line in lines)
     path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write rows as whatever the file is named: JSON Lines, CSV or Parquet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=400)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        write_lines(path, rows)
 
 
 def _line(row: Any) -> bytes:

@@ -16,8 +16,9 @@ from rm_workflow.catalog.models import PairSet, Source
 from rm_workflow.hub import resolve_files
 from rm_workflow.preferences import adapters
 from rm_workflow.preferences.pairs import build_pair_set
-from rm_workflow.preferences.raw import build_raw, understand
+from rm_workflow.preferences.raw import build_raw
 from rm_workflow.preferences.tables import ROW_RULES, Example, RowDropped
+from rm_workflow.preferences.understanding import understand
 from rm_workflow_tests.preferences import sources
 from rm_workflow_tests.preferences.raw_tables import read
 

@@ -1,4 +1,3 @@
-import gzip
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rm_workflow.hub import resolve_files
 from rm_workflow.keys import content_id
 from rm_workflow.preferences import raw
 from rm_workflow.preferences.tables import ROW_RULES
+from rm_workflow.preferences.understanding import dropped_row
 from rm_workflow_tests.preferences import sources
 from rm_workflow_tests.preferences.sources import build, build_rows, hh_row, table, transcript, write_lines
 
@@ -94,7 +94,7 @@ def test_a_row_that_is_used_and_dropped_fails_the_check(tmp_path: Path, monkeypa
 
     def use_and_drop(understood: tuple, place: dict, tables: raw._Tables) -> None:
         add(understood, place, tables)
-        tables.add("dropped", raw._dropped_row(place, {}, raw.RowDropped("bad_field", "too late")))
+        tables.add("dropped", dropped_row(place, {}, raw.RowDropped("bad_field", "too late")))
 
     monkeypatch.setattr(raw, "_add_example", use_and_drop)
     (check,) = build_rows(GOOD[:5], tmp_path).checks
@@ -310,69 +310,38 @@ def test_progress_is_told_after_each_file(tmp_path: Path) -> None:
     assert seen == [3]
 
 
-def test_a_preview_shows_what_the_first_rows_were_understood_as(tmp_path: Path) -> None:
-    write_lines(tmp_path / "in/train.jsonl", [GOOD[0], "{broken", GOOD[1], GOOD[2]])
-    entry = sources.source(tmp_path / "in")
-    shown = raw.preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path)), 3)
-    (file,) = shown["files"]
-    assert (file["file"], file["split"], file["columns"]) == ("train.jsonl", "train", ["chosen", "rejected"])
-    understood, broken, _ = file["rows"]
-    assert understood["messages"] == [{"role": "user", "content": "Question 0?"}]
-    assert [response["text"] for response in understood["responses"]] == ["Good 0.", "Bad 0."]
-    assert (broken["row"], broken["rule"]) == (2, "broken_line")
-    assert (file["num_rows"], file["num_used"], file["dropped"]["broken_line"]) == (4, 3, 1)
-    json.dumps(shown)
-
-
-GZIPPED = gzip.compress("".join(json.dumps(row) + "\n" for row in GOOD * 50).encode())
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("train.jsonl", b""),
-        ("train.jsonl", b'{"better": "Yes.", "worse": "No."}\n' * 9),
-        ("train.jsonl", b'{"chosen": "Yes.", "rejected": "No."}\n' * 9),
-        ("train.jsonl", b"{broken\n" + json.dumps(GOOD[0]).encode() + b"\n"),
-        ("train.jsonl.gz", GZIPPED[: len(GZIPPED) // 2]),
-        ("train.parquet", b"PAR1"),
-        ("train.csv", b"chosen,rejected\n"),
-    ],
-)
-def test_a_preview_refuses_what_the_build_refuses_in_the_same_words(tmp_path: Path, file: str, content: bytes) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / file).write_bytes(content)
-    (tmp_path / "out").mkdir()
+@pytest.mark.parametrize("file", ["train.jsonl", "train.jsonl.gz", "train.parquet", "train.csv"])
+def test_a_large_file_read_by_several_processes_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    rows = [hh_row(f"Question {number}?", f"Good {number}.", f"Bad {number % 7}.") for number in range(1500)]
+    rows[700] = {"chosen": "no transcript", "rejected": "no transcript"}
+    sources.write_rows(tmp_path / "in" / file, rows)
     entry = sources.source(tmp_path / "in", file=file)
     files = resolve_files(entry, sources.settings(tmp_path))
-    with pytest.raises(UserError) as refusal:
-        raw.build_raw("tiny", entry, files, tmp_path / "out")
-    assert raw.preview("tiny", entry, files)["refused"] == str(refusal.value)
+    monkeypatch.setenv("RMW_THREADS", "3")
+    built = {}
+    for limit in (raw.PARALLEL_BYTES, 1):
+        monkeypatch.setattr(raw, "PARALLEL_BYTES", limit)
+        out = tmp_path / f"out-{limit}"
+        out.mkdir()
+        facts = raw.build_raw("tiny", entry, files, out).facts
+        built[limit] = facts, {name: (out / name).read_bytes() for name in TABLE_FILES}
+    serial, parallel = built.values()
+    assert serial == parallel
+    assert serial[0]["rows"] == 1500
+    assert serial[0]["used"] == 1499
 
 
-def _two_files(folder: Path, *files: str) -> Source:
-    return sources.source(folder).model_copy(update={"files": {"train": list(files)}})
-
-
-def test_a_preview_of_several_files_tells_what_the_build_tells_first(tmp_path: Path) -> None:
-    for file in ("b.jsonl", "a.jsonl"):
-        write_lines(tmp_path / "in" / file, [{"chosen": f"{file}?", "rejected": "No."}] * 3)
-    (tmp_path / "out").mkdir()
-    entry = _two_files(tmp_path / "in", "b.jsonl", "a.jsonl")
+def test_several_processes_refuse_a_bad_file_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "in/train.jsonl", [*GOOD * 3, *["{broken"] * 200])
+    entry = sources.source(tmp_path / "in")
     files = resolve_files(entry, sources.settings(tmp_path))
-    with pytest.raises(UserError) as refusal:
+    monkeypatch.setenv("RMW_THREADS", "2")
+    monkeypatch.setattr(raw, "PARALLEL_BYTES", 1)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"200 broken lines of 800 \(25.00%, the first is line 601\)"):
         raw.build_raw("tiny", entry, files, tmp_path / "out")
-    assert raw.preview("tiny", entry, files)["refused"] == str(refusal.value)
-
-
-def test_a_preview_tells_its_progress_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw, "BATCH_ROWS", 2)
-    for file in ("a.jsonl", "b.jsonl"):
-        write_lines(tmp_path / "in" / file, GOOD[:3])
-    entry = _two_files(tmp_path / "in", "a.jsonl", "b.jsonl")
-    seen: list[int] = []
-    raw.preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path)), 1, lambda rows, _: seen.append(rows))
-    assert seen == [2, 5]
 
 
 @pytest.mark.parametrize("name", ["dialogues", "ratings"])

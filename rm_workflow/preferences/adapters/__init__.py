@@ -3,8 +3,8 @@
 A module has ``COLUMNS`` (the adapter's own field -> the column that is read where ``columns`` of the source names no
 other) and ``read(row, source) -> Example``, which raises ``RowDropped`` where a row rule matches. It may have
 ``PREFIXES`` (starts of further keys that ``columns`` may have; ``extra_`` for all) and ``READS_WINNER`` (it needs the
-source's ``winner``), or ``INSTEAD_OF_WINNER`` (fields that say the same without it). One of worked solutions, whose rows
-give labels or a reference and no pairs, has ``STEP_FIELDS``: which of the source's ``solution_starts``,
+source's ``winner``), or ``INSTEAD_OF_WINNER`` (fields that say the same without it). One of worked solutions, whose
+rows give labels or a reference and no pairs, has ``STEP_FIELDS``: which of the source's ``solution_starts``,
 ``step_separator`` and ``neutral`` it reads, and whether it needs them.
 """
 
