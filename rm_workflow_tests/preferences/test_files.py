@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rm_workflow.errors import UserError
-from rm_workflow.preferences.files import BrokenLine, read_rows
+from rm_workflow.preferences.files import BrokenLine, Share, read_rows
+from rm_workflow_tests.preferences import sources
+from rm_workflow_tests.preferences.sources import hh_row
 
 
 def read(path: Path) -> list:
@@ -183,3 +185,12 @@ def test_a_csv_of_nothing_has_no_rows(tmp_path: Path) -> None:
     for text in ("", "a,b\n"):
         (tmp_path / "a.csv").write_text(text)
         assert read(tmp_path / "a.csv") == []
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet", "rows.csv"])
+def test_each_row_stands_in_one_share_of_a_file_under_its_own_number(tmp_path: Path, file: str) -> None:
+    sources.write_rows(tmp_path / file, [hh_row(f"Question {number}?", "Yes.", "No.") for number in range(1500)])
+    whole = list(read_rows(tmp_path / file, file))
+    shares = [list(read_rows(tmp_path / file, file, Share(index, 3))) for index in range(3)]
+    assert all(shares)
+    assert sorted((pair for share in shares for pair in share), key=lambda pair: pair[0]) == whole
