@@ -376,3 +376,87 @@ def test_the_real_rows_are_all_accounted_for(tmp_path: Path, shared_rows: Path) 
         "not_alternating": 5,
     }
     assert all(check.passed for check in built.checks)
+
+
+# Labels
+
+
+def prm_row(*steps: tuple[str, str], question: str = "How many?") -> dict:
+    turns = [turn for step in steps for turn in zip(("user", "assistant"), step, strict=True)]
+    first = {"role": "user", "content": f"{question} {turns[0][1]}"}
+    return {"conversations": [first, *({"role": role, "content": content} for role, content in turns[1:])]}
+
+
+def build_steps(rows: list[dict], folder: Path) -> dict:
+    return build_rows(rows, folder, "step_turns", solution_starts="Step 1:").facts
+
+
+def test_each_label_names_its_row_slot_step_value_and_kind(tmp_path: Path) -> None:
+    facts = build_steps([prm_row(("Step 1: a", "+"), ("Step 2: b", "-"))], tmp_path)
+    response = table(tmp_path, "responses")[0]
+    place = {"response_id": response["response_id"], "source": "tiny", "file": "train.jsonl", "row": 1, "slot": "0"}
+    assert response["step_ends"] == [len("Step 1: a"), len("Step 1: a\nStep 2: b")]
+    assert table(tmp_path, "labels") == [
+        {**place, "step": 0, "value": 1.0, "kind": "hard"},
+        {**place, "step": 1, "value": 0.0, "kind": "hard"},
+    ]
+    assert facts["num_labels"] == {"hard": {"0": 1, "1": 1}}
+
+
+def test_a_response_that_several_rows_judge_keeps_every_label_with_its_row(tmp_path: Path) -> None:
+    build_steps([prm_row(("Step 1: a", sign)) for sign in "+-+"], tmp_path)
+    assert len(table(tmp_path, "responses")) == 1
+    assert [(label["row"], label["value"]) for label in table(tmp_path, "labels")] == [(1, 1.0), (2, 0.0), (3, 1.0)]
+
+
+def test_rows_that_cut_one_text_differently_keep_their_labels_at_the_same_characters(tmp_path: Path) -> None:
+    rows = [
+        prm_row(("Step 1: a\nb", "-"), ("c", "+")),
+        prm_row(("Step 1: a", "+"), ("b\nc", "-")),
+    ]
+    for order in ("given", "turned"):
+        build_steps(rows if order == "given" else rows[::-1], tmp_path / order)
+        (response,) = table(tmp_path / order, "responses")
+        assert response["text"] == "Step 1: a\nb\nc"
+        ends = response["step_ends"]
+        assert ends == [len("Step 1: a"), len("Step 1: a\nb"), len("Step 1: a\nb\nc")]
+        placed = {}
+        for label in table(tmp_path / order, "labels"):
+            placed.setdefault(label["row"], {})[response["text"][: ends[label["step"]]]] = label["value"]
+        first, second = (1, 2) if order == "given" else (2, 1)
+        assert placed[first] == {"Step 1: a\nb": 0.0, "Step 1: a\nb\nc": 1.0}
+        assert placed[second] == {"Step 1: a": 1.0, "Step 1: a\nb\nc": 0.0}
+
+
+def test_a_source_without_labels_has_an_empty_table_of_them_and_no_steps(tmp_path: Path) -> None:
+    facts = build_rows(GOOD[:3], tmp_path).facts
+    assert table(tmp_path, "labels") == []
+    assert {row["step_ends"] for row in table(tmp_path, "responses")} == {None}
+    assert facts["num_labels"] == {}
+
+
+def test_soft_labels_are_counted_as_nought_one_and_between(tmp_path: Path) -> None:
+    values = [0, 0.0625, 0.5, 1, 1.0]
+    starts = [{"solution_prefix": f"How? {number}", "mc_value": value} for number, value in enumerate(values)]
+    facts = build_rows([{"question": "How?", "reasoning_steps": starts}], tmp_path, "prefix_values").facts
+    assert facts["num_labels"] == {"soft": {"0": 1, "1": 2, "between": 2}}
+
+
+def test_labelled_rows_written_twice_are_identical_bytes(tmp_path: Path) -> None:
+    rows = [prm_row(("Step 1: a", "+"), (f"Step 2: {n % 7}", "-"), question=f"{n % 5}?") for n in range(60)]
+    for run in ("first", "second"):
+        build_steps(rows, tmp_path / run)
+    for name in TABLE_FILES:
+        assert (tmp_path / "first/out" / name).read_bytes() == (tmp_path / "second/out" / name).read_bytes()
+
+
+def test_the_preview_cuts_a_response_into_steps_and_shows_its_labels(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in/train.jsonl", [prm_row(("Step 1: a", "+"), ("Step 2: b", "-"))])
+    entry = sources.source(tmp_path / "in", "step_turns", solution_starts="Step 1:")
+    seen = raw.preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path / "home")))
+    (response,) = seen["files"][0]["rows"][0]["responses"]
+    assert response["steps"] == ["Step 1: a", "\nStep 2: b"]
+    assert response["labels"] == [
+        {"kind": "hard", "value": 1.0, "step": 0},
+        {"kind": "hard", "value": 0.0, "step": 1},
+    ]

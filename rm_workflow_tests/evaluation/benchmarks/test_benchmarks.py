@@ -4,15 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.catalog.models import Benchmark
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import benchmarks
 from rm_workflow.evaluation.benchmarks import build_benchmark, rule, rule_with_data
-from rm_workflow.hub import SourceFile
+from rm_workflow.hub import SourceFile, resolve_files
 from rm_workflow.keys import content_id, file_sha256
+from rm_workflow.settings import Settings
 
 SHARED_ROWS = Path(os.environ.get("RMW_SHARED_ROWS", "../shared"))
 PAIR = {"prompt": "Is 9 prime?", "chosen": "No.", "rejected": "Yes.", "subset": "math-prm", "id": 0}
@@ -125,6 +128,41 @@ def test_rows_in_the_native_schema_are_read(tmp_path: Path, scoring: str, file: 
     files = [SourceFile("test", path.name, path, path.name, file_sha256(path))]
 
     assert build_benchmark("bench", benchmark(scoring), files, tmp_path).facts["items"] == items
+
+
+@pytest.mark.shared_rows
+@pytest.mark.parametrize(
+    ("name", "file", "metadata"),
+    [
+        ("rewardbench", "v1", {}),
+        ("rewardbench2", "v2", {"additional_metadata": {"method": None, "rejected_models": ["m-b"]}}),
+    ],
+)
+def test_a_benchmark_of_the_catalogue_is_read_from_parquet_in_a_mirror_of_the_hub(
+    tmp_path: Path, name: str, file: str, metadata: dict
+):
+    native = SHARED_ROWS / "data" / "native_samples" / f"rewardbench_{file}.handmade.jsonl"
+    if not native.is_file():
+        pytest.skip(f"RMW_SHARED_ROWS: {native} is not there")
+    rows = [json.loads(line) for line in native.read_text("utf-8").splitlines()]
+    settings = Settings(home=tmp_path / "home", hub_mirror=tmp_path / "hub", catalog=None, project=None, device="cpu")
+    entry = load_catalog(settings).benchmarks[name]
+    (path,) = (settings.hub_mirror / entry.hub / file for files in entry.files.values() for file in files)
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row | metadata for row in rows]), path)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    built = build_benchmark(name, entry, resolve_files(entry, settings), out)
+
+    assert built.facts["items"] == len(rows)
+    texts = {row["response_id"]: row["text"] for row in pq.read_table(out / "responses.parquet").to_pylist()}
+    items = {json.loads(item["meta"])["id"]: item for item in pq.read_table(out / "items.parquet").to_pylist()}
+    for row in rows:
+        chosen, rejected = (side if isinstance(side, list) else [side] for side in (row["chosen"], row["rejected"]))
+        item = items[row["id"]]
+        assert [texts[response] for response in item["response_ids"]] == [*chosen, *rejected]
+        assert (item["num_correct"], item["subset"]) == (len(chosen), row["subset"])
 
 
 def test_loading_the_rules_imports_no_torch():
