@@ -71,7 +71,7 @@ FORMS = {
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 # An example builds tables; a failing one is not made smaller, as that takes minutes.
 FEW = settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -213,7 +213,7 @@ def outcome(form: Form, row: Row) -> Example | str:
 
 
 @every_form
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(prompt=TEXTS, first=TEXTS, second=TEXTS)
 def test_any_text_is_understood_verbatim(form: Form, prompt: str, first: str, second: str):
     row = json.loads(json.dumps(form.make(prompt, first, second)))
@@ -224,7 +224,7 @@ def test_any_text_is_understood_verbatim(form: Form, prompt: str, first: str, se
 
 
 @every_form
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_row_is_an_example_or_dropped_by_a_named_rule(form: Form, data: st.DataObject):
     row = data.draw(any_row(form).filter(lambda row: isinstance(row, dict)))
