@@ -37,7 +37,7 @@ each_rule = pytest.mark.parametrize("rule", rules.built())
 # An example builds tables: it is drawn whole from a seed, and a failing one is not made smaller, which takes minutes.
 SEEDS = st.integers(0, 2**32).map(random.Random)
 FEW = settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
