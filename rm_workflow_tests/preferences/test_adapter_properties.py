@@ -46,6 +46,11 @@ def completion(text: str, rating: object) -> Row:
 FORMS = {
     "transcripts": Form("hh_transcript", sources.hh_row),
     "texts": Form("chosen_rejected", lambda prompt, a, b: {"prompt": prompt, "chosen": a, "rejected": b}),
+    "texts with a column for rules": Form(
+        "chosen_rejected",
+        lambda prompt, a, b: {"prompt": prompt, "chosen": a, "rejected": b, "status": "tie"},
+        fields={"columns": {"extra_status": "status"}},
+    ),
     "messages": Form(
         "chosen_rejected",
         lambda prompt, a, b: {
@@ -83,7 +88,22 @@ FEW = settings(
 PIECES = [*"\x00\n\x85\u2028\u2029\ufeff\u200f\u202eé😀\ufdfa\\\"'[a ", "\r\n", "e\u0301", "{}", "Human:"]
 PIECES += ["<|im_end|>", "<|im_start|>assistant\n", "</s>", "<extra_id_1>"]
 BROKEN = [b'{"chosen": "a', b"\xff\xfe", b"null", b"[1]", b"", b"\x00", b'{"a": NaN}', b'"text"', b'{"a": 1}}']
-JUNK = [None, True, 7, -0.5, "", " \n", "half \ud83d of a pair", [], {}, [None], {"role": 1}, "word", 10**400]
+JUNK = [
+    None,
+    True,
+    7,
+    -0.5,
+    "",
+    " \n",
+    "half \ud83d of a pair",
+    [],
+    {},
+    [None],
+    {"role": 1},
+    "word",
+    10**400,
+    float("inf"),
+]
 
 HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join)
 TEXTS = HOSTILE.filter(lambda text: text.strip() != "" and "\n\nHuman:" not in f"\n{text}")
@@ -101,12 +121,15 @@ def source(form: Form, folder: Path, *files: str) -> Source:
 
 
 def as_line(row: Row | bytes) -> bytes:
-    """Return a row as JSON, about half of them with escapes for all that is not ASCII: the same for the same row."""
+    """Return a row as JSON, about half of them with escapes for all that is not ASCII: the same for the same row.
+
+    A number beyond all floats is written as JSON can write it.
+    """
     if isinstance(row, bytes):
         return row + b"\n"
     escaped = json.dumps(row).encode()
     raw = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return (raw if zlib.crc32(escaped) % 2 else escaped) + b"\n"
+    return (raw if zlib.crc32(escaped) % 2 else escaped).replace(b"Infinity", b"1e999") + b"\n"
 
 
 def build(form: Form, folder: Path, **files: Sequence[Row | bytes]) -> dict[str, Any]:
@@ -127,6 +150,16 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
     for key, inner in list(entries):
         yield value, key
         yield from places(inner)
+
+
+def every_change(form: Form) -> Iterator[Row]:
+    """Yield a good row with each strange value in each place, one at a time."""
+    for number in range(len(list(places(form.make("Q", "a", "b"))))):
+        for strange in JUNK:
+            row = form.make("Q", "a", "b")
+            container, key = list(places(row))[number]
+            container[key] = strange
+            yield row
 
 
 def any_row(form: Form, rng: random.Random) -> Row | bytes:
@@ -228,7 +261,7 @@ def test_any_row_is_an_example_or_dropped_by_a_named_rule(form: Form, rng: rando
 def test_a_hostile_row_never_touches_its_neighbours(
     form: Form, rng: random.Random, tmp_path_factory: pytest.TempPathFactory
 ):
-    hostile = any_rows(form, rng)
+    hostile = [*every_change(form), *BROKEN, *any_rows(form, rng)]
     folder = tmp_path_factory.mktemp("rows")
     good = [(f"Question {number}?", f"yes {number}", f"no {number}") for number in range(len(hostile) + 1)]
     lines = [form.make(*good[0])]
