@@ -279,7 +279,11 @@ def _apply(con: duckdb.DuckDBPyConnection, rule: str, query: str) -> int:
 
 def _facts(con: duckdb.DuckDBPyConnection, members: Sequence[Member], dropped: Mapping[str, int]) -> dict[str, Any]:
     kept, train, marked = one_row(
-        con, "select count(*), count_if(split = 'train'), count_if(leak is not null) from remaining"
+        con,
+        """
+        select count(*), count(*) filter (where split = 'train'), count(*) filter (where leak is not null)
+        from remaining
+        """,
     )
     sources = {member.source_name: {"train": 0, "test": 0} for member in members}
     for position, split, number in con.execute(

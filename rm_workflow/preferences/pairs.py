@@ -358,7 +358,8 @@ def _apply(con: duckdb.DuckDBPyConnection, rule: BoundRule) -> int:
 def _checks(con: duckdb.DuckDBPyConnection, pair_set: PairSet, out: Path) -> tuple[Check, ...]:
     """Judge the written files, against the number of candidates that the rows themselves imply."""
     kept, identical = one_row(
-        con, f"select count(*), count(*) filter (chosen_id = rejected_id) from {read_table(out / 'pairs.parquet')}"
+        con,
+        f"select count(*), count(*) filter (where chosen_id = rejected_id) from {read_table(out / 'pairs.parquet')}",
     )
     (dropped,) = one_row(con, f"select count(*) from {read_table(out / 'dropped.parquet')}")
     (distinct,) = one_row(

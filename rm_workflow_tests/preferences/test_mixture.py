@@ -151,6 +151,12 @@ def test_hash_split_moves_whole_groups_and_about_the_share(tmp_path: Path):
         assert side == ({"test"} if draw < 0.2 else {"train"})
 
 
+def test_a_mixture_of_pair_sets_that_keep_nothing_is_refused(tmp_path: Path):
+    one = member(tmp_path, "one", [given("Hi", "a", "a", 1)])
+    with pytest.raises(UserError, match="the mixture has no train pairs: 0 candidates, 0 of them test"):
+        mix(tmp_path, [one])
+
+
 @pytest.mark.parametrize(("share", "test"), [(0.0, 0), (1.0, 30)])
 def test_hash_split_takes_none_or_all(tmp_path: Path, share: float, test: int):
     one = member(tmp_path, "one", [given(f"Prompt {i}", "a", "b", i) for i in range(30)])
