@@ -59,8 +59,8 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
         ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids that the row takes part in),
         ``prompt``, ``chosen``, ``rejected`` (texts), ``excerpt`` (of a row that could not be used), ``source``,
         ``file``, ``row``, ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an asset by its
-        rules, then by pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and ``mixtures`` (assets that
-        keep it), ``trained_on`` (tokens assets that have it in their train split).
+        rules, then by pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and ``mixtures``
+        (assets that keep it), ``trained_on`` (tokens assets that have it in their train split).
 
     Raises:
         UserError: nothing is known by that name, or several sources are.
