@@ -3,22 +3,53 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rm_workflow.catalog.models import Source
+from rm_workflow.catalog.yaml_file import dump_value
+from rm_workflow.cli.own_columns import Columns, Unclear, guess
+from rm_workflow.cli.own_labels import Winner, guess_winner
 from rm_workflow.errors import UserError
 from rm_workflow.preferences import adapters
+from rm_workflow.preferences.adapters import labelled_list
+from rm_workflow.preferences.adapters._fields import EXTRA, value_at
 from rm_workflow.preferences.files import BrokenLine, Row, read_rows
-from rm_workflow.preferences.tables import Example, RowDropped
+
 from rm_workflow.preferences.understanding import understand
+from rm_workflow.preferences.tables import PREFERENCE, Example, RowDropped
 
 # Adapters that are tried; of two that understand as many rows the first is taken, so the more special stands first.
-TRIED = ("hh_transcript", "chosen_rejected", "scored_completions")
+FORMS = {
+    "hh_transcript": "two whole transcripts",
+    "chosen_rejected": "a chosen and a rejected reply",
+    "labelled_list": "several responses with a label for each two",
+    "scored_completions": "several rated completions a row",
+    "labelled_pair": "two responses with a label or votes",
+    "rated_response": "one rated response a row",
+}
 LOOKED_AT = 100  # rows
-GIVEN_SLOTS = {"chosen", "rejected"}
+# Adapters that read labels, and their field for them.
+LABELS = {"labelled_pair": "label", "labelled_list": "labels"}
+GIVEN_RULES = ("identical_responses", "exact_duplicate")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the user says of a file.
+
+    Attributes:
+        adapter: taken as it is; None tries ``FORMS``.
+        columns: field of the adapter -> column of the file, see ``Source``.
+        winner: side -> labels that mean it, as text.
+    """
+
+    adapter: str | None
+    columns: Mapping[str, str]
+    winner: Mapping[str, Sequence[str]]
+    licence: str
 
 
 @dataclass(frozen=True)
@@ -27,84 +58,175 @@ class OwnData:
 
     Attributes:
         source: the source with an absolute path.
-        rated: responses are ranked by their ratings, not given as chosen and rejected.
         ratings: names of the ratings that were met.
     """
 
     source: Source
-    rated: bool
-    ratings: list[str]
+    ratings: list[str] = field(default_factory=list)
 
     def entries(self, name: str, catalog_folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the entries of ``sources.yaml`` and ``pair_sets.yaml``; the path is relative where that is short."""
         folder = Path(str(self.source.path))
         near = folder.is_relative_to(catalog_folder.parent)
+        written = {"files", "adapter", "columns", "winner", "licence"}
         source = {
             "path": os.path.relpath(folder, catalog_folder) if near else str(folder),
-            **self.source.model_dump(include={"files", "adapter", "columns", "licence"}, exclude_defaults=True),
+            **self.source.model_dump(include=written, exclude_defaults=True),
         }
-        return {"sources.yaml": {name: source}, "pair_sets.yaml": {name: self._pair_set(name)}}
+        return {"sources.yaml": {name: source}, "pair_sets.yaml": {name: {"source": name, **self.pair_set()}}}
 
-    def _pair_set(self, name: str) -> dict[str, Any]:
-        rules = ["identical_responses", "exact_duplicate"]
-        if not self.rated:
-            return {"source": name, "candidates": "given", "rules": rules}
-        rules = ["rating", "equal_score", *rules]
-        return {"source": name, "candidates": "rated", "score": self.ratings, "rules": rules}
+    def pair_set(self) -> dict[str, Any]:
+        """Return candidates, score and rules that fit the form."""
+        adapter = self.source.adapter
+        if adapter == "labelled_pair":
+            # Where no two rows are on the same two responses, summing their votes changes nothing.
+            candidates = "voted" if self.source.winner else "given"
+            return {"candidates": candidates, "score": [PREFERENCE], "rules": ["equal_score", *GIVEN_RULES]}
+        if adapter == "labelled_list":
+            return {"candidates": "labelled", "score": [PREFERENCE], "rules": ["rating", "equal_score", *GIVEN_RULES]}
+        if adapter in ("scored_completions", "rated_response"):
+            candidates = "rated" if adapter == "scored_completions" else "rated_prompt"
+            return {"candidates": candidates, "score": self.ratings, "rules": ["rating", "equal_score", *GIVEN_RULES]}
+        return {"candidates": "given", "rules": list(GIVEN_RULES)}
+
+    def in_words(self) -> str:
+        """Return one line that says how the file is understood."""
+        adapter = self.source.adapter
+        columns = [f"{name} from {column!r}" for name, column in self.source.columns.items()]
+        sides = [f"{side} wins: {dump_value(labels)}" for side, labels in self.source.winner.items() if side != "tie"]
+        ties = [f"tie: {dump_value(labels)}" for side, labels in self.source.winner.items() if side == "tie"]
+        pair_set = self.pair_set()
+        ranked = [f"ranked by {', '.join(pair_set['score'])}"] if self.ratings and "score" in pair_set else []
+        parts = [*columns, *sides, *ties, *ranked, f"candidates {pair_set['candidates']}"]
+        return f"understood as {FORMS.get(adapter, 'rows')} (adapter {adapter}): {'; '.join(parts)}"
 
 
-def understand_file(name: str, file: Path, adapter: str | None, columns: Mapping[str, str], licence: str) -> OwnData:
-    """Return what a JSON Lines or Parquet file is, by its first rows.
-
-    Args:
-        adapter: taken as it is; None tries ``TRIED``.
-        columns: field of the adapter -> column of the file, see ``Source``.
+def understand_file(name: str, file: Path, said: Said) -> OwnData:
+    """Return what a JSON Lines, CSV or Parquet file is, by its first rows (labels: by all).
 
     Raises:
-        UserError: the file cannot be read, or no adapter understands any of its first rows.
+        UserError: the file cannot be read, no adapter understands any of its first rows, or something must be said.
     """
     rows = [row for _, row in islice(read_rows(file, str(file)), LOOKED_AT)]
+    plain = [row for row in rows if isinstance(row, dict)]
+    tried = [said.adapter] if said.adapter else [adapter for adapter in FORMS if _has_fields(adapter, said)]
+    sources: dict[str, Source] = {}
+    unclear: dict[str, str] = {}
+    for adapter in tried:
+        try:
+            sources[adapter] = _source(file, adapter, plain, said)
+        except Unclear as question:
+            unclear[adapter] = str(question)
+    for source in sources.values():
+        if source.winner or not _needs_winner(source):
+            adapters.check_source(name, source)
+        elif said.adapter:
+            raise UserError(
+                f"{file}: no row has the fields {_label_fields(source)} of adapter {source.adapter}; it has the "
+                f"columns {_columns_of(plain)}: map them with --column FIELD=COLUMN"
+            )
+    return _best(file, rows, sources, unclear, said)
 
-    def source(adapter: str) -> Source:
-        folder, files = str(file.parent), {"train": [file.name]}
-        return Source(path=folder, files=files, adapter=adapter, columns=dict(columns), licence=licence)
 
-    if adapter is None:
-        adapter = _guess(name, file, rows, {tried: source(tried) for tried in TRIED})
-    adapters.check_source(name, source(adapter))
-    examples, _ = _try(rows, source(adapter))
-    slots = {response.slot for example in examples for response in example.responses}
-    ratings = {rating for example in examples for response in example.responses for rating in response.ratings}
-    rated = bool(slots - GIVEN_SLOTS)
-    if rated and not ratings:
-        raise UserError(f"{file}: no response has a rating to rank by; name their field with --column ratings=FIELD")
-    return OwnData(source(adapter), rated, sorted(ratings))
+def _has_fields(adapter: str, said: Said) -> bool:
+    """Return whether an adapter has all that the user has named."""
+    module = adapters.get(adapter)
+    prefixes = getattr(module, "PREFIXES", (EXTRA,))
+    fields = all(key in module.COLUMNS or key.startswith(prefixes) for key in said.columns)
+    return fields and (not said.winner or getattr(module, "READS_WINNER", False))
 
 
-def _guess(name: str, file: Path, rows: Sequence[Row | BrokenLine], sources: Mapping[str, Source]) -> str:
-    """Return the adapter that understands the most rows."""
-    understood: dict[str, int] = {}
+def _needs_winner(source: Source) -> bool:
+    return source.adapter in LABELS and "votes_a" not in source.columns
+
+
+def _label_fields(source: Source) -> str:
+    return "response_a, response_b and label" if source.adapter == "labelled_pair" else "responses and labels"
+
+
+def _columns_of(rows: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(column for row in rows for column in row)) or "(none)"
+
+
+def _source(file: Path, adapter: str, rows: Sequence[Row], said: Said) -> Source:
+    """Return the source of one adapter, without ``winner`` where the rows have no labels for it.
+
+    Raises:
+        Unclear: its columns or labels are not clear.
+    """
+    columns = guess(adapter, rows, said.columns)
+    winner = _winner(file, adapter, columns, rows, said)
+    fields: dict[str, Any] = {"adapter": adapter, "columns": columns, "winner": winner, "licence": said.licence}
+    return Source(path=str(file.parent), files={"train": [file.name]}, **fields)
+
+
+def _winner(file: Path, adapter: str, columns: Columns, rows: Sequence[Row], said: Said) -> Winner:
+    if adapter not in LABELS or "votes_a" in columns:
+        return {}
+    column = columns.get(LABELS[adapter], LABELS[adapter])
+    if not any(_holds_responses(adapter, columns, row) and column.split(".")[0] in row for row in rows):
+        return {}
+    labels: dict[str, Any] = {}
+    for _, row in read_rows(file, str(file)):
+        for label in [] if isinstance(row, BrokenLine) else _labels_of(row, column):
+            labels.setdefault(repr(label), label)
+    return guess_winner(column, list(labels.values()), said.winner)
+
+
+def _holds_responses(adapter: str, columns: Columns, row: Row) -> bool:
+    if adapter == "labelled_pair":
+        return all(columns.get(key, key) in row for key in ("response_a", "response_b"))
+    named = [column for key, column in columns.items() if key.startswith(labelled_list.RESPONSE)]
+    in_list = "labels" in columns or isinstance(row.get("labels"), list)
+    return all(column in row for column in named) if named else in_list and columns.get("responses", "responses") in row
+
+
+def _labels_of(row: Row, column: str) -> list[Any]:
+    try:
+        value = value_at(row, column)
+    except RowDropped:
+        return []
+    return [label for label in value if label is not None] if isinstance(value, list) else [value]
+
+
+def _best(
+    file: Path,
+    rows: Sequence[Row | BrokenLine],
+    sources: Mapping[str, Source],
+    unclear: Mapping[str, str],
+    said: Said,
+) -> OwnData:
+    """Return the adapter that understands the most rows; a question is asked only where none understands any."""
+    examples: dict[str, list[Example]] = {}
     problems: dict[str, str] = {}
     for adapter, source in sources.items():
-        try:
-            adapters.check_source(name, source)
-        except UserError:
-            continue  # it has no field of this name
-        examples, drops = _try(rows, source)
-        understood[adapter] = len(examples)
+        examples[adapter], drops = _try(rows, source)
         problems[adapter] = drops.most_common(1)[0][0] if drops else "no rows"
-    best = max(understood, key=lambda adapter: understood[adapter], default=None)
+    best = max(examples, key=lambda adapter: len(examples[adapter]), default=None)
+    if unclear and not (best and examples[best]):
+        raise UserError(f"{file}: {next(iter(unclear.values()))}")
     if best is None:
-        raise UserError(f"--column: no adapter of {', '.join(sources)} has the fields {', '.join(source.columns)}")
-    # A file of no rows is nobody's; the check of all rows refuses it in the words of the build.
-    if rows and not understood[best]:
-        columns = dict.fromkeys(column for row in rows if isinstance(row, dict) for column in row)
+        named = ", ".join([*said.columns, *(["labels (--winner)"] if said.winner else [])])
+        raise UserError(f"--column: no adapter of {', '.join(FORMS)} has the fields {named}")
+    # A file of no rows is nobody's, and an adapter that was asked for is taken; the check of all rows refuses both in
+    # the words of the build.
+    if rows and not examples[best] and not said.adapter:
+        columns = _columns_of([row for row in rows if isinstance(row, dict)])
         tried = "; ".join(f"{adapter}: {problem}" for adapter, problem in problems.items())
         raise UserError(
-            f"{file}: no adapter understands its first rows ({tried}); it has the columns {', '.join(columns)}: "
+            f"{file}: no adapter understands its first rows ({tried}); it has the columns {columns}: "
             "map them with --column FIELD=COLUMN, or choose with --adapter"
         )
-    return best
+    return _with_ratings(file, sources[best], examples[best])
+
+
+def _with_ratings(file: Path, source: Source, examples: Sequence[Example]) -> OwnData:
+    if source.adapter not in ("scored_completions", "rated_response"):
+        return OwnData(source)
+    ratings = {rating for example in examples for response in example.responses for rating in response.ratings}
+    if examples and not ratings:
+        raise UserError(f"{file}: no response has a rating to rank by; name their field with --column ratings=FIELD")
+    return OwnData(source, sorted(ratings))
 
 
 def _try(rows: Sequence[Row | BrokenLine], source: Source) -> tuple[list[Example], Counter[str]]:

@@ -19,6 +19,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings, load_settings
 
 SHOWN_RESPONSES = 8  # of one row; a best-of-N set has 1,024
+SIDES = ("a", "b", "tie")
 
 sources_app = typer.Typer(help="Raw data sets: what exists and how it is understood.", no_args_is_help=True)
 
@@ -90,11 +91,15 @@ def sources_update_command(
 
 @sources_app.command("add")
 def sources_add_command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines (plain or .gz) or Parquet with your rows.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines, CSV or Parquet with your rows.")],
     name: Annotated[str | None, typer.Option(help="Name of the source; the file's own name if left out.")] = None,
     adapter: Annotated[str | None, typer.Option(help="How rows are read; guessed from the first ones.")] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="The adapter's field and your column for it.")
+    ] = None,
+    winner: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SIDE=LABEL", help="Which label means that a, b or tie wins; several with commas."),
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the rows.")] = "not stated",
     num_rows: Annotated[int, typer.Option("-n", min=1, help="Rows to show.")] = 3,
@@ -104,20 +109,22 @@ def sources_add_command(
     from rm_workflow.cli import own_data
 
     settings = load_settings()
-    columns = _columns(column or [])
+    said = own_data.Said(adapter, _assignments(column, "FIELD=COLUMN", "--column"), _sides(winner), licence)
     path = Path(file).expanduser().absolute()
     if not path.is_file():
-        raise UserError(f"{file}: there is no such file; name a JSON Lines or Parquet file")
+        raise UserError(f"{file}: there is no such file; name a JSON Lines, CSV or Parquet file")
     folder = user_folder(settings)
     with locked_catalog(folder):
         name = _new_name(load_checked_catalog(settings), path, name)
-        data = own_data.understand_file(name, path, adapter, columns, licence)
+        data = own_data.understand_file(name, path, said)
         preview = read_source(name, data.source, settings, num_rows)
         entries = data.entries(name, folder)
         if preview["refused"]:
             preview["refused"] = _refused_before_adding(preview["refused"])
         written = [] if preview["refused"] else add_entries(folder, entries)
-    show_preview({**preview, "entries": entries}, json_)
+    if not json_:
+        typer.echo(f"{name}: {for_terminal(data.in_words())}")
+    show_preview({**preview, "understood": data.in_words(), "entries": entries}, json_)
     typer.echo(
         f"'{name}' is added to {' and '.join(map(shown_path, written))}; use it in a recipe: "
         f"mixture: {{pair_sets: {dump_value([name])}, split: {{by: hash}}}}",
@@ -131,14 +138,25 @@ def _refused_before_adding(sentence: str) -> str:
     return f"{problem}; nothing is added; mend the file, or say how it is read with --column or --adapter"
 
 
-def _columns(assignments: list[str]) -> dict[str, str]:
-    columns = {}
-    for assignment in assignments:
-        field, equals, column = assignment.partition("=")
-        if not (field and equals and column):
-            raise typer.BadParameter(f"{assignment!r} is not FIELD=COLUMN", param_hint="--column")
-        columns[field] = column
-    return columns
+def _assignments(written: list[str] | None, form: str, option: str) -> dict[str, str]:
+    found = {}
+    for assignment in written or []:
+        key, equals, value = assignment.partition("=")
+        if not (key and equals and value):
+            raise typer.BadParameter(f"{assignment!r} is not {form}", param_hint=option)
+        found[key] = value
+    return found
+
+
+def _sides(written: list[str] | None) -> dict[str, list[str]]:
+    """Return side -> labels of ``--winner a=1,2``; a side may be named several times."""
+    sides: dict[str, list[str]] = {}
+    for assignment in written or []:
+        for side, labels in _assignments([assignment], "SIDE=LABEL", "--winner").items():
+            if side not in SIDES:
+                raise typer.BadParameter(f"{assignment!r}: a side is one of {', '.join(SIDES)}", param_hint="--winner")
+            sides.setdefault(side, []).extend(labels.split(","))
+    return sides
 
 
 def _new_name(catalog: Catalog, file: Path, asked: str | None) -> str:

@@ -77,7 +77,12 @@ def test_plan_prints_figures_and_notes_for_people():
 
 @pytest.mark.parametrize(
     ("recipe", "pairs"),
-    [("preference_700k", 783_599), ("rb2_llama31_70b_combined", 411_383), ("rb2_llama31_70b_skywork", 77_016)],
+    [
+        # HH, SHP, UltraFeedback, HelpSteer, Capybara, Orca, PKU, UltraInteract
+        ("preference_700k", 118_263 + 109_526 + 267_416 + 21_576 + 7_563 + 12_859 + 26_874 + 219_522),
+        ("rb2_llama31_70b_combined", 334_367 + 77_016),
+        ("rb2_llama31_70b_skywork", 77_016),
+    ],
 )
 def test_the_plan_of_a_published_mixture_adds_up_what_is_published_of_its_parts(recipe: str, pairs: int):
     planned = _json("plan", recipe, "--device", "h200")

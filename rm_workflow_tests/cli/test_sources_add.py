@@ -184,7 +184,7 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
     ("arguments", "words"),
     [
         (("rows/absent.jsonl",), ("rows/absent.jsonl", "there is no such file")),
-        (("rows/mine.csv",), ("mine.csv", "unknown kind of file")),
+        (("rows/mine.xls",), ("mine.xls", "unknown kind of file")),
         (
             ("rows/odd.jsonl",),
             ("odd.jsonl", "the columns a, b", "--column", "--adapter", "a column is missing (chosen)"),
@@ -207,7 +207,7 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
 ):
     rows = project.folder / "rows"
     write(rows / "mine.jsonl", row(1))
-    write(rows / "mine.csv", row(1))
+    write(rows / "mine.xls", row(1))
     write(rows / "odd.jsonl", {"a": "1", "b": "2"})
     write(rows / "empty.jsonl")
     write(rows / "unrated.jsonl", {"prompt": "Hi?", "completions": [{"text": "Yes.", "ratings": {}}]})

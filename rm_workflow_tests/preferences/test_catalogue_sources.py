@@ -162,6 +162,15 @@ def test_native_rows_become_pairs(name: str, catalog: Catalog, shared_rows: Path
         assert kept is None or made.facts["kept"] == kept, made.facts
 
 
+@pytest.mark.shared_rows
+def test_a_real_row_of_ultrafeedback_is_read(catalog: Catalog, shared_rows: Path, tmp_path: Path):
+    path = shared_rows / "data/native_samples/ultrafeedback.real_1_completion.jsonl"
+    built = build_from("ultrafeedback", catalog.sources["ultrafeedback"], path, tmp_path)
+    assert built.facts["used"] == 1
+    ratings = f"read_parquet('{tmp_path}/out/occurrences.parquet')"
+    assert count(path, f"select len(map_keys(ratings)) from {ratings}") == 4
+
+
 @pytest.mark.parametrize("name", HANDMADE)
 def test_rows_written_by_hand_in_the_native_schema_become_pairs(name: str, catalog: Catalog, tmp_path: Path):
     rows, expected = HANDMADE[name]
@@ -182,6 +191,12 @@ def test_each_source_of_pairs_has_rows_here_and_a_pair_set(catalog: Catalog):
     seen = {*NATIVE, *HANDMADE, *ELSEWHERE}
     assert sorted(name for name in pair_sources - seen if not name.startswith("sample_")) == []
     assert sorted(seen - pair_sources) == []
+
+
+def test_a_source_says_that_real_rows_prove_it_only_where_they_are_read_here(catalog: Catalog):
+    real = {name for name, (file, *_) in NATIVE.items() if ".real" in file} | {*ELSEWHERE, "ultrafeedback"}
+    seen = {*NATIVE, *HANDMADE, *ELSEWHERE}
+    assert {name for name in seen if catalog.sources[name].proven_on_real_rows} == real
 
 
 def test_seven_ranks_give_21_candidates_and_equal_ranks_are_dropped(catalog: Catalog, tmp_path: Path):
