@@ -17,9 +17,8 @@ from rm_workflow.preferences import adapters
 from rm_workflow.preferences.adapters import labelled_list
 from rm_workflow.preferences.adapters._fields import EXTRA, value_at
 from rm_workflow.preferences.files import BrokenLine, Row, read_rows
-
-from rm_workflow.preferences.understanding import understand
 from rm_workflow.preferences.tables import PREFERENCE, Example, RowDropped
+from rm_workflow.preferences.understanding import understand
 
 # Adapters that are tried; of two that understand as many rows the first is taken, so the more special stands first.
 FORMS = {

@@ -135,12 +135,6 @@ def test_pairs_are_ordered_by_prompt_so_that_files_stay_small(tmp_path: Path):
     assert pairs == sorted(pairs, key=lambda pair: (pair["prompt_id"], pair["pair_id"]))
 
 
-def test_a_pair_set_that_keeps_nothing_passes_its_checks(tmp_path: Path):
-    built, pairs, _ = build(tmp_path, [raw_tables.given("Hi", "a", "a", 1)], given_set())
-    assert (built.facts["kept"], pairs) == (0, [])
-    assert all(check.passed for check in built.checks)
-
-
 def test_a_kept_identical_pair_fails_the_check(tmp_path: Path):
     built, _, _ = build(tmp_path, [raw_tables.given("Hi", "a", "a", 1)], given_set("exact_duplicate"))
     assert {check.name: check.passed for check in built.checks} == {
