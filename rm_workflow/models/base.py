@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -203,7 +204,8 @@ def _fetch(repository: str, revision: str | None, settings: Settings) -> tuple[P
             locked = str(info.sha)
         # A gated model answers here, before hours of download.
         attempts.run(lambda: hf_hub_download(repository, "config.json", revision=locked, endpoint=download.endpoint()))
-        folder = attempts.run(lambda: _download_snapshot(repository, locked))
+        with _size_logged(repository):
+            folder = attempts.run(lambda: _download_snapshot(repository, locked))
     lock_hub_revision(settings, "models", lock_key, locked)
     _report_drift(repository, revision, locked, settings)
     return folder, locked
@@ -227,6 +229,29 @@ def _download_snapshot(repository: str, commit: str) -> Path:
         if "Consistency check failed" in str(error):
             raise download.BadTransferError(f"{repository} came short") from error
         raise
+
+
+@contextlib.contextmanager
+def _size_logged(repository: str) -> Iterator[None]:
+    """Log now and then how much of a model is in the hub's cache, as huggingface_hub's bars are switched off."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    stored = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(download.PATIENCE.progress_every):
+            # files are renamed meanwhile
+            with contextlib.suppress(OSError):
+                num_bytes = sum(path.stat().st_size for path in stored.iterdir())
+                logger.info("base %s: %s MB are here", repository, f"{num_bytes / 1e6:,.0f}")
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _refuse_damaged(folder: Path, hashes: Mapping[str, str], base: str) -> None:

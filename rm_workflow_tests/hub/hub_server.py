@@ -10,7 +10,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ class Fault:
 
     Attributes:
         status: this status and nothing else.
+        headers: in place of the right ones or beside them.
         cut_after: the connection ends after so many bytes of the body, though more were announced.
         reset: it ends with a TCP reset.
         body: these bytes, announced as if they were the file.
@@ -61,7 +62,7 @@ class FakeHub:
         large: files that are redirected as LFS files are.
         faults: ``GET <file>``, ``HEAD <file>`` or ``INFO <repository>`` -> faults, used up one by one.
         refusal: (status, error code) of every answer.
-        hold: what every GET of a file waits for.
+        hold: file -> what a GET of it waits for.
     """
 
     commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class FakeHub:
     large: set[str] = field(default_factory=set)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     refusal: tuple[int, str] | None = None
-    hold: threading.Event | None = None
+    hold: dict[str, threading.Event] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
 
@@ -107,6 +108,7 @@ def git_hash(content: bytes) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
+    other_headers: Mapping[str, str] = {}
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -169,6 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self.hub.next_fault(f"HEAD {file}")
             if fault.status:
                 return self._refuse(fault.status, fault.code, fault.headers)
+            self.other_headers = fault.headers
         if file not in files:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         if file not in self.hub.large:
@@ -187,8 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{git_hash(content)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             return self._send(200, content, headers)
-        if self.hub.hold:
-            self.hub.hold.wait(10)
+        if file in self.hub.hold:
+            self.hub.hold[file].wait(10)
         fault = self.hub.next_fault(f"GET {file}")
         if fault.status:
             return self._refuse(fault.status, fault.code, fault.headers)
@@ -207,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        for name, value in {**headers, "Content-Length": str(len(body)), **self.other_headers}.items():
             self.send_header(name, value)
         self.end_headers()
         cut = fault.cut_after if fault else None

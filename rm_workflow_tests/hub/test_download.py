@@ -296,6 +296,16 @@ def test_a_page_in_between_is_told(fake_hub: FakeHub, tmp_path: Path, monkeypatc
         fetch(tmp_path)
 
 
+def test_an_answer_for_another_commit_is_told(fake_hub: FakeHub, tmp_path: Path) -> None:
+    fake_hub.put(OLD, {FILE: CONTENT})
+    fake_hub.fail(f"HEAD {FILE}", Fault(headers={"X-Repo-Commit": NEW}))
+    with pytest.raises(
+        UserError, match=r"big\.jsonl is answered without its hash or with another commit, which is not"
+    ):
+        fetch(tmp_path)
+    assert bytes_got(fake_hub) == []
+
+
 def test_a_commit_that_vanished_is_told_with_the_mend(fake_hub: FakeHub, tmp_path: Path) -> None:
     fetch(tmp_path, "data/train.jsonl")
     del fake_hub.commits[REPOSITORY][OLD]
@@ -334,7 +344,8 @@ def test_neither_token_nor_signature_is_written_anywhere(
     faults: list[Fault],
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    caplog.set_level(logging.DEBUG)
+    for logger in ("", *download.LOGGERS_OF_URLS):
+        caplog.set_level(logging.DEBUG, logger)
     served.fail(f"GET {FILE}", *faults)
     try:
         fetch(tmp_path)
@@ -358,7 +369,7 @@ def _fetch_in_process(home: Path) -> None:
 
 
 def test_two_processes_fetch_a_repository_once_and_both_finish(served: FakeHub, tmp_path: Path) -> None:
-    served.hold = threading.Event()
+    served.hold[FILE] = threading.Event()
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_fetch_in_process, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
@@ -366,7 +377,7 @@ def test_two_processes_fetch_a_repository_once_and_both_finish(served: FakeHub, 
     deadline = time.monotonic() + 10
     while not bytes_got(served) and time.monotonic() < deadline:
         time.sleep(0.01)
-    served.hold.set()
+    served.hold[FILE].set()
     for process in processes:
         process.join(10)
     assert [process.exitcode for process in processes] == [0, 0]
