@@ -44,13 +44,15 @@ def compare_newest(
     locations = [*sources.values(), *benchmarks.values()]
     files = list(dict.fromkeys(file for entry in locations for file in hub.location_files(entry) if file in fetched))
     old, new = (hub.fetch_revision(repository, files, commit, settings) for commit in (str(before), now))
+    nowhere = [file for file in files if file not in old.files and file not in new.files]
     sides = ([file for entry in locations for file in side.source_files(entry)] for side in (old, new))
     refused = {}
     for other, entry in sources.items():
         there = new.source_files(entry)
         if there and (sentence := raw.preview(other, entry, there, 0, lambda rows, _: progress(rows))["refused"]):
             refused[other] = sentence
-    return {**update, "files": revisions.compare(*sides), "refused": refused}, new
+    differences = [*revisions.compare(*sides), *map(revisions.removed, nowhere)]
+    return {**update, "files": differences, "refused": refused}, new
 
 
 def show(update: dict[str, Any]) -> None:

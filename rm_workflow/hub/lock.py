@@ -52,6 +52,8 @@ def lock_hub_revision(
 ) -> None:
     """Record the commit of a repository, and the sha256 of files at it; what is locked stays unless ``replace``.
 
+    Hashes of files at another commit than the locked one, which another process may have taken meanwhile, are left out.
+
     Args:
         kind: ``datasets`` or ``models``.
     """
@@ -61,7 +63,7 @@ def lock_hub_revision(
         lock = read_hub_lock(settings)
         commits = lock.setdefault(kind, {})
         commits[repository] = commit if replace else commits.get(repository, commit)
-        if files:
-            before = {} if replace else lock.get("files", {}).get(repository, {})
-            lock.setdefault("files", {})[repository] = {**files, **before}
+        if kind == "datasets" and commits[repository] == commit:
+            hashes = lock.setdefault("files", {})
+            hashes[repository] = {**(files or {}), **({} if replace else hashes.get(repository, {}))}
         write_whole(path, json.dumps(lock, indent=1, sort_keys=True) + "\n")

@@ -42,6 +42,11 @@ def compare(before: Sequence[SourceFile], after: Sequence[SourceFile]) -> list[d
     return [_difference(name, *(side.get(name) for side in sides)) for name in dict.fromkeys([*sides[0], *sides[1]])]
 
 
+def removed(file: str) -> dict[str, Any]:
+    """Return the entry of a file of which neither side is at hand any more."""
+    return _entry(file, "removed", None, None)
+
+
 def _difference(name: str, before: SourceFile | None, after: SourceFile | None) -> dict[str, Any]:
     if before and after and before.sha256 == after.sha256:
         return _entry(name, "same", None, None)

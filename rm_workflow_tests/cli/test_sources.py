@@ -144,6 +144,13 @@ def test_a_commit_that_is_gone_can_be_left_behind(rmw: Rmw, moved: FakeHub, proj
     assert locked() == {REPOSITORY: NEW}
 
 
+def test_a_file_that_is_gone_from_all_commits_is_named(rmw: Rmw, moved: FakeHub, project: Project):
+    del moved.commits[REPOSITORY][OLD], moved.commits[REPOSITORY][NEW][TRAIN]
+    (project.home / "cache/hub" / REPOSITORY / OLD / TRAIN).unlink()
+    assert f"{TRAIN} is not in the newest commit" in rmw("sources", "update", "toy", "--yes", "--json").error
+    assert locked() == {REPOSITORY: OLD}
+
+
 def test_a_newer_commit_is_reported_by_a_check_and_not_taken(
     rmw: Rmw, moved: FakeHub, caplog: pytest.LogCaptureFixture
 ):
