@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rm_workflow.hub import download
 from rm_workflow.keys import content_id
 from rm_workflow.models import saved_config, smollm2
+from rm_workflow_tests.hub.hub_server import NEW, OLD, FakeHub, serve
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +53,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.skipped and marks:
         report.outcome = "failed"
         report.longrepr = f"skipped although it must run here ({', '.join(marks)}): {report.longrepr}"
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """Serve a hub with one data set that has the commits OLD, which is the newest, and NEW."""
+    hub = FakeHub()
+    hub.put(NEW, {"data/train.jsonl": b'{"a": 2}\n'})
+    hub.put(OLD, {"data/train.jsonl": b'{"a": 1}\n'})
+    with serve(hub):
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the seconds that a download was to wait; none of them is waited."""
+    seconds: list[float] = []
+    monkeypatch.setattr(download, "PATIENCE", download.Patience(sleep=seconds.append))
+    return seconds

@@ -7,11 +7,12 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType
 
+from rm_workflow import hub
 from rm_workflow.artifacts import ArtifactStore, prepare_home
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.assets.instance import end_dead_runs, open_instance, process_tags, storage_told
 from rm_workflow.catalog.loading import override_recipe
-from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.catalog.models import Catalog, Location, Recipe
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
@@ -68,6 +69,7 @@ def run_recipe(
     catalog = catalog.model_copy(update={"recipes": {**catalog.recipes, recipe.name: changed}})
     kinds = kinds_until(until)
     planned = [p for p in Flow(catalog).of_recipe(changed) if p.kind in kinds]
+    _check_access(planned, catalog, settings)
     with storage_told(settings), open_instance(settings) as instance:
         end_dead_runs(instance)
         result = (
@@ -84,6 +86,25 @@ def run_recipe(
     if not result.success:
         raise _failure(result)
     return FinishedRun(changed, _ran_assets(result))
+
+
+def _check_access(planned: Sequence[Planned], catalog: Catalog, settings: Settings) -> None:
+    """Refuse a run in its first seconds, where the hub would refuse a later step."""
+    locations: dict[str, Location] = {}
+    for step in planned:
+        if step.kind == "raw":
+            locations[f"sources.yaml: source '{step.name}'"] = catalog.sources[step.name]
+        elif step.kind == "benchmark":
+            locations[f"benchmarks.yaml: benchmark '{step.name}'"] = catalog.benchmarks[step.name]
+        elif step.kind == "base":
+            _check_base_access(step.name, settings)
+    hub.check_access(locations, settings)
+
+
+def _check_base_access(base: str, settings: Settings) -> None:
+    from rm_workflow.models.base import check_base_access
+
+    check_base_access(base, settings)
 
 
 def _ran_assets(result: dg.ExecuteInProcessResult) -> dict[str, RanAsset]:

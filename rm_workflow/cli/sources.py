@@ -60,14 +60,37 @@ def sources_check_command(
 
 @sources_app.command("update")
 def sources_update_command(
-    name: Annotated[str, typer.Argument(help="Name of a source on the Hugging Face hub.")], json_: JsonOption = False
+    name: Annotated[str, typer.Argument(help="Name of a source on the Hugging Face hub.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Take the new commit without asking.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Read a source at the hub's newest commit from now on; the next run fetches its files."""
+    """Fetch the hub's newest commit, show how its files differ, and read it from now on if that is wanted."""
     from rm_workflow import hub
+    from rm_workflow.cli import hub_update
 
     settings = load_settings()
     catalog = load_checked_catalog(settings)
     name, source = find_source(catalog, name)
+    repository = _updatable(name, source, settings)
+    prepare_home(settings.home)
+    with counting_line(f"comparing the revisions of {repository}") as counted:
+        update, revision = hub_update.compare_newest(catalog, name, repository, settings, counted)
+    if not json_:
+        hub_update.show(update)
+    hub_update.refuse_missing(update)
+    if revision and (yes or update["before"] is None or (not json_ and hub_update.wanted())):
+        hub.take(revision, settings)
+        update["taken"] = True
+    if json_:
+        print_json(update)
+    else:
+        typer.echo(hub_update.outcome(update), err=True)
+
+
+def _updatable(name: str, source: Source, settings: Settings) -> str:
+    """Return the repository of a source that is read from the hub itself."""
+    from rm_workflow import hub
+
     if source.hub is None:
         raise UserError(
             f"source '{name}': path: {source.path} is not on the hub; change the files there, then run again"
@@ -78,15 +101,7 @@ def sources_update_command(
             f"source '{name}': {source.hub} is read from the mirror folder {mirror}; update that folder, or unset "
             "RMW_HUB_MIRROR"
         )
-    prepare_home(settings.home)
-    before, now = hub.update_revision(source.hub, settings)
-    affected = [other for other, entry in catalog.sources.items() if entry.hub == source.hub]
-    if json_:
-        print_json({"source": name, "hub": source.hub, "before": before, "now": now, "sources": affected})
-        return
-    print_table(f"commit of {source.hub}", [{"before": before or "not locked yet", "now": now}])
-    unchanged = " (nothing has changed)" if before == now else ""
-    typer.echo(f"read at this commit from now on: {', '.join(affected)}{unchanged}", err=True)
+    return source.hub
 
 
 @sources_app.command("add")

@@ -13,12 +13,14 @@ import contextlib
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rm_workflow.artifacts import Built, Check, ExternalFile
 from rm_workflow.errors import UserError
-from rm_workflow.hub import HUB_LOCK, lock_hub_revision, read_hub_lock
+from rm_workflow.hub import download
+from rm_workflow.hub.lock import HUB_LOCK, lock_hub_revision, read_hub_lock
 from rm_workflow.keys import file_sha256
 from rm_workflow.models import smollm2
 from rm_workflow.settings import Settings
@@ -59,9 +61,11 @@ def build_base(base: str, settings: Settings, out: Path) -> Built:
         folder, revision = _resolve(base, settings)
         written = str(folder)
     check_model_folder(folder, base)
+    hashes = _hashes(folder)
+    _refuse_damaged(folder, hashes, base)
     recorded = {"base": base, "folder": written, "revision": revision}
     (out / BASE).write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n", "utf-8")
-    return Built({**recorded, "files": _hashes(folder)}, checks)
+    return Built({**recorded, "files": hashes}, checks)
 
 
 def model_folder(artifact_folder: Path) -> Path:
@@ -156,33 +160,115 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in sorted(names)}
 
 
+def check_base_access(base: str, settings: Settings) -> None:
+    """Ask the hub for a model that is not on this machine yet, so that a refusal comes before hours of work.
+
+    Raises:
+        UserError: the model is gated, private or not there, or the hub cannot be reached.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    repository, _, revision = base.partition("@")
+    if base.startswith("pypi:") or _local_folder(base, settings) or not HUB_ID.fullmatch(repository):
+        return
+    commit = read_hub_lock(settings).get("models", {}).get(base) or revision or "main"
+    if isinstance(try_to_load_from_cache(repository, "config.json", revision=commit), str):
+        return
+    download.quiet_url_loggers()
+    with _told(repository, revision or None):
+        try:
+            url = hf_hub_url(repository, "config.json", revision=commit, endpoint=download.endpoint())
+            get_hf_file_metadata(url, timeout=download.TIMEOUT_SECONDS, endpoint=download.endpoint())
+        except Exception as error:
+            # A busy hub is left to the fetch, which waits for it.
+            if download.status_of(error) not in download.PASSING_STATUSES:
+                raise
+
+
 def _fetch(repository: str, revision: str | None, settings: Settings) -> tuple[Path, str]:
-    """Download a hub model at its locked commit into the hub's own cache; the first fetch locks the commit."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    """Download a hub model at its locked commit into the hub's own cache; the first fetch locks the commit.
+
+    The cache is the one that other tools share, so that a model they have fetched is not fetched again.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
 
     lock_key = f"{repository}@{revision}" if revision else repository
     locked = read_hub_lock(settings).get("models", {}).get(lock_key)
+    attempts = download.Attempts(repository)
+    download.quiet_url_loggers()
     with _told(repository, revision):
         if not locked:
-            info = HfApi().model_info(repository, revision=revision)
+            api = HfApi(endpoint=download.endpoint())
+            info = attempts.run(lambda: api.model_info(repository, revision=revision))
             _refuse_pickles([file.rfilename for file in info.siblings or []], repository)
             locked = str(info.sha)
         # A gated model answers here, before hours of download.
-        hf_hub_download(repository, "config.json", revision=locked)
-        folder = Path(
-            snapshot_download(repository, revision=locked, allow_patterns=list(FETCHED), ignore_patterns=list(IGNORED))
-        )
+        attempts.run(lambda: hf_hub_download(repository, "config.json", revision=locked, endpoint=download.endpoint()))
+        with _size_logged(repository):
+            folder = attempts.run(lambda: _download_snapshot(repository, locked))
     lock_hub_revision(settings, "models", lock_key, locked)
     _report_drift(repository, revision, locked, settings)
     return folder, locked
+
+
+def _download_snapshot(repository: str, commit: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=commit,
+                allow_patterns=list(FETCHED),
+                ignore_patterns=list(IGNORED),
+                endpoint=download.endpoint(),
+            )
+        )
+    except OSError as error:
+        # huggingface_hub's word for a file that came short; it does not try again by itself.
+        if "Consistency check failed" in str(error):
+            raise download.BadTransferError(f"{repository} came short") from error
+        raise
+
+
+@contextlib.contextmanager
+def _size_logged(repository: str) -> Iterator[None]:
+    """Log now and then how much of a model is in the hub's cache, as huggingface_hub's bars are switched off."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    stored = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(download.PATIENCE.progress_every):
+            # files are renamed meanwhile
+            with contextlib.suppress(OSError):
+                num_bytes = sum(path.stat().st_size for path in stored.iterdir())
+                logger.info("base %s: %s MB are here", repository, f"{num_bytes / 1e6:,.0f}")
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _refuse_damaged(folder: Path, hashes: Mapping[str, str], base: str) -> None:
+    """Refuse a large file of the hub's cache whose bytes are not those of its name there, which is their sha256."""
+    for name, sha256 in hashes.items():
+        stored = (folder / name).resolve()
+        if download.SHA256.fullmatch(stored.name) and sha256 != stored.name:
+            raise UserError(f"base {base}: {name} is damaged in the hub's cache; delete {stored} and run again")
 
 
 def _report_drift(repository: str, revision: str | None, locked: str, settings: Settings) -> None:
     """Say so where the hub has moved on from the locked commit; without a network there is nothing to say."""
     from huggingface_hub import HfApi
 
-    with contextlib.suppress(_http_error(), OSError):
-        newest = HfApi().model_info(repository, revision=revision, timeout=10).sha
+    with contextlib.suppress(download.transport_error(), OSError):
+        api = HfApi(endpoint=download.endpoint())
+        newest = api.model_info(repository, revision=revision, timeout=10).sha
         if newest != locked:
             logger.warning(
                 "base %s: the hub is at commit %s, but %s is locked and used; remove it from %s to take the new one",
@@ -209,21 +295,15 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
             f"base {repository}: the hub has no such model, or it is private; check the name, or log in with "
             "`hf auth login`"
         ) from None
-    except (errors.EntryNotFoundError, _http_error(), errors.OfflineModeIsEnabled, ConnectionError) as error:
+    except download.BadTransferError as error:
+        raise UserError(f"base {error} again and again; run again later, files that came whole are kept") from None
+    except (
+        errors.EntryNotFoundError,
+        download.transport_error(),
+        errors.OfflineModeIsEnabled,
+        ConnectionError,
+    ) as error:
         raise UserError(
             f"base {repository}: the Hugging Face hub cannot be reached and the model is not in its cache "
-            f"({_first_line(error)}); connect, or name a local folder"
+            f"({download.without_signatures(error)}); connect, or name a local folder"
         ) from None
-
-
-def _http_error() -> type[Exception]:
-    """Return the base class of the HTTP client that the hub library uses: no name server, no route, time-out."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base: type[Exception] = HfHubHTTPError.__bases__[0]
-    return base
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import errors
 
 from rm_workflow.errors import UserError
-from rm_workflow.hub import lock_hub_revision, read_hub_lock
+from rm_workflow.hub import download
+from rm_workflow.hub.lock import lock_hub_revision, read_hub_lock
 from rm_workflow.models import base
 from rm_workflow.models.base import build_base, external_files, model_folder
 from rm_workflow.settings import Settings
@@ -52,7 +53,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, model: Path) -> Hub:
     hub = Hub(model)
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda **_: hub)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.fetch)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.fetch)
     return hub
@@ -61,6 +62,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, model: Path) -> Hub:
 def hub_error(kind: type[Exception]) -> Exception:
     error = kind.__new__(kind)
     Exception.__init__(error, "404 Client Error.\nRequest ID: 1")
+    error.response = SimpleNamespace(status_code=404, headers={})
     return error
 
 
@@ -191,7 +193,7 @@ def test_a_pickled_hub_model_is_refused_before_download(hub: Hub, settings: Sett
         (errors.LocalEntryNotFoundError, "cannot be reached"),
         (errors.HfHubHTTPError, r"cannot be reached.*\(404 Client Error\.\)"),
         (ConnectionError, "cannot be reached"),
-        (base._http_error(), "cannot be reached"),
+        (download.transport_error(), "cannot be reached"),
     ],
 )
 def test_hub_errors_are_one_sentence_each(

@@ -1,10 +1,5 @@
 import json
 import logging
-import socket
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,75 +8,8 @@ from rm_workflow import hub
 from rm_workflow.catalog.models import Location
 from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
+from rm_workflow_tests.hub.hub_server import NEW, OLD, REPOSITORY, FakeHub
 from rm_workflow_tests.preferences.sources import settings
-
-REPOSITORY = "org/rows"
-OLD, NEW = "a" * 40, "b" * 40
-
-
-@dataclass
-class FakeHub:
-    """What the server holds: file contents by (commit, name), the newest commit, and an answer that refuses all."""
-
-    files: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    newest: str = OLD
-    refusal: tuple[int, str] | None = None
-    requests: list[str] = field(default_factory=list)
-
-
-def _handler(state: FakeHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(with_body=False)
-
-        def do_GET(self) -> None:
-            self.answer(with_body=True)
-
-        def answer(self, with_body: bool) -> None:
-            state.requests.append(f"{self.command} {self.path}")
-            if state.refusal:
-                return self.reply(state.refusal[0], b"", {"X-Error-Code": state.refusal[1]} if state.refusal[1] else {})
-            if self.path.startswith(f"/api/datasets/{REPOSITORY}"):
-                return self.reply(200, json.dumps({"id": REPOSITORY, "sha": state.newest}).encode(), {})
-            prefix = f"/datasets/{REPOSITORY}/resolve/"
-            if not self.path.startswith(prefix):
-                return self.reply(404, b"", {"X-Error-Code": "RepoNotFound"})
-            commit, name = self.path.removeprefix(prefix).split("/", 1)
-            content = state.files.get((commit, name))
-            if content is None:
-                return self.reply(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-            headers = {"ETag": f'"{hash((commit, name)):x}"', "X-Repo-Commit": commit}
-            return self.reply(200, content if with_body else b"", headers, len(content))
-
-        def reply(self, status: int, body: bytes, headers: dict[str, str], length: int | None = None) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body) if length is None else length)}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler
-
-
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    state = FakeHub({(OLD, "data/train.jsonl"): b'{"a": 1}\n', (NEW, "data/train.jsonl"): b'{"a": 2}\n'})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield state
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
 
 
 def on_hub(*files: str) -> Location:
@@ -159,7 +87,7 @@ def test_a_mirror_that_holds_the_repository_is_the_only_place_asked(tmp_path: Pa
     assert (file.path, file.name) == (mirrored / "data/test.jsonl", "org/rows/data/test.jsonl")
     with pytest.raises(UserError, match=r"file data/train\.jsonl is missing \(nearest there: data/test\.jsonl\)"):
         hub.resolve_files(on_hub("data/train.jsonl"), at_mirror)
-    assert fake_hub.requests == []
+    assert fake_hub.asked == []
 
 
 # The hub --------------------------------------------------------------------------------------------------------------
@@ -171,29 +99,23 @@ def test_the_first_fetch_locks_the_commit_and_a_newer_one_is_reported_but_not_ta
     (file,) = hub.resolve_files(on_hub(), settings(tmp_path))
     assert file.path.read_bytes() == b'{"a": 1}\n'
     assert file.path.is_relative_to(tmp_path / "cache/hub")
-    assert json.loads((tmp_path / "hub_lock.json").read_text()) == {"datasets": {REPOSITORY: OLD}}
-    fake_hub.newest = NEW
+    locked = {"datasets": {REPOSITORY: OLD}, "files": {REPOSITORY: {"data/train.jsonl": file.sha256}}}
+    assert json.loads((tmp_path / "hub_lock.json").read_text()) == locked
+    fake_hub.newest[REPOSITORY] = NEW
     with caplog.at_level(logging.WARNING):
         (again,) = hub.resolve_files(on_hub(), settings(tmp_path))
     assert again.path.read_bytes() == b'{"a": 1}\n'
     assert f"moved on to {NEW}" in caplog.text
-    assert json.loads((tmp_path / "hub_lock.json").read_text()) == {"datasets": {REPOSITORY: OLD}}
+    assert json.loads((tmp_path / "hub_lock.json").read_text()) == locked
 
 
 def test_a_file_that_is_fetched_later_comes_from_the_locked_commit(tmp_path: Path, fake_hub: FakeHub) -> None:
-    fake_hub.files[OLD, "data/test.jsonl"], fake_hub.files[NEW, "data/test.jsonl"] = b"old\n", b"new\n"
+    fake_hub.put(NEW, {"data/test.jsonl": b"new\n"})
+    fake_hub.put(OLD, {"data/test.jsonl": b"old\n"})
     hub.resolve_files(on_hub(), settings(tmp_path))
-    fake_hub.newest = NEW
+    fake_hub.newest[REPOSITORY] = NEW
     (file,) = hub.resolve_files(on_hub("data/test.jsonl"), settings(tmp_path))
     assert file.path.read_bytes() == b"old\n"
-
-
-def test_an_update_takes_the_newest_commit(tmp_path: Path, fake_hub: FakeHub) -> None:
-    hub.resolve_files(on_hub(), settings(tmp_path))
-    fake_hub.newest = NEW
-    assert hub.update_revision(REPOSITORY, settings(tmp_path)) == (OLD, NEW)
-    (file,) = hub.resolve_files(on_hub(), settings(tmp_path))
-    assert file.path.read_bytes() == b'{"a": 2}\n'
 
 
 def test_what_was_fetched_is_there_without_a_network(
