@@ -11,7 +11,8 @@ from rm_workflow.catalog.models import Catalog
 from rm_workflow.cli.output import for_terminal, print_table
 from rm_workflow.errors import UserError
 from rm_workflow.hub.lock import locked_files
-from rm_workflow.preferences import raw, revisions
+from rm_workflow.preferences import revisions
+from rm_workflow.preferences.preview import preview
 from rm_workflow.settings import Settings
 
 
@@ -49,7 +50,7 @@ def compare_newest(
     refused = {}
     for other, entry in sources.items():
         there = new.source_files(entry)
-        if there and (sentence := raw.preview(other, entry, there, 0, lambda rows, _: progress(rows))["refused"]):
+        if there and (sentence := preview(other, entry, there, 0, lambda rows, _: progress(rows))["refused"]):
             refused[other] = sentence
     differences = [*revisions.compare(*sides), *map(revisions.removed, nowhere)]
     return {**update, "files": differences, "refused": refused}, new

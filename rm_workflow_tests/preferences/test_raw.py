@@ -12,6 +12,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.hub import resolve_files
 from rm_workflow.keys import content_id
 from rm_workflow.preferences import raw
+from rm_workflow.preferences.preview import preview
 from rm_workflow.preferences.tables import ROW_RULES
 from rm_workflow.preferences.understanding import dropped_row
 from rm_workflow_tests.preferences import sources
@@ -453,7 +454,7 @@ def test_labelled_rows_written_twice_are_identical_bytes(tmp_path: Path) -> None
 def test_the_preview_cuts_a_response_into_steps_and_shows_its_labels(tmp_path: Path) -> None:
     write_lines(tmp_path / "in/train.jsonl", [prm_row(("Step 1: a", "+"), ("Step 2: b", "-"))])
     entry = sources.source(tmp_path / "in", "step_turns", solution_starts="Step 1:")
-    seen = raw.preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path / "home")))
+    seen = preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path / "home")))
     (response,) = seen["files"][0]["rows"][0]["responses"]
     assert response["steps"] == ["Step 1: a", "\nStep 2: b"]
     assert response["labels"] == [
