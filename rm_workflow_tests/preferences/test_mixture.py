@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given as given_examples
 from hypothesis import strategies as st
 
 from rm_workflow.artifacts import Built
-from rm_workflow.catalog.models import Mixture, PairSet, Sample, Source, Split
+from rm_workflow.catalog.models import Lookup, Mixture, PairSet, Sample, Source, Split
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
 from rm_workflow.preferences.mixture import Member, build_mixture
@@ -115,6 +116,13 @@ def test_a_prompt_grouped_in_two_ways_stays_on_one_side(tmp_path: Path):
     built, _, dropped = mix(tmp_path, [member(tmp_path, "one", train), member(tmp_path, "two", test)])
     assert [(drop["rule"], drop["reason"]) for drop in dropped] == [("group_in_test", "its prompt has pairs in test")]
     assert all(check.passed for check in built.checks)
+
+
+def test_files_that_are_looked_up_are_no_split(tmp_path: Path):
+    one = member(tmp_path, "one", [given("Hi", "a", "b", 1)], files={"train": ["train.jsonl"], "texts": ["t.jsonl"]})
+    source = one.source.model_copy(update={"lookup": Lookup(split="texts", key="id")})
+    built, _, _ = mix(tmp_path, [replace(one, source=source)])
+    assert (built.facts["train"], built.facts["test"]) == (1, 0)
 
 
 def test_validation_files_are_test_and_other_splits_are_refused(tmp_path: Path):

@@ -461,3 +461,65 @@ def test_the_preview_cuts_a_response_into_steps_and_shows_its_labels(tmp_path: P
         {"kind": "hard", "value": 1.0, "step": 0},
         {"kind": "hard", "value": 0.0, "step": 1},
     ]
+
+
+# Looked-up rows
+
+VOTES = [{"pair": 1, "won": "x"}, {"pair": "2", "won": "y"}, {"pair": 7, "won": "x"}, {"won": "x"}]
+TEXTS = [
+    {"pair": 1, "prompt": "Hi?", "response_a": "Yes.", "response_b": "No.", "won": "nobody"},
+    {"pair": 2, "prompt": "Ho?", "response_a": "A.", "response_b": "B."},
+]
+
+
+def voting(folder: Path, texts: list, **fields: object) -> Source:
+    write_lines(folder / "in/votes.jsonl", VOTES)
+    write_lines(folder / "in/texts.jsonl", texts)
+    files = {"train": ["votes.jsonl"], "texts": ["texts.jsonl"]}
+    given = {"columns": {"label": "won"}, "winner": {"a": ["x"], "b": ["y"]}, "licence": "CC0", **fields}
+    lookup = {"split": "texts", "key": "pair"}
+    return Source(path=str(folder / "in"), files=files, lookup=lookup, adapter="labelled_pair", **given)
+
+
+def test_rows_have_the_columns_of_the_looked_up_row_that_they_name(tmp_path: Path) -> None:
+    entry = voting(tmp_path, TEXTS)
+    built = build(entry, tmp_path / "out")
+    assert (built.facts["rows"], built.facts["used"], built.facts["files"]) == (4, 2, {"votes.jsonl": 4})
+    ids = {row["response_id"]: row["text"] for row in table(tmp_path, "responses")}
+    shown = [(row["row"], row["slot"], ids[row["response_id"]]) for row in table(tmp_path, "occurrences")]
+    assert shown == [(1, "chosen", "Yes."), (1, "rejected", "No."), (2, "chosen", "B."), (2, "rejected", "A.")]
+    drops = [(row["row"], row["rule"], row["reason"], row["detail"]) for row in table(tmp_path, "dropped")]
+    assert drops == [
+        (3, "bad_field", "no looked-up row has this key", "pair 7"),
+        (4, "bad_field", "a column is missing", "pair"),
+    ]
+    look = preview("tiny", entry, resolve_files(entry, sources.settings(tmp_path / "home")))
+    assert [(file["file"], file["num_rows"], file["num_used"]) for file in look["files"]] == [("votes.jsonl", 4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "problem"),
+    [
+        ([*TEXTS, "{"], "texts.jsonl:3, looked up by 'pair': not JSON"),
+        ([*TEXTS, {"prompt": "?"}], "texts.jsonl:3, looked up by 'pair': has no key"),
+        ([*TEXTS, {"pair": "1"}], "texts.jsonl:3, looked up by 'pair': is there twice"),
+    ],
+)
+def test_a_looked_up_row_that_is_broken_or_unclear_is_fatal(tmp_path: Path, texts: list, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        build(voting(tmp_path, texts), tmp_path / "out")
+
+
+def test_a_column_that_neither_file_has_is_named_with_the_columns_of_both(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"column 'text' is missing in every row of .*votes\.jsonl \(.*response_a.*won"):
+        build(voting(tmp_path, TEXTS, columns={"label": "won", "prompt": "text"}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [({"train": ["a"]}, "'files' has no file under it"), ({"texts": ["a"]}, "list the rows under another split")],
+)
+def test_a_lookup_needs_files_beside_those_of_the_rows(files: dict, problem: str) -> None:
+    lookup = {"split": "texts", "key": "pair"}
+    with pytest.raises(ValueError, match=problem):
+        Source(path="f", files=files, lookup=lookup, adapter="chosen_rejected", licence="CC0")

@@ -289,6 +289,16 @@ def test_each_vote_is_traced_to_the_pair_that_it_was_summed_to(tmp_path: Path):
     assert [(one["row"], one["chosen"], one["rejected"]) for one in found[:3]] == [(n, "yes", "no") for n in (1, 2, 3)]
 
 
+def test_a_row_with_a_pair_of_its_own_is_not_traced_to_that_of_an_equal_row(tmp_path: Path):
+    raw = write_raw(tmp_path / "raw", [given("Hi", "yes", "no", row) for row in (1, 2)])
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    build_pair_set("x", PairSet(source="src", candidates="given", rules=["exact_duplicate"]), raw, pairs)
+    artifacts = {"raw": [artifact("raw_src", raw)], "pairs": [artifact("pairs_x", pairs, "exact_duplicate")]}
+    found = [trace(f"train.jsonl:{row}", {**artifacts, "mixture": [], "tokens": []}) for row in (1, 2)]
+    assert [(len(one["pairs"]), one["dropped_by"]) for one in found] == [(1, None), (1, "exact_duplicate")]
+
+
 def test_a_broken_row_is_traced_by_its_line(data: Data):
     found = trace("train.jsonl:9", data.artifacts)
     assert (found["pair_id"], found["prompt"], found["excerpt"]) == (None, None, "not json")

@@ -138,3 +138,35 @@ def test_native_rows_of_published_sets_are_understood(shared_rows: Path) -> None
         path = shared_rows / f"data/native_samples/{file}.handmade.jsonl"
         examples = [read(row, **columns) for _, row in read_rows(path, path.name)]
         assert examples
+
+
+REPLIES = {"chosen": "The Danube.", "rejected": "No."}
+
+
+def test_the_input_of_an_instruction_goes_on_with_the_prompt() -> None:
+    row = {"task": "Put into capitals.", "more": "a river", **REPLIES}
+    assert read(row, prompt="task", prompt_input="more").messages == [
+        {"role": "user", "content": "Put into capitals.\n\na river"}
+    ]
+    for empty in ("", " \n", None):
+        (turn,) = read({**row, "more": empty}, prompt="task", prompt_input="more").messages
+        assert turn["content"] == "Put into capitals."
+
+
+def test_a_column_may_be_a_field_of_an_object() -> None:
+    row = {"question": {"text": "Name a river."}, "a.b": "The Danube.", "rejected": "No."}
+    example = read(row, prompt="question.text", chosen="a.b")
+    assert (example.messages, example.responses[0].text) == ([USER], "The Danube.")
+    assert dropped({**row, "question": {}}, prompt="question.text", chosen="a.b").detail == "question.text"
+    assert dropped({**row, "question": "text"}, prompt="question.text", chosen="a.b").rule == "bad_field"
+    missing = dropped({"rejected": "No.", "chosen": "The Danube."}, prompt="question.text")
+    assert isinstance(missing, ColumnMissing)
+    assert missing.column == "question.text"
+
+
+@pytest.mark.parametrize("part", [{"type": "text", "text": "No."}, {"type": "text", "value": "No."}])
+def test_a_message_of_one_text_part_is_its_text_and_other_parts_are_bad_fields(part: dict) -> None:
+    parts = {"prompt": [USER], "chosen": [YES], "rejected": [{**NO, "content": [part]}]}
+    assert read(parts).responses[1].text == "No."
+    for content in ([part, part], [], [{"type": "image"}], [{**part, "type": "image"}]):
+        assert dropped({**parts, "rejected": [{**NO, "content": content}]}).rule == "bad_field"
