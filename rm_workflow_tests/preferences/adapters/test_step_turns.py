@@ -4,7 +4,7 @@ from rm_workflow.preferences.tables import RowDropped
 from rm_workflow_tests.preferences.adapters.maths import read, said, turns
 
 STARTS = {"solution_starts": "Step 1:"}
-STEPS = ("2 + 3 - 1? Step 1: 2 + 3 = 5.", "+", "Step 2: 5 - 1 = 6.", "-", "Step 3: 6.", "+")
+STEPS = ("2 + 3 - 1? Step 1: 2 + 3 = 5.", "+", "Step 2: 5 - 1 = 6.", "-", "Step 3: 6.", "-")
 
 
 @pytest.mark.parametrize(("separator", "between"), [({}, "\n"), ({"step_separator": "\n\n"}, "\n\n")])
@@ -13,7 +13,7 @@ def test_each_label_stands_at_the_end_of_its_step(separator: dict[str, str], bet
     steps = ["Step 1: 2 + 3 = 5.", "Step 2: 5 - 1 = 6.", "Step 3: 6."]
     assert example.messages == [{"role": "user", "content": "2 + 3 - 1?"}]
     assert example.responses[0].text == between.join(steps)
-    assert said(example) == [("0", steps, [("hard", 1.0, 0), ("hard", 0.0, 1), ("hard", 1.0, 2)])]
+    assert said(example) == [("0", steps, [("hard", 1.0, 0), ("hard", 0.0, 1), ("hard", 0.0, 2)])]
 
 
 @pytest.mark.parametrize(
