@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rm_workflow.preferences.rules import RuleParameters
+from rm_workflow.preferences.sql import num_words_sql
 
 NEEDS_SCORES = False
 
@@ -125,5 +126,5 @@ def _conditions(parameters: Parameters) -> Iterator[tuple[str, str, str]]:
 def _measure(text: str, bounds: Bounds) -> str:
     """Return SQL for the columns words and characters; words cost more and are counted only where asked for."""
     counts_words = any(unit == "words" for unit, _, _ in bounds.limits())
-    words = f"len(regexp_extract_all({text}, '[^\\s\\p{{Z}}]+'))" if counts_words else "null::bigint"
+    words = num_words_sql(text) if counts_words else "null::bigint"
     return f"{words} as words, length({text}) as characters"

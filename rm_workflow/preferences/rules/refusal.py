@@ -20,6 +20,7 @@ from pydantic import Field
 
 from rm_workflow.database import quote_literal
 from rm_workflow.preferences.rules import RuleParameters
+from rm_workflow.preferences.sql import num_words_sql
 
 NEEDS_SCORES = False
 
@@ -93,7 +94,7 @@ def sql(parameters: Parameters) -> str:
         short as (
             select response_id, trim(regexp_replace(replace(lower(text), '’', ''''), '\\s+', ' ', 'g')) as text
             from responses semi join shown using (response_id)
-            where len(regexp_extract_all(text, '\\S+')) <= {parameters.max_words}
+            where {num_words_sql("text")} <= {parameters.max_words}
         ),
         sentences as (
             select
