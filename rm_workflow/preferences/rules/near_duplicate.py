@@ -12,9 +12,9 @@ near_duplicate: {threshold: 0.8}
     drops   "name three rivers of Spain, and tell where each one ends." with the same responses
 
 Pairs are found by MinHash (Broder 1997; sketches of rensa) and bands of sketches, and every hit is verified on the
-shingles themselves, so that none is false. What bands can miss: their number is chosen so that a pair right at the
-threshold is met with a probability of at least 0.995 where the sketches can (``permutations`` 128, threshold 0.8:
-0.999 999 for pairs, 0.9999 for prompts); the recall against all pairs is measured in the tests.
+shingles themselves, so that none is false. Bands can miss some: they are cut so that an item right at the threshold is
+met with a probability of at least 0.995 (0.998 with 128 permutations and threshold 0.8), one further above it more
+often. The tests measure a recall of at least 0.995 against the comparison of all pairs.
 Held in memory: 4 bytes a permutation for each text, and ids; the shingles lie in a file in the scratch folder.
 """
 
