@@ -344,7 +344,7 @@ def sides_of(pairs: list[dict], row: RawRow) -> list[tuple[str, str]]:
 
 def test_best_vs_worst_makes_one_pair_of_a_list(tmp_path: Path):
     four = rated("Hi", [(text, {"quality": score}) for text, score in zip("abcd", (3, 5, 1, 4), strict=True)], 1)
-    # 3.3 / 3 and 2.2 / 2 are the same mean and not the same float; b is worse by 10^-9
+    # b is worse than a by 10^-9
     means = [
         ("a", {"quality": 1.1, "y": 1.1, "z": 1.1}),
         ("b", {"quality": 1.1, "y": 1.099999998}),
@@ -378,6 +378,17 @@ def test_equal_bests_and_worsts_are_chosen_by_content_and_not_by_place(tmp_path:
         found.update(sides_of(pairs, row))
     draw = {text: content_id(["best_vs_worst", 0, content_id([row.prompt_id, text])]) for text in scores}
     assert found == {(min("abc", key=draw.__getitem__), max("def", key=draw.__getitem__))}
+
+
+def test_means_that_are_equal_and_differ_as_floats_are_a_tie(tmp_path: Path):
+    thrice = dict.fromkeys("xyz", 1.1)  # 3.3 / 3 is 1.0999999999999999 as floats
+    rows = [
+        rated(f"Hi {n}", [("best", {"x": 2}), ("one", thrice), ("other", {"x": 1.1, "y": 1.1})], n) for n in range(8)
+    ]
+    _, pairs, _ = build(tmp_path, rows, best_set(score=["x", "y", "z"]))
+    for row in rows:
+        draw = {text: content_id(["best_vs_worst", 0, content_id([row.prompt_id, text])]) for text in ("one", "other")}
+        assert sides_of(pairs, row) == [("best", max(draw, key=draw.__getitem__))]
 
 
 def test_a_list_without_two_scores_still_makes_one_candidate_that_is_counted(tmp_path: Path):
