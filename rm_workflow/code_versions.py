@@ -27,11 +27,17 @@ CODE_VERSIONS = {
             *("preferences/tables.py", "preferences/adapters/*.py", "keys.py"),
         ),
     ),
-    "pairs": CodeVersion("2", ("preferences/pairs.py", "preferences/sql.py", "preferences/rules/*.py", "keys.py")),
+    "pairs": CodeVersion(
+        "3",
+        (
+            *("preferences/pairs.py", "preferences/sql.py", "preferences/text.py", "preferences/normalise.py"),
+            *("preferences/rules/*.py", "keys.py"),
+        ),
+    ),
     "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "evaluation/items.py", "preferences/tables.py")),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
-    "mixture": CodeVersion("2", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),
-    "tokens": CodeVersion("2", ("training/tokens.py", "models/tokens.py")),
+    "mixture": CodeVersion("3", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),
+    "tokens": CodeVersion("3", ("training/tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("1", ("training/run_config.py",)),
     "checkpoint": CodeVersion(
         "2",

@@ -123,7 +123,7 @@ class Flow:
         """Plan ``<recipe>_mixture``."""
         mixture = recipe.mixture
         upstream = (
-            *map(self.pairs, mixture.pair_sets),
+            *map(self.pairs, mixture.pair_set_names),
             *map(self.benchmark, mixture.decontaminate_against),
         )
         return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, mixture.model_dump(mode="json"), upstream)

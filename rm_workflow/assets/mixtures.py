@@ -28,7 +28,7 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         recipe = workplace.recipe(recipe_name)
         planned = workplace.flow.mixture(recipe)
         inputs = planned.inputs(workplace.store)
-        members = [_member(workplace, inputs[f"pairs_{name}"], name) for name in recipe.mixture.pair_sets]
+        members = [_member(workplace, inputs[f"pairs_{name}"], name) for name in recipe.mixture.pair_set_names]
         benchmarks = {name: inputs[f"bench_{name}"].folder for name in recipe.mixture.decontaminate_against}
         request = planned.request(tuple(inputs.values()), workplace.overridden)
 
@@ -41,6 +41,7 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
                 **describe_pairs(artifact, [member.raw for member in members]),
                 "train_pairs": facts["train"],
                 "test_pairs": facts["test"],
+                "train_pairs_per_epoch": facts["train_per_epoch"],
                 "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
             }
 
@@ -54,7 +55,7 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         group=recipe_name,
         kinds={"duckdb", "parquet"},
         description=(
-            f"Pairs of {', '.join(f'`{name}`' for name in recipe.mixture.pair_sets)}, split by "
+            f"Pairs of {', '.join(f'`{name}`' for name in recipe.mixture.pair_set_names)}, split by "
             f"{recipe.mixture.split.by} and decontaminated against "
             f"{', '.join(f'`{name}`' for name in recipe.mixture.decontaminate_against) or 'nothing'}."
         ),
@@ -117,6 +118,7 @@ def _describe_tokens(artifact: Artifact) -> Metadata:
         "pairs": facts["pairs"],
         "train_pairs": facts["train"],
         "test_pairs": facts["test"],
+        "train_pairs_per_epoch": facts["train_per_epoch"],
         "train_tokens": facts["train_tokens"],
         "dropped_by_rule": table([{"rule": rule, "pairs": number} for rule, number in facts["dropped"].items()]),
         "lengths": image(lengths, "token lengths"),

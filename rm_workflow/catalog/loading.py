@@ -322,14 +322,14 @@ def _check_path(path: tuple[str, ...], text: str) -> None:
 
 
 def _key_paths(data: Any, path: KeyPath) -> list[KeyPath]:
-    nested = [_key_paths(value, (*path, key)) for key, value in data.items()] if isinstance(data, dict) else []
-    return [path, *(found for paths in nested for found in paths)]
+    within = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path, *(found for key, value in within for found in _key_paths(value, (*path, key)))]
 
 
 def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> None:
     title = f"recipe '{recipe.name}'"
     benchmarks = catalog.benchmarks
-    for number, name in enumerate(recipe.mixture.pair_sets):
+    for number, name in enumerate(recipe.mixture.pair_set_names):
         _require(catalog.pair_sets, "pair set", name, title, document, ("mixture", "pair_sets", number))
     for number, name in enumerate(recipe.mixture.decontaminate_against):
         path: KeyPath = ("mixture", "decontaminate_against", number)

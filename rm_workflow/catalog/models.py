@@ -6,7 +6,16 @@ Only shapes are checked here; names of adapters, rules and objectives are checke
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
 Words = Annotated[str, StringConstraints(min_length=1)]
@@ -132,16 +141,27 @@ class PairSet(Entry):
             responses in one file are votes that are summed), ``rated`` (all C(k,2) of a row's responses),
             ``rated_prompt`` (all C(k,2) of a prompt's responses in one file, whose rows are single responses) or
             ``labelled`` (all C(k,2) of a row's responses, each pair by its own label).
+        pairing: of rated responses, ``all`` C(k,2) pairs, or ``best_vs_worst`` of each list.
         score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
         published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
     """
 
     source: Name
     candidates: Literal["given", "voted", "rated", "rated_prompt", "labelled"]
+    pairing: Literal["all", "best_vs_worst"] = "all"
     score: list[str] = []
     rules: list[RuleUse]
     published: int | None = None
     description: str = ""
+
+    @model_validator(mode="after")
+    def _pairing_of_lists(self) -> "PairSet":
+        if self.candidates == "given" and self.pairing != "all":
+            raise ValueError(
+                f"pairing {self.pairing} chooses among rated responses, and candidates are 'given'; "
+                "leave pairing out, or set candidates to rated or rated_prompt"
+            )
+        return self
 
     @field_validator("rules", mode="before")
     @classmethod
@@ -194,29 +214,99 @@ class Sample(Entry):
     seed: int = 0
 
 
+class PairSetUse(Entry):
+    """A pair set's part in a mixture; all but the name is about its train pairs, after the mixture's other rules.
+
+    Attributes:
+        count: so many pairs of it at most, chosen by a keyed hash of the pair's content.
+        fraction: this share of it, rounded up, chosen in the same way.
+        seed: of the choice.
+        repeat: how often each pair is seen in an epoch.
+        loss_weight: what each pair counts for in the loss, against 1 of a pair without it.
+    """
+
+    name: Name
+    count: Positive | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: int = 0
+    repeat: Positive = 1
+    loss_weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "PairSetUse":
+        if self.count is not None and self.fraction is not None:
+            raise ValueError("count and fraction both say how much of it is taken; write one of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
+        """Return the form that people write: the name, with what differs from the defaults where something does."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        values = {name: value for name, value in whole(self).items() if value != defaults[name]}
+        name = values.pop("name")
+        return {name: values} if values else name
+
+
 class Mixture(Entry):
     """Pair sets joined, split and decontaminated.
 
     Attributes:
-        pair_sets: in order of precedence: a duplicate across sources is kept by the first.
+        pair_sets: in order of precedence: a duplicate across sources is kept by the first. Each is a name, or
+            ``name: {count: 2000}`` with the fields of ``PairSetUse``.
         decontaminate_against: benchmarks whose prompts must not be trained on.
         leak_policy: ``drop`` removes a leaking train pair, ``mark`` keeps it and counts it.
+        weight_per_prompt: divides a train pair's weight by the number of train pairs of its prompt in the mixture.
     """
 
     kind: Literal["pairs"] = "pairs"
-    pair_sets: Annotated[list[Name], Field(min_length=1)]
+    pair_sets: Annotated[list[PairSetUse], Field(min_length=1)]
     split: Split
     decontaminate_against: list[Name] = []
     leak_policy: Literal["drop", "mark"] = "drop"
     sample: Sample | None = None
+    weight_per_prompt: bool = False
 
-    @field_validator("pair_sets", "decontaminate_against")
+    @property
+    def pair_set_names(self) -> list[str]:
+        """Return the names of the pair sets, in order of precedence."""
+        return [use.name for use in self.pair_sets]
+
+    @field_validator("pair_sets", mode="before")
     @classmethod
-    def _no_repeats(cls, names: list[str]) -> list[str]:
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"{', '.join(repeated)} is listed twice; list each name once")
+    def _short_forms(cls, uses: Any) -> Any:
+        """Accept ``- name`` and ``- name: {count: 2000}`` beside the long form."""
+        return [_long_use(use) for use in uses] if isinstance(uses, list) else uses
+
+    @field_validator("pair_sets")
+    @classmethod
+    def _no_repeated_pair_set(cls, uses: list[PairSetUse]) -> list[PairSetUse]:
+        _refuse_repeats([use.name for use in uses])
+        return uses
+
+    @field_validator("decontaminate_against")
+    @classmethod
+    def _no_repeated_benchmark(cls, names: list[str]) -> list[str]:
+        _refuse_repeats(names)
         return names
+
+
+def _long_use(use: Any) -> Any:
+    if not isinstance(use, dict):
+        return {"name": use}
+    if len(use) == 1 and "name" not in use:
+        name, fields = next(iter(use.items()))
+        if not isinstance(fields, dict):
+            raise ValueError(f"write how much of {name} is taken by name, for instance {name}: {{count: 2000}}")
+        if "name" in fields:
+            raise ValueError(f"{name} has its name before the colon already; take out `name`")
+        return {"name": name, **fields}
+    return use
+
+
+def _refuse_repeats(names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)} is listed twice; list each name once")
 
 
 class TokenRecipe(Entry):

@@ -52,10 +52,22 @@ def _written(problem: ErrorDetails, document: Document) -> KeyPath:
     """Return the part of pydantic's location that stands in the file (it adds names of union members)."""
     path: KeyPath = ()
     for key in problem["loc"]:
-        if (*path, key) not in document.origins:
+        here = _below(path, key, document)
+        if here is None:
             break
-        path = (*path, key)
+        path = here
     return path
+
+
+def _below(path: KeyPath, key: str | int, document: Document) -> KeyPath | None:
+    """Return where ``key`` of the entry at ``path`` is written: in it, or behind its name (``- name: {key: 1}``)."""
+    if (*path, key) in document.origins:
+        return (*path, key)
+    in_list = bool(path) and isinstance(path[-1], int)
+    short = (
+        found for found in document.origins if found[:-2] == path and found[-1] == key and len(found) == len(path) + 2
+    )
+    return next(short, None) if in_list else None
 
 
 def _sentence(model: type[BaseModel], path: KeyPath, problem: ErrorDetails) -> str:
@@ -102,6 +114,8 @@ def _inner(annotation: Any, key: str | int) -> Any:
     model = _model(annotation)
     if model and key in model.model_fields:
         return model.model_fields[str(key)].annotation
+    if model:
+        return model  # a name in front of the fields: `- name: {count: 2000}`
     return (get_args(annotation) or (None,))[-1]
 
 

@@ -77,12 +77,12 @@ def plan_command(
 
 
 def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
-    """Return the train pairs of this very recipe that were counted already: after tokenising, else of the mixture."""
+    """Return the train pairs of an epoch of this very recipe that were counted already: of its tokens, else mixture."""
     flow, store = Flow(catalog), ArtifactStore(settings.home)
     for planned in (flow.tokens(recipe), flow.mixture(recipe)):
         artifact = planned.latest(store)
         if artifact:
-            return int(artifact.facts["train"])
+            return int(artifact.facts["train_per_epoch"])
     return None
 
 

@@ -1,11 +1,13 @@
 """Pair sets -> mixture: joined in order of precedence, split, decontaminated, sampled.
 
-``pairs.parquet`` is the union of the pair sets' rows with ``pair_set``, ``split`` (train or test), ``group_id`` and
-``leak`` (the benchmark item whose prompt the pair asks, where such pairs are marked and not dropped).
+``pairs.parquet`` is the union of the pair sets' rows with ``pair_set``, ``split`` (train or test), ``group_id``,
+``leak`` (the benchmark item whose prompt the pair asks, where such pairs are marked and not dropped), ``repeat`` (how
+often an epoch shows the pair) and ``weight`` (what it counts for in the loss); the last two are 1 for test pairs.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from rm_workflow.artifacts import Built, Check
-from rm_workflow.catalog.models import Mixture, Sample, Source, Split
+from rm_workflow.catalog.models import Mixture, PairSetUse, Sample, Source, Split
 from rm_workflow.database import quote_literal, write_parquet
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
@@ -86,13 +88,22 @@ MARK = """
     where remaining.prompt_id = leaking_prompts.prompt_id and split = 'train'
 """
 
+NO_MATCH = "select position, pair_id, '' as reason, '' as detail from remaining where false"
+
 KEPT = """
     -- pairs.parquet: what no rule has dropped
     select
         pair_id, pair_key, prompt_id, chosen_id, rejected_id, chosen_score, rejected_score, weight,
-        source, file, row, pair_set, split, group_id, leak
+        source, file, row, marks, pair_set, split, group_id, leak, repeat
     from remaining
     order by prompt_id, pair_id
+"""
+
+# weight_per_prompt: all train pairs of a prompt together weigh as much as one pair
+PER_PROMPT = """
+    update remaining set weight = weight / pairs
+    from (select prompt_id, count(*) as pairs from remaining where split = 'train' group by prompt_id) prompt
+    where remaining.prompt_id = prompt.prompt_id and split = 'train'
 """
 
 DROPPED = """
@@ -113,8 +124,8 @@ def build_mixture(mixture: Mixture, members: Sequence[Member], benchmarks: Mappi
         benchmarks: name -> folder with prompts and items, of every name in ``mixture.decontaminate_against``.
 
     Returns:
-        facts ``candidates``, ``kept``, ``dropped``, ``train``, ``test``, ``marked`` (train pairs kept with a leak
-        mark), ``sources`` (name -> train and test).
+        facts ``candidates``, ``kept``, ``dropped``, ``train``, ``test``, ``train_per_epoch`` (train pairs with their
+        repeats), ``marked`` (train pairs kept with a leak mark), ``sources`` (name -> train and test).
 
     Raises:
         UserError: a file's split is unknown, or nothing is left to train on.
@@ -125,6 +136,7 @@ def build_mixture(mixture: Mixture, members: Sequence[Member], benchmarks: Mappi
         _find_leaks(con, benchmarks)
         (candidates,) = one_row(con, "select count(*) from remaining")
         dropped = _apply_rules(con, mixture)
+        _weigh(con, mixture)
         write_parquet(con, KEPT, out / "pairs.parquet")
         write_parquet(con, DROPPED.format(characters=EXCERPT_CHARACTERS), out / "dropped.parquet")
         facts = {"candidates": candidates, **_facts(con, members, dropped)}
@@ -143,7 +155,7 @@ def _read_members(con: duckdb.DuckDBPyConnection, members: Sequence[Member], spl
         f"""
         create temp table remaining as
         select
-            joined.*, {_split_sql(split)} as split, cast(null as varchar) as leak
+            joined.*, {_split_sql(split)} as split, cast(null as varchar) as leak, 1::integer as repeat
         from ({union}) joined left join files using (position, file)
         """
     )
@@ -241,26 +253,74 @@ def _apply_rules(con: duckdb.DuckDBPyConnection, mixture: Mixture) -> dict[str, 
     queries = {"duplicate_across_sources": DUPLICATE_ACROSS_SOURCES, "group_in_test": GROUP_IN_TEST}
     if mixture.leak_policy == "drop":
         queries["leak"] = LEAK
-    if mixture.sample:
-        queries["sample"] = _sample_sql(mixture.sample)
+    if mixture.sample or any(use.count or use.fraction for use in mixture.pair_sets):
+        queries["sample"] = _sample_sql(mixture)
     dropped = {rule: _apply(con, rule, queries[rule]) if rule in queries else 0 for rule in RULES}
     if mixture.leak_policy == "mark":
         con.execute(MARK)
     return dropped
 
 
-def _sample_sql(sample: Sample) -> str:
+def _sample_sql(mixture: Mixture) -> str:
+    """Return SQL for what is sampled away: of each pair set by itself, then of what that leaves."""
+    parts = [_part_sql(position, use) for position, use in enumerate(mixture.pair_sets) if use.count or use.fraction]
     return f"""
-        -- sample: the train pairs with the smallest content_id(["sample", seed, pair_key]) stay
+        with parts as ({" union all ".join(parts or [NO_MATCH])}),
+        rest as (from remaining anti join parts using (position, pair_id))
+        from parts
+        union all
+        {_capped_sql(mixture.sample) if mixture.sample else NO_MATCH}
+    """
+
+
+def _part_sql(position: int, use: PairSetUse) -> str:
+    if use.count:
+        amount, told = str(use.count), f"{use.count} sampled train pairs"
+    else:
+        share = Fraction(str(use.fraction))
+        amount = f"(pairs * {share.numerator} + {share.denominator - 1}) // {share.denominator}"
+        told = f"sampled train pairs, {use.fraction:g} of all,"
+    # Its own hash: by that of the whole mixture's sample, a halved pair set would win all places there.
+    return f"""
+        -- sample: the train pairs of a pair set with the smallest content_id(["mix", seed, pair_key]) stay
+        select
+            position, pair_id, {quote_literal(f"not among the {told} of pair set {use.name}")} as reason,
+            'place ' || place || ' of ' || pairs || ' by keyed hash' as detail
+        from (
+            select position, pair_id, row_number() over (order by draw, pair_id) as place, count(*) over () as pairs
+            from (select *, {keyed_hash_sql("mix", use.seed, "pair_key")} as draw from remaining)
+            where split = 'train' and position = {position}
+        )
+        where place > {amount}
+    """
+
+
+def _capped_sql(sample: Sample) -> str:
+    return f"""
+        -- sample: of the rest the train pairs with the smallest content_id(["sample", seed, pair_key]) stay
         select position, pair_id, 'not among the {sample.train_pairs} sampled train pairs' as reason,
             'place ' || place || ' by keyed hash' as detail
         from (
             select position, pair_id, row_number() over (order by draw, pair_id, position) as place
-            from (select *, {keyed_hash_sql("sample", sample.seed, "pair_key")} as draw from remaining)
+            from (select *, {keyed_hash_sql("sample", sample.seed, "pair_key")} as draw from rest)
             where split = 'train'
         )
         where place > {sample.train_pairs}
     """
+
+
+def _weigh(con: duckdb.DuckDBPyConnection, mixture: Mixture) -> None:
+    """Set repeat and weight of the train pairs as the parts of the mixture say."""
+    for position, use in enumerate(mixture.pair_sets):
+        con.execute(
+            f"""
+            -- repeat, loss_weight of one pair set
+            update remaining set repeat = {use.repeat}, weight = weight * {use.loss_weight!r}::double
+            where split = 'train' and position = {position}
+            """
+        )
+    if mixture.weight_per_prompt:
+        con.execute(PER_PROMPT)
 
 
 def _apply(con: duckdb.DuckDBPyConnection, rule: str, query: str) -> int:
@@ -278,10 +338,12 @@ def _apply(con: duckdb.DuckDBPyConnection, rule: str, query: str) -> int:
 
 
 def _facts(con: duckdb.DuckDBPyConnection, members: Sequence[Member], dropped: Mapping[str, int]) -> dict[str, Any]:
-    kept, train, marked = one_row(
+    kept, train, per_epoch, marked = one_row(
         con,
         """
-        select count(*), count(*) filter (where split = 'train'), count(*) filter (where leak is not null)
+        select
+            count(*), count(*) filter (where split = 'train'),
+            coalesce(sum(repeat) filter (where split = 'train'), 0)::bigint, count(*) filter (where leak is not null)
         from remaining
         """,
     )
@@ -295,6 +357,7 @@ def _facts(con: duckdb.DuckDBPyConnection, members: Sequence[Member], dropped: M
         "dropped": dict(dropped),
         "train": train,
         "test": kept - train,
+        "train_per_epoch": per_epoch,
         "marked": marked,
         "sources": sources,
     }

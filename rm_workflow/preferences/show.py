@@ -75,15 +75,17 @@ def kept_rows(folder: Path, raw_folders: Sequence[Path], n: int) -> list[Row]:
         raw_folders: where the texts are.
 
     Returns:
-        rows with pair_id, prompt, chosen, rejected, scores and origin (``source:file:row``); of a mixture also split,
-        pair_set and leak.
+        rows with pair_id, prompt, chosen, rejected, scores, origin (``source:file:row``) and marks (rules that marked
+        the pair, or None); of a mixture also split, pair_set and leak.
     """
     with connect() as con:
         load_texts(con, raw_folders)
         if not (folder / "pairs.parquet").is_file():
             return _readable(dict_rows(con, KEPT_RAW.format(origin=_origin()), {"n": n}))
         pairs = read_table(folder / "pairs.parquet")
-        more = ", split, pair_set, leak" if "split" in _columns(con, pairs) else ""
+        more = ", nullif(array_to_string(marks, ', '), '') as marks"
+        if "split" in _columns(con, pairs):
+            more += ", split, pair_set, leak"
         draw = keyed_hash_sql("show", 0, "drawn.pair_id")
         query = KEPT_PAIRS.format(pairs=f"{pairs} drawn", draw=draw, more=more, origin=_origin("drawn."))
         return _readable(dict_rows(con, query, {"n": n}))

@@ -37,6 +37,16 @@ def keyed_hash_sql(purpose: str, seed: int, column: str) -> str:
     return content_id_sql(head, json_string(column))
 
 
+def num_words_sql(text: str) -> str:
+    """Return SQL for the number of words of a text: what stands between spaces, tabs, line ends and no-break spaces.
+
+    By splitting, as a regular expression takes three times as long.
+    """
+    for character in (9, 10, 13, 160):
+        text = f"replace({text}, chr({character}), ' ')"
+    return f"len(list_filter(string_split({text}, ' '), lambda word: word <> ''))"
+
+
 def read_table(*paths: Path) -> str:
     """Return SQL that reads Parquet files as one table."""
     return f"read_parquet([{', '.join(quote_literal(str(path)) for path in paths)}])"

@@ -30,6 +30,7 @@ class TrainPairs:
         chosen: [pairs] row of the chosen response.
         rejected: [pairs] row of the rejected response.
         weight: [pairs] weight in the loss.
+        repeat: [pairs] how often an epoch shows the pair.
         score_gap: [pairs] chosen score - rejected score; NaN where a score is missing.
         source: [pairs] name of the source.
         pair_key: [pairs] content of the pair; seeds the order.
@@ -42,6 +43,7 @@ class TrainPairs:
     chosen: npt.NDArray[np.int64]
     rejected: npt.NDArray[np.int64]
     weight: npt.NDArray[np.float32]
+    repeat: npt.NDArray[np.int64]
     score_gap: npt.NDArray[np.float32]
     source: Sequence[str]
     pair_key: Sequence[str]
@@ -61,9 +63,9 @@ class TrainPairs:
 
     @property
     def num_tokens(self) -> int:
-        """Return the tokens of one pass over the pairs, both sides, without padding."""
+        """Return the tokens of one epoch, both sides, without padding."""
         lengths = np.diff(self.starts)
-        return int(lengths[self.chosen].sum() + lengths[self.rejected].sum())
+        return int(self.repeat @ (lengths[self.chosen] + lengths[self.rejected]))
 
     @property
     def longest(self) -> int:
@@ -99,6 +101,7 @@ def load_pairs(folder: Path, split: str = "train") -> TrainPairs:
         chosen=_rows(pairs["chosen_id"], responses["response_id"], folder),
         rejected=_rows(pairs["rejected_id"], responses["response_id"], folder),
         weight=_floats(pairs["weight"]),
+        repeat=np.asarray(pairs["repeat"].to_numpy(), dtype=np.int64),
         score_gap=_floats(pairs["chosen_score"]) - _floats(pairs["rejected_score"]),
         source=pairs["source"].to_pylist(),
         pair_key=pairs["pair_key"].to_pylist(),
@@ -127,22 +130,26 @@ def _num_common(chosen: npt.NDArray[np.int32], rejected: npt.NDArray[np.int32]) 
 
 
 def keyed_order(pairs: TrainPairs, seed: int, epoch: int) -> list[int]:
-    """Return the positions of the pairs in the order of one epoch.
+    """Return the positions of the pairs in the order of one epoch, each as often as it is repeated.
 
-    A pure function of (seed, epoch, pair_key): rows in another order, more rows or another number of processes leave
-    the order of any two pairs as it was.
+    A pure function of (seed, epoch, pair_key, n-th showing): rows in another order, more rows or another number of
+    processes leave the order of any two pairs as it was.
     """
     keys = [
-        (content_id(["order", seed, epoch, pair_key]), pair_id)
-        for pair_key, pair_id in zip(pairs.pair_key, pairs.pair_id, strict=True)
+        (content_id(["order", seed, epoch, pair_key, *([showing] if showing else [])]), pair_id, position)
+        for position, (pair_key, pair_id, repeat) in enumerate(
+            zip(pairs.pair_key, pairs.pair_id, pairs.repeat.tolist(), strict=True)
+        )
+        for showing in range(repeat)
     ]
-    return sorted(range(len(pairs)), key=keys.__getitem__)
+    return [position for _, _, position in sorted(keys)]
 
 
 def training_order(pairs: TrainPairs, seed: int, epochs: float) -> list[int]:
     """Return the positions of all pairs to be seen, epoch after epoch, the last one cut where ``epochs`` says."""
-    total = num_items(len(pairs), epochs)
+    per_epoch = int(pairs.repeat.sum())
+    total = num_items(per_epoch, epochs)
     order: list[int] = []
-    for epoch in range(-(-total // len(pairs))):
+    for epoch in range(-(-total // per_epoch)):
         order += keyed_order(pairs, seed, epoch)
     return order[:total]

@@ -164,7 +164,7 @@ def _of_pairs(pairs: TrainPairs, index: npt.NDArray[np.int64]) -> MicroBatch:
 
 def token_ratio(pairs: TrainPairs) -> float:
     """Return the tokens of both sides over the tokens that the shared layout computes; 1 where nothing is common."""
-    return pairs.num_tokens / (pairs.num_tokens - int(pairs.num_common.sum()))
+    return pairs.num_tokens / (pairs.num_tokens - int(pairs.repeat @ pairs.num_common))
 
 
 def choose(

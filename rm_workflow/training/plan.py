@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rm_workflow.catalog.models import Catalog, PairSet, Recipe, Source, Training
+from rm_workflow.catalog.models import Catalog, PairSet, PairSetUse, Recipe, Source, Training
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
@@ -133,7 +134,7 @@ def plan(
     """Return CONTRACT's ``plan`` shape; what is not known is None.
 
     Args:
-        counted_pairs: train pairs that a materialized mixture really holds, or None.
+        counted_pairs: train pairs of an epoch that a materialized mixture really holds, or None.
         device: a name of ``DEVICES``; None takes the device of this machine.
 
     Raises:
@@ -141,7 +142,7 @@ def plan(
     """
     training, mixture = recipe.training, recipe.mixture
     name = _device_name(device, settings)
-    sources = list(dict.fromkeys(catalog.pair_sets[pair_set].source for pair_set in mixture.pair_sets))
+    sources = list(dict.fromkeys(catalog.pair_sets[pair_set].source for pair_set in mixture.pair_set_names))
     published = published_pairs(recipe, catalog)
     num_pairs = published if counted_pairs is None else counted_pairs
     num_tokens = None if num_pairs is None else estimated_tokens(num_pairs, recipe)
@@ -150,7 +151,7 @@ def plan(
         "recipe": recipe.name,
         "base": recipe.base,
         "objective": recipe.objective,
-        "pair_sets": mixture.pair_sets,
+        "pair_sets": mixture.pair_set_names,
         "sources": sources,
         "benchmarks": recipe.evaluation.evaluate_on,
         "runs": 1,
@@ -171,14 +172,28 @@ def plan(
 
 
 def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
-    """Return the train pairs that the publishers' own counts add up to, capped by the recipe's ``sample``."""
-    pair_sets = [catalog.pair_sets[name] for name in recipe.mixture.pair_sets]
+    """Return the train pairs of an epoch that the publishers' own counts add up to.
+
+    Each pair set gives its ``count`` or ``fraction``; of all together ``sample`` takes at most so many, from each pair
+    set as many as its share; what is left counts as often as it is repeated.
+    """
+    uses = recipe.mixture.pair_sets
+    pair_sets = [catalog.pair_sets[use.name] for use in uses]
     counts = [_published_of(pair_set, catalog.sources[pair_set.source]) for pair_set in pair_sets]
-    known = [count for count in counts if count is not None]
+    known = [_taken(count, use) for count, use in zip(counts, uses, strict=True) if count is not None]
     if len(known) < len(counts):
         return None
     sample = recipe.mixture.sample
-    return min(sum(known), sample.train_pairs) if sample else sum(known)
+    per_epoch = sum(count * use.repeat for count, use in zip(known, uses, strict=True))
+    if sample is None or sample.train_pairs >= sum(known):
+        return per_epoch
+    return round(sample.train_pairs * per_epoch / sum(known))
+
+
+def _taken(count: int, use: PairSetUse) -> int:
+    if use.count is not None:
+        return min(count, use.count)
+    return count if use.fraction is None else math.ceil(count * Fraction(str(use.fraction)))
 
 
 def _published_of(pair_set: PairSet, source: Source) -> int | None:

@@ -14,7 +14,8 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
     """Return everything that one checkpoint needs and that is not data or weights.
 
     Args:
-        tokens_facts: facts of the tokens artifact; ``train`` and ``test`` are the numbers of pairs in either split.
+        tokens_facts: facts of the tokens artifact; ``train_per_epoch`` is the number of train pairs with their repeats,
+            ``test`` that of test pairs.
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
 
@@ -27,7 +28,7 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
         raise UserError(
             f"recipe {recipe.name}: training.batch_unit {training.batch_unit!r} is not built yet; set it to pairs"
         )
-    num_pairs = int(tokens_facts["train"])
+    num_pairs = int(tokens_facts["train_per_epoch"])
     if num_pairs == 0:
         raise UserError(
             f"recipe {recipe.name}: the tokens hold no train pair; raise tokens.max_length or add pair sets"

@@ -110,7 +110,8 @@ join fitted as rejected on rejected.response_id = pairs.rejected_id
 KEPT_PAIRS = """
 -- pairs that no rule drops
 select
-    pair_id, pair_key, prompt_id, chosen_id, rejected_id, chosen_score, rejected_score, weight, source, split, group_id
+    pair_id, pair_key, prompt_id, chosen_id, rejected_id, chosen_score, rejected_score, weight, repeat, source, split,
+    group_id
 from judged
 where rule is null
 order by prompt_id, pair_id
@@ -145,12 +146,13 @@ order by source, file, row, rule, pair_id
 """
 
 COUNTS = """
--- pairs by verdict and split, and the tokens that one epoch of training reads (both sides, no padding)
+-- pairs by verdict and split, as often as an epoch shows them, and the tokens of an epoch (both sides, no padding)
 select
     coalesce(rule, 'kept') as verdict,
     split,
     count(*) as pairs,
-    sum(chosen.length - chosen.cut + rejected.length - rejected.cut) as tokens
+    sum(repeat) as per_epoch,
+    sum(repeat * (chosen.length - chosen.cut + rejected.length - rejected.cut)) as tokens
 from judged
 join fitted as chosen on chosen.response_id = judged.chosen_id
 join fitted as rejected on rejected.response_id = judged.rejected_id
@@ -251,7 +253,7 @@ def _write(con: duckdb.DuckDBPyConnection, encoder: Encoder, out: Path) -> None:
     write_parquet(con, DROPPED_PAIRS, out / "dropped.parquet")
 
 
-def _count_facts(counts: Sequence[tuple[str, str, int, int]]) -> dict[str, Any]:
+def _count_facts(counts: Sequence[tuple[str, str, int, int, int]]) -> dict[str, Any]:
     def pairs(verdict: str, *splits: str) -> int:
         return sum(row[2] for row in counts if row[0] == verdict and row[1] in splits)
 
@@ -262,7 +264,8 @@ def _count_facts(counts: Sequence[tuple[str, str, int, int]]) -> dict[str, Any]:
         "dropped": {rule: pairs(rule, "train", "test") for rule in RULES},
         "train": pairs("kept", "train"),
         "test": pairs("kept", "test"),
-        "train_tokens": int(sum(row[3] for row in kept if row[1] == "train")),
+        "train_per_epoch": int(sum(row[3] for row in kept if row[1] == "train")),
+        "train_tokens": int(sum(row[4] for row in kept if row[1] == "train")),
     }
 
 

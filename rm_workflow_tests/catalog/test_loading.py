@@ -65,7 +65,7 @@ def test_the_mini_recipe_inherits_all_but_what_it_states(catalog: Catalog):
     assert mini.tokens == full.tokens
     assert mini.training.lora == full.training.lora
     assert mini.mixture.split == full.mixture.split
-    assert "hh_harmless_base" not in mini.mixture.pair_sets
+    assert "hh_harmless_base" not in mini.mixture.pair_set_names
     assert mini.mixture.sample is not None
     assert full.mixture.sample is None
     assert full.training.activation_checkpointing
@@ -270,6 +270,50 @@ BAD_RECIPES = [
     ("[sample_dialogues]", "[hh_helpful_base, hh_helpful_base]", 3, "hh_helpful_base is listed twice"),
     (
         "[sample_dialogues]",
+        "\n    - hh_helpful_base\n    - sample_dialogues: {count: 20.0}",
+        5,
+        "mixture.pair_sets[1].sample_dialogues.count must be a whole number, not 20.0",
+    ),
+    (
+        "[sample_dialogues]",
+        "\n    - hh_helpful_base\n    - sample_dialogues:\n        repeat: 0",
+        6,
+        "mixture.pair_sets[1].sample_dialogues.repeat must be greater than or equal to 1, not 0",
+    ),
+    (
+        "[sample_dialogues]",
+        "[{sample_dialogues: {fraction: 1.5}}]",
+        3,
+        "mixture.pair_sets[0].sample_dialogues.fraction must be less than or equal to 1, not 1.5",
+    ),
+    (
+        "[sample_dialogues]",
+        "[{sample_dialogues: {loss_weigth: 2}}]",
+        3,
+        "unknown key 'mixture.pair_sets[0].sample_dialogues.loss_weigth' (did you mean 'loss_weight'?)",
+    ),
+    (
+        "[sample_dialogues]",
+        "[{sample_dialogues: {count: 5, fraction: 0.5}}]",
+        3,
+        "mixture.pair_sets[0]: count and fraction both say how much of it is taken; write one of them",
+    ),
+    (
+        "[sample_dialogues]",
+        "[{sample_dialogues: 5}]",
+        3,
+        "mixture.pair_sets: write how much of sample_dialogues is taken by name, for instance "
+        "sample_dialogues: {count: 2000}",
+    ),
+    (
+        "[sample_dialogues]",
+        "\n    - sample_dialogs: {count: 3}",
+        4,
+        "mixture.pair_sets[0]: pair set 'sample_dialogs' is not in the catalogue",
+    ),
+    ("[sample_dialogues]", "[hh_helpful_base, {hh_helpful_base: {count: 3}}]", 3, "hh_helpful_base is listed twice"),
+    (
+        "[sample_dialogues]",
         "\n    - sample_ratings\n    - sample_dialogs",
         5,
         "mixture.pair_sets[1]: pair set 'sample_dialogs' is not in the catalogue (did you mean 'sample_dialogues'?)",
@@ -410,9 +454,27 @@ def test_an_override_may_fill_a_mapping_that_was_absent(catalog: Catalog):
     assert changed.mixture.sample is not None
 
 
+def test_parts_of_pair_sets_may_be_set_and_are_written_as_people_write_them(catalog: Catalog, settings: Settings):
+    values = parse_overrides(["mixture.pair_sets=[sample_ratings, {sample_dialogues: {count: 20, loss_weight: 2}}]"])
+    recipe = override_recipe(catalog.recipes["quickstart"], values, catalog)
+    first, second = recipe.mixture.pair_sets
+    assert (first.name, first.count, first.repeat, first.loss_weight) == ("sample_ratings", None, 1, 1.0)
+    assert (second.name, second.count, second.fraction, second.loss_weight) == ("sample_dialogues", 20, None, 2.0)
+    written = ["sample_ratings", {"sample_dialogues": {"count": 20, "loss_weight": 2.0}}]
+    assert recipe.mixture.model_dump(mode="json")["pair_sets"] == written
+    assert override_recipe(recipe, {"training.seed": 3}).mixture == recipe.mixture
+    assert "pair_sets: [sample_ratings, {sample_dialogues: {count: 20, loss_weight: 2.0}}]" in recipe_with_origins(
+        settings, "quickstart", values
+    )
+
+
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
+        (
+            "mixture.pair_sets=[{sample_ratings: {count: 0}}]",
+            "mixture.pair_sets[0].sample_ratings.count must be greater",
+        ),
         ("training.learning_rte=1", "'training.learning_rte' cannot be set (did you mean 'learning_rate'?)"),
         ("training.lr=1", "'training.lr' cannot be set (did you mean 'learning_rate'?)"),
         ("trainign.seed=1", "'trainign' cannot be set (did you mean 'training'?)"),

@@ -121,7 +121,7 @@ def test_plan_counts_the_pairs_of_a_materialized_mixture():
     flow, store = Flow(catalog), ArtifactStore(settings.home)
     recipe = catalog.recipes["quickstart"]
     request = flow.mixture(recipe).request(inputs=(), overridden=False)
-    store.materialize(request, lambda out: Built({"train": 33, "test": 2}), "run")
+    store.materialize(request, lambda out: Built({"train": 30, "train_per_epoch": 33, "test": 2}), "run")
     planned = _json("plan", "quickstart")
     assert (planned["num_pairs"], planned["num_pairs_source"], planned["num_steps"]) == (33, "counted", 5)
     other = _json("plan", "quickstart", "--set", "mixture.sample.train_pairs=5")

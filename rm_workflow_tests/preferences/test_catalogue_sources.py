@@ -20,6 +20,7 @@ from rm_workflow.keys import file_sha256
 from rm_workflow.preferences import adapters
 from rm_workflow.preferences.pairs import build_pair_set
 from rm_workflow.preferences.raw import build_raw
+from rm_workflow_tests.preferences.raw_tables import read
 from rm_workflow_tests.preferences.sources import hh_row, settings, write_lines
 
 # source -> file of rows in its schema, rows used, pair sets with the pairs that they keep (None: whatever it is)
@@ -30,7 +31,7 @@ NATIVE = {
     "helpsteer2": ("helpsteer2.handmade", 4, {"helpsteer2_helpfulness_correctness": None}),
     "helpsteer2_preference": ("helpsteer2_preference.handmade", 1, {"helpsteer2_preference": 1}),
     "capybara": ("capybara_dpo.handmade", 1, {"capybara": 1}),
-    "orca": ("orca_dpo_argilla.handmade", 2, {"orca": None}),
+    "orca": ("orca_dpo_argilla.handmade", 2, {"orca": None, "orca_card_filter": 1}),
     "intel_orca": ("orca_dpo_intel.handmade", 1, {"intel_orca": 1}),
     "pku_safe_rlhf_30k_better": ("pku_safe_rlhf.real", 2, {"pku_safe_rlhf_30k_better": 2}),
     "pku_safe_rlhf_30k_safer": ("pku_safe_rlhf.real", 2, {"pku_safe_rlhf_30k_safer": 2}),
@@ -393,3 +394,22 @@ def test_messages_whose_text_is_a_list_of_one_part_are_read(shared_rows: Path, t
     (tmp_path / "out").mkdir()
     built = build_raw("parts", source, resolve_files(source, settings(tmp_path)), tmp_path / "out")
     assert built.facts["used"] == 10
+
+
+def test_the_filter_of_orcas_card_keeps_good_untied_pairs_that_gsm8k_does_not_hold(tmp_path: Path):
+    def row(number: int, score: float | None, status: str = "unchanged", in_gsm8k: bool = False) -> dict:
+        sides = {"system": "", "input": f"Question {number}", "chosen": "Yes.", "rejected": "No."}
+        return {**sides, "chosen_score": score, "status": status, "in_gsm8k_train": in_gsm8k}
+
+    rows = [row(1, 8), row(2, 7.5), row(3, 9, "tie"), row(4, 9, in_gsm8k=True), row(5, None), row(6, 10, "swapped")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
+    catalog = load_catalog(settings(tmp_path))
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for folder in (raw, out):
+        folder.mkdir()
+    build_raw("orca", catalog.sources["orca"], [SourceFile("train", path.name, path, "x/rows.jsonl", "0")], raw)
+    made = build_pair_set("orca_card_filter", catalog.pair_sets["orca_card_filter"], raw, out)
+    dropped = {"rating": 2, "status": 1, "in_gsm8k_train": 1, "identical_responses": 0, "exact_duplicate": 0}
+    assert made.facts["dropped"] == dropped
+    assert [pair["row"] for pair in sorted(read(out / "pairs.parquet"), key=lambda pair: pair["row"])] == [1, 6]

@@ -39,9 +39,8 @@ def mix(
 ) -> tuple[Built, list[dict], list[dict]]:
     benchmarks = benchmarks or {}
     mixture = Mixture(
-        pair_sets=[one.pair_set for one in members],
         decontaminate_against=list(benchmarks),
-        **{"split": NATIVE, **fields},
+        **{"pair_sets": [one.pair_set for one in members], "split": NATIVE, **fields},
     )
     out = folder / "out"
     out.mkdir()
@@ -59,6 +58,7 @@ def test_members_are_joined_with_split_group_and_pair_set(tmp_path: Path):
         "dropped": {"duplicate_across_sources": 0, "group_in_test": 0, "leak": 0, "sample": 0},
         "train": 2,
         "test": 1,
+        "train_per_epoch": 2,
         "marked": 0,
         "sources": {"one_source": {"train": 1, "test": 1}, "two_source": {"train": 1, "test": 0}},
     }
@@ -252,6 +252,96 @@ def test_sample_caps_train_only_by_content(tmp_path: Path):
 def test_a_sample_larger_than_the_train_split_drops_nothing(tmp_path: Path):
     built, _, _ = mix(tmp_path, [member(tmp_path, "one", [given("Hi", "a", "b", 1)])], sample=Sample(train_pairs=2))
     assert built.facts["dropped"]["sample"] == 0
+
+
+def two_members(folder: Path) -> list[Member]:
+    """Return two pair sets of 40 train pairs each, the first with 7 test pairs too."""
+    first = [given(f"One {i}", "a", "b", i) for i in range(40)]
+    tests = [given(f"Test {i}", "a", "b", i, file="test.jsonl") for i in range(7)]
+    second = [given(f"Two {i}", "a", "b", i) for i in range(40)]
+    return [member(folder, "one", [*first, *tests]), member(folder, "two", second)]
+
+
+@pytest.mark.parametrize(
+    ("part", "kept", "told"),
+    [
+        ({"count": 25}, 25, "not among the 25 sampled train pairs of pair set one"),
+        ({"count": 41}, 40, None),
+        ({"fraction": 0.3}, 12, "not among the sampled train pairs, 0.3 of all, of pair set one"),
+        ({"fraction": 0.26}, 11, "not among the sampled train pairs, 0.26 of all, of pair set one"),
+        ({"fraction": 1.0}, 40, None),
+        ({"fraction": 1}, 40, None),
+    ],
+)
+def test_a_part_of_a_pair_set_is_sampled_by_content_from_train_and_counted(tmp_path: Path, part, kept, told):
+    members = two_members(tmp_path)
+    built, pairs, dropped = mix(tmp_path, members, pair_sets=[{"one": part}, "two"])
+    keys = [row["pair_key"] for row in read(members[0].pairs / "pairs.parquet") if row["file"] == "train.jsonl"]
+    expected = sorted(keys, key=lambda key: content_id(["mix", 0, key]))[:kept]
+    train = [pair for pair in pairs if pair["split"] == "train"]
+    assert {pair["pair_key"] for pair in train if pair["pair_set"] == "one"} == set(expected)
+    assert (built.facts["train"], built.facts["test"]) == (kept + 40, 7)
+    assert built.facts["dropped"]["sample"] == 40 - kept
+    assert {(drop["rule"], drop["reason"]) for drop in dropped} == ({("sample", told)} if told else set())
+    assert all(check.passed for check in built.checks)
+
+
+def test_a_part_has_a_seed_of_its_own(tmp_path: Path):
+    found = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        part = {"one": {"count": 20, "seed": seed}}
+        _, pairs, _ = mix(tmp_path / str(seed), two_members(tmp_path / str(seed)), pair_sets=[part, "two"])
+        found.append({pair["pair_key"] for pair in pairs if pair["pair_set"] == "one"})
+    assert found[0] != found[1]
+
+
+def test_the_sample_of_the_mixture_follows_and_does_not_favour_what_was_sampled_before(tmp_path: Path):
+    rows = [[given(f"{name} {i}", "a", "b", i) for i in range(400)] for name in ("one", "two")]
+    members = [member(tmp_path, name, some) for name, some in zip(("one", "two"), rows, strict=True)]
+    halved = [{"one": {"fraction": 0.5}}, "two"]
+    built, pairs, _ = mix(tmp_path, members, pair_sets=halved, sample=Sample(train_pairs=150))
+    assert (built.facts["train"], built.facts["dropped"]["sample"]) == (150, 650)
+    # A third of what the sample draws from; were both draws one, all 200 would come before half of the others.
+    assert 30 < sum(pair["pair_set"] == "one" for pair in pairs) < 70
+
+
+def test_repeat_and_loss_weight_are_noted_on_train_pairs_only(tmp_path: Path):
+    parts = [{"one": {"repeat": 3, "loss_weight": 0.5, "count": 10}}, {"two": {"loss_weight": 2}}]
+    built, pairs, _ = mix(tmp_path, two_members(tmp_path), pair_sets=parts)
+    assert {(pair["pair_set"], pair["split"], pair["repeat"], pair["weight"]) for pair in pairs} == {
+        ("one", "train", 3, 0.5),
+        ("one", "test", 1, 1.0),
+        ("two", "train", 1, 2.0),
+    }
+    assert (built.facts["train"], built.facts["train_per_epoch"]) == (50, 70)
+    assert built.facts["kept"] == len(pairs) == 57
+
+
+def test_prompts_may_weigh_alike_however_many_train_pairs_are_left_of_them(tmp_path: Path):
+    rows = [given("Hi", f"a{i}", "b", i) for i in range(4)] + [given("Ho", "a", "b", 9)]
+    tests = [given("He", f"a{i}", "b", i, file="test.jsonl") for i in range(3)]
+    more = [given("Hi", "a0", "b", 1), given("Hi", "other", "b", 2)]  # the first is a duplicate and no pair of train
+    members = [member(tmp_path, "one", [*rows, *tests]), member(tmp_path, "two", more)]
+    parts = ["one", {"two": {"loss_weight": 0.5}}]
+    _, pairs, _ = mix(tmp_path, members, pair_sets=parts, weight_per_prompt=True)
+    found = {(pair["prompt_id"], pair["pair_set"], pair["split"], pair["weight"]) for pair in pairs}
+    hi, ho, he = (one.prompt_id for one in (rows[0], rows[4], tests[0]))
+    assert found == {
+        *((hi, "one", "train", 1 / 5), (hi, "two", "train", 0.5 / 5), (ho, "one", "train", 1.0)),
+        (he, "one", "test", 1.0),
+    }
+
+
+def test_marks_of_a_pair_set_are_carried_along(tmp_path: Path):
+    rules = [{"contradictory": {"keep": "marked"}}]
+    rows = [given("Hi", "a", "b", 1), given("Hi", "b", "a", 2), given("Ho", "a", "b", 3)]
+    raw = write_raw(tmp_path / "raw", rows, "s")
+    (tmp_path / "pairs").mkdir()
+    build_pair_set("one", PairSet(source="s", candidates="given", rules=rules), raw, tmp_path / "pairs")
+    source = Source(path="somewhere", files=FILES, adapter="any", licence="MIT")
+    _, pairs, _ = mix(tmp_path, [Member("one", "s", source, tmp_path / "pairs", raw)])
+    assert {pair["row"]: pair["marks"] for pair in pairs} == {1: ["contradictory"], 2: ["contradictory"], 3: []}
 
 
 def test_two_pair_sets_of_one_source_make_no_pair_twice(tmp_path: Path):

@@ -322,3 +322,13 @@ def test_what_cannot_be_traced_is_told_in_one_sentence(data: Data, target: str, 
 def test_tracing_in_an_empty_home_says_what_to_do():
     with pytest.raises(UserError, match="materialize a recipe first"):
         trace("0" * 32, {"raw": [], "pairs": [], "mixture": [], "tokens": []})
+
+
+def test_marks_are_shown_where_a_rule_left_some(tmp_path: Path):
+    raw = write_raw(tmp_path / "raw", [given("Hi", "a", "b", 1), given("Hi", "b", "a", 2), given("Ho", "a", "b", 3)])
+    (tmp_path / "pairs").mkdir()
+    pair_set = PairSet(source="src", candidates="given", rules=[{"contradictory": {"keep": "marked"}}])
+    build_pair_set("x", pair_set, raw, tmp_path / "pairs")
+    rows = show.kept_rows(tmp_path / "pairs", [raw], 9)
+    assert {row["origin"][-1]: row["marks"] for row in rows} == {"1": "contradictory", "2": "contradictory", "3": None}
+    assert show.as_text(rows).count("marks: contradictory") == 2

@@ -39,6 +39,20 @@ def test_epochs_follow_each_other_and_the_last_one_is_cut(pairs):
     assert set(Counter(order).values()) == {2, 3}
 
 
+def test_a_repeated_pair_is_shown_so_often_an_epoch_and_leaves_the_order_of_the_others(pairs, encoder, tmp_path):
+    rows = [{**row, "repeat": 3 if n in (4, 9) else 1} for n, row in enumerate(toy.rows(22))]
+    repeated = load_pairs(toy.write_tokens(tmp_path, encoder, rows))
+    order = keyed_order(repeated, 7, 0)
+    assert Counter(order) == {n: 3 if n in (4, 9) else 1 for n in range(22)}
+    once = [n for n in order if n not in (4, 9)]
+    assert once == [n for n in keyed_order(pairs, 7, 0) if n not in (4, 9)]
+    places = [place for place, n in enumerate(order) if n == 4]
+    assert places != list(range(places[0], places[0] + 3))
+    half_epoch_more = training_order(repeated, 7, 1.5)
+    assert half_epoch_more == order + keyed_order(repeated, 7, 1)[:13]
+    assert repeated.num_tokens == pairs.num_tokens + 2 * sum(sum(pairs.lengths(n)) for n in (4, 9))
+
+
 def test_only_the_train_split_is_read(encoder, tmp_path):
     rows = [{**row, "split": "test" if n < 5 else "train"} for n, row in enumerate(toy.rows(22))]
     folder = toy.write_tokens(tmp_path, encoder, rows)

@@ -63,6 +63,15 @@ def test_the_mini_recipe_is_capped_by_its_sample(catalog: Catalog, settings: Set
     assert (planned["num_pairs"], planned["num_steps"]) == (1_200, 75)
 
 
+def test_parts_and_repeats_of_pair_sets_are_planned_for(catalog: Catalog, settings: Settings):
+    parts = [{"hh_helpful_base": {"count": 1000}}, {"hh_helpful_online": {"fraction": 0.1, "repeat": 2}}]
+    planned = _plan(catalog, settings, mixture__pair_sets=parts)
+    assert planned["num_pairs"] == 1000 + 2 * 2201  # a tenth of 22,007, rounded up
+    assert planned["pair_sets"] == ["hh_helpful_base", "hh_helpful_online"]
+    capped = _plan(catalog, settings, mixture__pair_sets=parts, mixture__sample={"train_pairs": 320})
+    assert capped["num_pairs"] == round(320 * (1000 + 4402) / 3201)
+
+
 def test_what_no_publisher_states_is_null(catalog: Catalog, settings: Settings):
     planned = _plan(catalog, settings, "quickstart")
     unknown = ("num_pairs", "num_pairs_source", "num_steps", "num_tokens", "hours")

@@ -6,7 +6,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.training import run_config
 from rm_workflow_tests.training import toy
 
-FACTS = {"train": 100, "test": 10, "train_tokens": 9000, "template_hash": "ab"}
+FACTS = {"train_per_epoch": 100, "test": 10, "train_tokens": 9000, "template_hash": "ab"}
 
 
 def test_the_seed_recipe_takes_10050_steps():
@@ -59,4 +59,4 @@ def test_tokens_without_a_test_pair_are_refused_before_training_where_test_is_to
 
 def test_tokens_without_a_train_pair_are_refused():
     with pytest.raises(UserError, match="no train pair"):
-        run_config.resolve(toy.recipe(), {**FACTS, "train": 0}, "cpu", "fp32")
+        run_config.resolve(toy.recipe(), {**FACTS, "train_per_epoch": 0}, "cpu", "fp32")

@@ -28,7 +28,7 @@ class Preferences:
         self.occurrences: list[dict] = []
         self.pairs: list[dict] = []
 
-    def pair(self, question: str, chosen: str, rejected: str, split: str = "train") -> str:
+    def pair(self, question: str, chosen: str, rejected: str, split: str = "train", repeat: int = 1) -> str:
         """Add a pair and return its id."""
         messages = [{"role": "user", "content": question}]
         prompt_id = content_id(messages)
@@ -44,7 +44,7 @@ class Preferences:
         key = content_id([prompt_id, *ids])
         pair = {"pair_id": content_id([key, "toy", row]), "pair_key": key, "prompt_id": prompt_id}
         sides = {"chosen_id": ids[0], "rejected_id": ids[1], "chosen_score": 2.0, "rejected_score": 1.0}
-        place = {"weight": 1.0, "source": "toy", "file": "train.jsonl", "row": row, "pair_set": "toy"}
+        place = {"weight": 1.0, "repeat": repeat, "source": "toy", "file": "train.jsonl", "row": row, "pair_set": "toy"}
         self.pairs.append({**pair, **sides, **place, "split": split, "group_id": prompt_id, "leak": None})
         return self.pairs[-1]["pair_id"]
 
@@ -119,6 +119,21 @@ def test_pairs_are_dropped_under_the_first_rule_that_matches(preferences: Prefer
     assert (dropped[forged]["stage"], dropped[forged]["file"], dropped[forged]["row"]) == ("pair", "train.jsonl", 3)
     assert dropped[too_long]["detail"].endswith("at most 60")
     assert len(rows(tmp_path / "out", "responses")) == 2
+
+
+def test_repeats_are_carried_and_counted_and_no_row_is_stored_twice(preferences: Preferences, tmp_path: Path) -> None:
+    thrice = preferences.pair("Name a river.", "The Danube.", "No.", repeat=3)
+    once = preferences.pair("Is it long?", "Yes.", "No.")
+    preferences.pair("Is it short?", "No.", "Yes.", split="test")
+    preferences.pair("What is <pad>?", "Yes.", "No.", repeat=5)
+    preferences.write()
+    built = preferences.build(tmp_path / "out")
+    kept = {row["pair_id"]: row for row in rows(tmp_path / "out", "pairs")}
+    assert (kept[thrice]["repeat"], kept[once]["repeat"], len(kept)) == (3, 1, 3)
+    assert (built.facts["train"], built.facts["train_per_epoch"], built.facts["dropped"]["special_token"]) == (2, 4, 1)
+    lengths = {row["response_id"]: len(row["input_ids"]) for row in rows(tmp_path / "out", "responses")}
+    tokens = {pair: lengths[row["chosen_id"]] + lengths[row["rejected_id"]] for pair, row in kept.items()}
+    assert built.facts["train_tokens"] == 3 * tokens[thrice] + tokens[once]
 
 
 def test_sides_that_become_equal_ids_are_collapsed(preferences: Preferences, tmp_path: Path) -> None:

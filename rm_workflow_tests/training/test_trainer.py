@@ -1,5 +1,7 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
@@ -15,12 +17,12 @@ from rm_workflow_tests.training import toy
 def make_trainer(tiny_base, encoder, pairs, tmp_path, objective="bradley_terry", lora=None, precision="fp32", **values):
     # A head of ordinary size: gradients that are all but zero would agree whatever the code does.
     recipe = toy.recipe(objective, lora=lora, head_init_std=0.5, **values)
-    config = toy.resolved(recipe, encoder, len(pairs), precision)
+    config = toy.resolved(recipe, encoder, int(pairs.repeat.sum()), precision)
     model = load_reward_model(tiny_base, 0.5, 0, encoder.pad_token_id)
     if lora:
         torch.manual_seed(0)
         model = add_lora(model, recipe.training.lora.model_dump(), "toy/tiny")
-    progress = Progress(tmp_path / "metrics.jsonl", config["num_steps"], len(pairs))
+    progress = Progress(tmp_path / "metrics.jsonl", config["num_steps"], config["num_train_pairs"])
     trainer = PairTrainer(model, encoder.tokenizer, pairs, config, progress, tmp_path)
     progress.start()
     return trainer
@@ -79,6 +81,24 @@ def test_a_step_equals_the_slow_reference_whatever_the_layout_and_the_micro_batc
     positions = [3, 20, 1, 7, 8, 14, 11, 2, 5, 16]
     assert trainer.layout == layout
     assert_same(one_step(trainer, positions), slow_reference(trainer.model, pairs, positions))
+
+
+def test_a_pair_seen_twice_in_a_step_counts_as_one_of_twice_the_weight(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, micro_batch_tokens=200)
+    twice = replace(pairs, weight=np.where(np.arange(22) == 7, 2, 1).astype(np.float32) * pairs.weight)
+    assert_same(one_step(trainer, [3, 7, 20, 7, 11]), slow_reference(trainer.model, twice, [3, 7, 20, 11]))
+
+
+def test_a_run_shows_each_pair_as_often_as_it_is_repeated(tiny_base, encoder, tmp_path):
+    from rm_workflow.training.data import load_pairs
+
+    rows = [{**row, "repeat": 1 + n % 3} for n, row in enumerate(toy.rows(8))]
+    pairs = load_pairs(toy.write_tokens(tmp_path / "tokens", encoder, rows))
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path)
+    trainer.train()
+    assert trainer.progress.total_pairs == sum(row["repeat"] for row in rows) == 15
+    assert trainer.state.global_step == 2
+    assert sum(record["tokens"] for record in trainer.progress.records) == pairs.num_tokens
 
 
 def test_the_centre_term_is_weighted_like_the_pairs(tiny_base, encoder, pairs, tmp_path):

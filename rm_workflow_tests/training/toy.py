@@ -76,6 +76,7 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
                 "chosen_score": 1.0 + pair["gap"],
                 "rejected_score": 1.0,
                 "weight": pair["weight"],
+                "repeat": pair.get("repeat", 1),
                 "source": pair["source"],
                 "split": pair.get("split", "train"),
                 "group_id": key,
@@ -92,7 +93,7 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
 
 def resolved(toy_recipe: Recipe, encoder: Encoder, num_pairs: int, precision: str = "fp32") -> dict[str, Any]:
     """Return the run config of a toy recipe."""
-    facts = {"train": num_pairs, "test": 1, "train_tokens": 0, "template_hash": encoder.template_hash}
+    facts = {"train_per_epoch": num_pairs, "test": 1, "train_tokens": 0, "template_hash": encoder.template_hash}
     return run_config.resolve(toy_recipe, facts, "cpu", precision)
 
 
