@@ -156,9 +156,9 @@ class PairSet(Entry):
 
     @model_validator(mode="after")
     def _pairing_of_lists(self) -> "PairSet":
-        if self.candidates == "given" and self.pairing != "all":
+        if self.candidates not in ("rated", "rated_prompt") and self.pairing != "all":
             raise ValueError(
-                f"pairing {self.pairing} chooses among rated responses, and candidates are 'given'; "
+                f"pairing {self.pairing} chooses among rated responses, and candidates are '{self.candidates}'; "
                 "leave pairing out, or set candidates to rated or rated_prompt"
             )
         return self
