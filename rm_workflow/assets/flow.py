@@ -15,7 +15,7 @@ from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.keys import content_id
 
 UNKEYED_SOURCE_FIELDS = {
-    *("hub", "path", "licence", "attribution", "description", "published_rows", "proven_on_real_rows"),
+    *("hub", "path", "licence", "attribution", "generators", "description", "published_rows", "proven_on_real_rows"),
 }
 
 
@@ -100,7 +100,7 @@ class Flow:
     def pairs(self, pair_set: str) -> Planned:
         """Plan ``pairs_<set>``."""
         entry = self.catalog.pair_sets[pair_set]
-        parameters = entry.model_dump(mode="json", exclude={"description"})
+        parameters = entry.model_dump(mode="json", exclude={"description", "published_note"})
         return Planned(f"pairs_{pair_set}", "pairs", pair_set, parameters, (self.raw(entry.source),))
 
     def benchmark(self, name: str) -> Planned:

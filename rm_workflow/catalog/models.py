@@ -69,6 +69,8 @@ class Source(Location):
             ``<extra_id_1>`` marks between turns).
         winner: for adapters that read a label: side (``a``, ``b``, ``tie``) -> the labels that mean it.
         max_broken_share: broken lines above this share of a file are fatal.
+        generators: whose models wrote the responses (names of ``licences.GENERATORS``), [] where no terms reach them,
+            None where the source does not say.
         published_rows: rows by split as the publisher states them; never checked, only shown.
     """
 
@@ -79,6 +81,7 @@ class Source(Location):
     winner: dict[Literal["a", "b", "tie"], list[bool | int | float | str]] = {}
     licence: str
     attribution: str = ""
+    generators: list[Name] | None = None
     description: str = ""
     max_broken_share: Share = 0.01
     published_rows: dict[Name, int] = {}
@@ -100,6 +103,7 @@ class PairSet(Entry):
             ``rated_prompt`` (all C(k,2) of a prompt's responses in one file, whose rows are single responses).
         score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
         published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
+        published_note: why the two may differ.
     """
 
     source: Name
@@ -107,6 +111,7 @@ class PairSet(Entry):
     score: list[str] = []
     rules: list[RuleUse]
     published: int | None = None
+    published_note: str = ""
     description: str = ""
 
     @field_validator("rules", mode="before")
@@ -175,6 +180,11 @@ class Mixture(Entry):
     decontaminate_against: list[Name] = []
     leak_policy: Literal["drop", "mark"] = "drop"
     sample: Sample | None = None
+
+    @property
+    def pair_set_names(self) -> list[str]:
+        """Return the names of the pair sets, in their order."""
+        return list(self.pair_sets)
 
     @field_validator("pair_sets", "decontaminate_against")
     @classmethod

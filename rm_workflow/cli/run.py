@@ -112,7 +112,7 @@ def _print_comparability(recipe: Recipe) -> None:
 
 
 def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe, named: str) -> dict[str, Any]:
-    """Return CONTRACT's ``counts`` shape from the latest artifacts of a recipe's data stage.
+    """Return CONTRACT's ``counts`` shape, published counts beside it, from the latest artifacts of a recipe.
 
     Args:
         named: what a person types for the recipe: its name or its file.
@@ -136,7 +136,8 @@ def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe, named: 
 
     mixture = {flow.mixture(recipe).asset: found[flow.mixture(recipe).asset].facts}
     made_tokens = {tokens.asset: found[tokens.asset].facts} if tokens.asset in found else None
-    return counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
+    counted = counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
+    return counts.with_published(counted, facts("raw"), recipe, flow.mixture(recipe).asset, catalog)
 
 
 def run_hint(named: str, overrides: Sequence[str], until: str) -> str:
@@ -146,5 +147,8 @@ def run_hint(named: str, overrides: Sequence[str], until: str) -> str:
 
 
 def print_counts(collected: dict[str, Any]) -> None:
-    """Print the funnel as one table."""
+    """Print the funnel, and beside what is published what is ours."""
     print_table("funnel", counts.funnel(collected))
+    compared = counts.beside_published(collected)
+    if compared:
+        print_table("ours beside the published counts (nothing is tuned to them)", compared)
