@@ -44,7 +44,7 @@ CODE_VERSIONS = {
         "2",
         (
             *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
-            *("evaluation/benchmarks/*.py", "evaluation/items.py", "models/reward_model.py"),
+            *("evaluation/benchmarks/*.py", "evaluation/items.py", "models/reward_model.py", "intervals.py"),
         ),
     ),
 }
