@@ -27,7 +27,13 @@ CODE_VERSIONS = {
             *("preferences/adapters/*.py", "keys.py"),
         ),
     ),
-    "pairs": CodeVersion("2", ("preferences/pairs.py", "preferences/sql.py", "preferences/rules/*.py", "keys.py")),
+    "pairs": CodeVersion(
+        "3",
+        (
+            *("preferences/pairs.py", "preferences/sql.py", "preferences/text.py", "preferences/normalise.py"),
+            *("preferences/rules/*.py", "keys.py"),
+        ),
+    ),
     "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "evaluation/items.py", "preferences/tables.py")),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
     "mixture": CodeVersion("2", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),

@@ -101,6 +101,7 @@ class PairSet(Entry):
     Attributes:
         candidates: ``given`` (slots chosen and rejected of one row), ``rated`` (all C(k,2) of a row's responses) or
             ``rated_prompt`` (all C(k,2) of a prompt's responses in one file, whose rows are single responses).
+        pairing: of rated responses, ``all`` C(k,2) pairs, or ``best_vs_worst`` of each list.
         score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
         published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
         published_note: why the two may differ.
@@ -108,11 +109,21 @@ class PairSet(Entry):
 
     source: Name
     candidates: Literal["given", "rated", "rated_prompt"]
+    pairing: Literal["all", "best_vs_worst"] = "all"
     score: list[str] = []
     rules: list[RuleUse]
     published: int | None = None
     published_note: str = ""
     description: str = ""
+
+    @model_validator(mode="after")
+    def _pairing_of_lists(self) -> "PairSet":
+        if self.candidates == "given" and self.pairing != "all":
+            raise ValueError(
+                f"pairing {self.pairing} chooses among rated responses, and candidates are 'given'; "
+                "leave pairing out, or set candidates to rated or rated_prompt"
+            )
+        return self
 
     @field_validator("rules", mode="before")
     @classmethod

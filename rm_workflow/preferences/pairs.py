@@ -3,12 +3,14 @@
 Text is never touched but for the excerpts of dropped rows, which are joined last. ``pairs.parquet`` holds references::
 
     pair_id 5c1e..  prompt_id 09ab..  chosen_id 77f0..  rejected_id 1d2c..  chosen_score 4.5  rejected_score 3.0
-    source helpsteer  file train.jsonl.gz  row 17
+    source helpsteer  file train.jsonl.gz  row 17  marks []
 
 A candidate is one unordered pair of responses of one row. A given pair keeps its label; of a rated one the higher score
 is chosen, and where the scores are equal or missing the lower slot stands first until a rule drops the candidate.
+``marks`` are the rules that marked a pair and kept it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,16 @@ from rm_workflow.catalog.models import PairSet
 from rm_workflow.database import quote_identifier, quote_literal, write_parquet
 from rm_workflow.errors import UserError
 from rm_workflow.preferences.rules import BoundRule, bind_rules
-from rm_workflow.preferences.sql import content_id_sql, json_string, one_row, read_table, work_database
+from rm_workflow.preferences.sql import (
+    content_id_sql,
+    json_string,
+    keyed_hash_sql,
+    one_row,
+    read_table,
+    work_database,
+)
 from rm_workflow.preferences.tables import EXCERPT_CHARACTERS, PREFERENCE
+from rm_workflow.preferences.text import load_texts
 
 # A rating as an exact number. Beyond 15 digits before the point, and for NaN, there is none.
 RATING = "decimal(24, 9)"
@@ -62,23 +72,40 @@ RATED = """
     from oriented
 """
 
+# best_vs_worst: of each list the best response and, of the others, the worst. Of equal scores the smallest
+# content_id(["best_vs_worst", 0, response_id]) is the best and the largest the worst; a response without a score is
+# either only where no other is left. The order is exact: standing is the mean times a common multiple of all counts.
+BEST_AND_WORST = """
+    with drawn as (
+        select *, total * ({common} // nullif(present::bigint, 0))::decimal(14, 0) as standing, {draw} as draw
+        from scored
+    ),
+    best_known as (
+        select *, row_number() over (
+            partition by source, file, prompt_id, listing order by standing desc nulls last, draw, place
+        ) = 1 as best
+        from drawn
+    )
+    select * exclude (standing, draw, best)
+    from best_known
+    qualify best or row_number() over (
+        partition by source, file, prompt_id, listing, best order by standing nulls last, draw desc, place desc
+    ) = 1
+"""
+
 # How many candidates there must be, counted from the rows without pairing them.
-EXPECTED = {
-    "given": "select count(*) from occurrences where slot = 'chosen'",
-    **{
-        candidates: f"""
-            select coalesce(sum(k * (k - 1) // 2), 0)::bigint
-            from (select count(*) as k from occurrences group by source, file, prompt_id, {LIST_OF[candidates]})
-        """
-        for candidates in ("rated", "rated_prompt")
-    },
-}
+GIVEN_EXPECTED = "select count(*) from occurrences where slot = 'chosen'"
+LISTS_EXPECTED = """
+    select coalesce(sum({of_k}), 0)::bigint
+    from (select count(*) as k from occurrences group by source, file, prompt_id, {listing})
+"""
+OF_K = {"all": "k * (k - 1) // 2", "best_vs_worst": "(k >= 2)::integer"}
 
 KEPT = """
     -- pairs.parquet: what no rule has dropped
     select
         pair_id, pair_key, prompt_id, chosen_id, rejected_id, chosen_score, rejected_score, 1.0::double as weight,
-        source, file, row
+        source, file, row, marks
     from candidates
     order by prompt_id, pair_id
 """
@@ -88,7 +115,7 @@ DROPPED = """
     select
         'pair' as stage, source, file, row, slots, pair_id, chosen_id, rejected_id, rule, reason, detail,
         left(text, {characters}) as excerpt
-    from drops left join {responses} responses on response_id = chosen_id
+    from drops left join responses on response_id = chosen_id
     order by source, file, row, rule, pair_id, slots
 """
 
@@ -109,27 +136,29 @@ def build_pair_set(name: str, pair_set: PairSet, raw: Path, out: Path) -> Built:
         raw: folder with occurrences and responses of the pair set's source.
 
     Returns:
-        facts ``candidates``, ``kept``, ``dropped`` (every declared rule), ``published``.
+        facts ``candidates``, ``kept``, ``dropped`` (every declared rule), ``marked`` (kept pairs by rule, of the rules
+        that mark), ``published``.
 
     Raises:
         UserError: the pair set does not fit the source: rules, slots, ratings.
     """
     rules = bind_rules(name, pair_set)
     with work_database(out) as con:
-        con.execute(f"create view occurrences as from {read_table(raw / 'occurrences.parquet')}")
+        load_texts(con, [raw])
         _check_ratings(con, name, pair_set)
         _check_extra(con, name, pair_set, rules)
         _make_candidates(con, pair_set)
         candidates = _check_candidates(con, name, pair_set)
         dropped = _apply_rules(con, rules)
         write_parquet(con, KEPT, out / "pairs.parquet")
-        responses = read_table(raw / "responses.parquet")
-        write_parquet(con, DROPPED.format(characters=EXCERPT_CHARACTERS, responses=responses), out / "dropped.parquet")
+        write_parquet(con, DROPPED.format(characters=EXCERPT_CHARACTERS), out / "dropped.parquet")
+        marked = _marked(con, rules)
         checks = _checks(con, pair_set, out)
     facts = {
         "candidates": candidates,
         "kept": candidates - sum(dropped.values()),
         "dropped": dropped,
+        "marked": marked,
         "published": pair_set.published,
     }
     return Built(facts, checks)
@@ -181,6 +210,10 @@ def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
         from occurrences
         """
     )
+    if pair_set.pairing == "best_vs_worst":
+        common = math.lcm(*range(1, len(pair_set.score) + 1))
+        draw = keyed_hash_sql("best_vs_worst", 0, "response_id")
+        con.execute(f"create or replace temp table scored as {BEST_AND_WORST.format(common=common, draw=draw)}")
     pair_key = content_id_sql(*map(json_string, ("prompt_id", "chosen_id", "rejected_id")))
     con.execute(
         f"""
@@ -196,7 +229,8 @@ def _make_candidates(con: duckdb.DuckDBPyConnection, pair_set: PairSet) -> None:
             {content_id_sql(json_string("pair_key"), json_string("source"), "n")} as pair_id,
             *,
             chosen_sum::double / chosen_count::double as chosen_score,
-            rejected_sum::double / rejected_count::double as rejected_score
+            rejected_sum::double / rejected_count::double as rejected_score,
+            []::varchar[] as marks
         from counted
         """
     )
@@ -239,19 +273,44 @@ def _apply_rules(con: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule]) -> 
     return {rule.name: _apply(con, rule) for rule in rules}
 
 
+def _marked(con: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule]) -> dict[str, int]:
+    """Return the kept pairs that each rule marked, of the rules that mark."""
+    marked = dict(
+        con.execute(
+            "select mark, count(*) from (select unnest(marks) as mark from candidates) group by mark"
+        ).fetchall()
+    )
+    return {rule.name: marked.get(rule.name, 0) for rule in rules if rule.marks}
+
+
 def _apply(con: duckdb.DuckDBPyConnection, rule: BoundRule) -> int:
-    matched = quote_identifier(f"matched_{rule.name}")
+    matched, name = quote_identifier(f"matched_{rule.name}"), quote_literal(rule.name)
+    if rule.prepare:
+        rule.prepare(con)
     con.execute(f"create temp table {matched} as {rule.sql}")
+    if rule.marks:
+        con.execute(
+            f"""
+            update candidates set marks = list_append(marks, {name}) where pair_id in (select pair_id from {matched})
+            """
+        )
+        return 0
     con.execute(
         f"""
         insert into drops by name
-        select candidates.*, {quote_literal(rule.name)} as rule, reason, detail
+        select candidates.*, {name} as rule, reason, detail
         from candidates join {matched} using (pair_id)
         """
     )
     con.execute(f"delete from candidates where pair_id in (select pair_id from {matched})")
     (number,) = one_row(con, f"select count(*) from {matched}")
     return number
+
+
+def _expected_sql(pair_set: PairSet) -> str:
+    if pair_set.candidates == "given":
+        return GIVEN_EXPECTED
+    return LISTS_EXPECTED.format(of_k=OF_K[pair_set.pairing], listing=LIST_OF[pair_set.candidates])
 
 
 def _checks(con: duckdb.DuckDBPyConnection, pair_set: PairSet, out: Path) -> tuple[Check, ...]:
@@ -269,7 +328,7 @@ def _checks(con: duckdb.DuckDBPyConnection, pair_set: PairSet, out: Path) -> tup
         )
         """,
     )
-    (expected,) = one_row(con, EXPECTED[pair_set.candidates])
+    (expected,) = one_row(con, _expected_sql(pair_set))
     figures: Mapping[str, Any] = {
         "candidates": expected,
         "kept": kept,

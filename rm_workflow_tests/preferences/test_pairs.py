@@ -54,6 +54,7 @@ def test_a_given_pair_keeps_its_label(tmp_path: Path):
             "source": "src",
             "file": "train.jsonl",
             "row": 1,
+            "marks": [],
         }
     ]
     assert dropped == []
@@ -61,6 +62,7 @@ def test_a_given_pair_keeps_its_label(tmp_path: Path):
         "candidates": 1,
         "kept": 1,
         "dropped": {"identical_responses": 0, "exact_duplicate": 0},
+        "marked": {},
         "published": None,
     }
     assert all(check.passed for check in built.checks)
@@ -196,7 +198,6 @@ def test_a_pair_set_that_does_not_fit_its_source_is_refused(tmp_path: Path, pair
             ["identical_response"],
             r"pair set 'x': there is no rule 'identical_response' \(did you mean 'identical_responses'\?\)",
         ),
-        (["near_duplicate"], "rule 'near_duplicate' is not built yet; leave it out"),
         (["exact_duplicate", "identical_responses"], r"write them as \[identical_responses, exact_duplicate\]"),
         (["exact_duplicate", "exact_duplicate"], "'exact_duplicate' is listed twice"),
         (["equal_score"], "rule 'equal_score' judges scores, and the pair set names none; set 'score'"),
@@ -326,3 +327,69 @@ def test_ties_are_refused_where_no_rule_drops_them(tmp_path: Path):
     win = RawRow("Ho", [Shown("chosen", "a", {"preference": 1.0}), Shown("rejected", "b", {"preference": 0.0})], 2)
     _, pairs, dropped = build(tmp_path, [tie, win], given_set("equal_score", score=["preference"]))
     assert ([pair["row"] for pair in pairs], [drop["rule"] for drop in dropped]) == ([2], ["equal_score"])
+
+
+def best_set(*rules, score=("quality",), candidates="rated"):
+    return PairSet(
+        source="src", candidates=candidates, pairing="best_vs_worst", score=list(score), rules=list(rules or ["rating"])
+    )
+
+
+def sides_of(pairs: list[dict], row: RawRow) -> list[tuple[str, str]]:
+    texts = {content_id([row.prompt_id, shown.text]): shown.text for shown in row.responses}
+    return [
+        (texts[pair["chosen_id"]], texts[pair["rejected_id"]]) for pair in pairs if pair["prompt_id"] == row.prompt_id
+    ]
+
+
+def test_best_vs_worst_makes_one_pair_of_a_list(tmp_path: Path):
+    four = rated("Hi", [(text, {"quality": score}) for text, score in zip("abcd", (3, 5, 1, 4), strict=True)], 1)
+    # 3.3 / 3 and 2.2 / 2 are the same mean and not the same float; b is worse by 10^-9
+    means = [
+        ("a", {"quality": 1.1, "y": 1.1, "z": 1.1}),
+        ("b", {"quality": 1.1, "y": 1.099999998}),
+        ("c", {"quality": 2}),
+    ]
+    three, two = rated("Ho", means, 2), rated("He", [("a", {"quality": 1}), ("b", {"quality": 2})], 3)
+    one = rated("Ha", [("a", {"quality": 1})], 4)
+    built, pairs, dropped = build(tmp_path, [four, three, two, one], best_set(score=["quality", "y", "z"]))
+    assert (built.facts["candidates"], built.facts["kept"], dropped) == (3, 3, [])
+    assert all(check.passed for check in built.checks)
+    assert [sides_of(pairs, row) for row in (four, three, two, one)] == [[("b", "c")], [("c", "b")], [("b", "a")], []]
+
+
+def test_best_vs_worst_of_rows_of_single_responses(tmp_path: Path):
+    rows = [
+        rated("Hi", [(text, {"quality": score})], row)
+        for row, (text, score) in enumerate([("a", 2), ("b", 1), ("c", 3)])
+    ]
+    built, pairs, _ = build(tmp_path, rows, best_set(candidates="rated_prompt"))
+    texts = {content_id([rows[0].prompt_id, text]): text for text in "abc"}
+    assert [(texts[pair["chosen_id"]], texts[pair["rejected_id"]]) for pair in pairs] == [("c", "b")]
+    assert all(check.passed for check in built.checks)
+
+
+def test_equal_bests_and_worsts_are_chosen_by_content_and_not_by_place(tmp_path: Path):
+    scores = {"a": 2, "b": 2, "c": 2, "d": 1, "e": 1, "f": 1}
+    found = set()
+    for number, order in enumerate(("abcdef", "fedcba", "cfbead")):
+        row = rated("Hi", [(text, {"quality": scores[text]}) for text in order], number)
+        _, pairs, _ = build(tmp_path / order, [row], best_set())
+        found.update(sides_of(pairs, row))
+    draw = {text: content_id(["best_vs_worst", 0, content_id([row.prompt_id, text])]) for text in scores}
+    assert found == {(min("abc", key=draw.__getitem__), max("def", key=draw.__getitem__))}
+
+
+def test_a_list_without_two_scores_still_makes_one_candidate_that_is_counted(tmp_path: Path):
+    unrated = rated("Hi", [("a", {}), ("b", {"quality": 1}), ("c", {})], 1)
+    equal = rated("Ho", [("a", {"quality": 1}), ("b", {"quality": 1})], 2)
+    partly = rated("He", [("a", {}), ("b", {"quality": 1}), ("c", {"quality": 3})], 3)
+    built, pairs, _ = build(tmp_path, [unrated, equal, partly], best_set("rating", "equal_score"))
+    assert built.facts["dropped"] == {"rating": 1, "equal_score": 1}
+    assert sides_of(pairs, partly) == [("c", "b")]
+    assert all(check.passed for check in built.checks)
+
+
+def test_best_vs_worst_of_given_pairs_is_refused():
+    with pytest.raises(ValueError, match="leave pairing out, or set candidates to rated or rated_prompt"):
+        PairSet(source="src", candidates="given", pairing="best_vs_worst", rules=[])

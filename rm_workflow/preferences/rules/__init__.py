@@ -5,22 +5,31 @@ A rule file ``rules/<name>.py`` holds
 - ``Parameters``: what a pair set may set, with ranges;
 - ``sql(parameters)``: a query over the table ``candidates`` that selects ``pair_id, reason, detail`` of what to drop;
 - ``NEEDS_SCORES``: whether it judges the scores of a pair;
-- ``NEEDS_EXTRA``, if any: names of columns that the source must carry along (``columns: {extra_<name>: <column>}``).
+- ``NEEDS_EXTRA``, if any: names of columns that the source must carry along (``columns: {extra_<name>: <column>}``);
+- ``prepare(con, parameters)``, if any: called just before the query, for what SQL alone cannot do; it leaves temporary
+  tables that the query reads;
+- ``marks(parameters)``, if any: whether what the query selects stays and is marked, where other rules drop it.
 
 ``candidates`` holds what the rules before have left: pair_id, pair_key, n (0-based occurrence of the pair_key in the
 source), prompt_id, chosen_id, rejected_id, chosen_score, rejected_score (doubles), the same scores exactly as
 chosen_sum / chosen_count and rejected_sum / rejected_count (decimals), source, file, row, slots, extra (JSON of the
 columns carried along with the chosen response).
 
+A rule that judges text reads the source's views ``prompts`` (prompt_id, messages) and ``responses`` (response_id,
+prompt_id, text). It brings each text down to a number or a verdict first and joins only that to ``candidates``: text is
+large, and never carried through a window or a sort.
+
 A new rule is a new file, and its place in the order below.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import duckdb
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rm_workflow.catalog.models import PairSet, RuleUse
@@ -28,8 +37,8 @@ from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 
 # What a source says about its own pairs. These stand first, among themselves in the order of the pair set.
-SOURCE_RULES = ("rating", "score_ratio", "status", "in_gsm8k_train")
-# The order of all rules; a name without a file is a rule that is not built yet.
+SOURCE_RULES = ("rating", "score_ratio", "score_gap", "status", "in_gsm8k_train", "refusal")
+# The order of all rules.
 ORDER = (
     *SOURCE_RULES,
     *("equal_score", "identical_responses", "exact_duplicate", "near_duplicate", "contradictory", "cycle", "length"),
@@ -48,13 +57,17 @@ class BoundRule:
     """A rule with the parameters of one pair set.
 
     Attributes:
-        sql: selects ``pair_id, reason, detail`` of what it drops.
+        sql: selects ``pair_id, reason, detail`` of what it drops or marks.
         needs_extra: columns that the source must carry along.
+        prepare: makes the tables that ``sql`` reads beside the candidates, if it reads any.
+        marks: what ``sql`` selects stays, with the rule's name in the column ``marks``.
     """
 
     name: str
     sql: str
     needs_extra: tuple[str, ...] = ()
+    prepare: Callable[[duckdb.DuckDBPyConnection], None] | None = None
+    marks: bool = False
 
 
 def built() -> list[str]:
@@ -78,8 +91,6 @@ def bind_rules(name: str, pair_set: PairSet) -> list[BoundRule]:
 
 def _check_known(title: str, rule: str) -> None:
     names = built()
-    if rule in ORDER and rule not in names:
-        raise UserError(f"{title}: rule '{rule}' is not built yet; leave it out (there are: {', '.join(names)})")
     if rule not in names:
         raise UserError(f"{title}: there is no rule '{rule}' ({nearest(rule, names)})")
 
@@ -104,8 +115,16 @@ def _bind(title: str, use: RuleUse, has_scores: bool) -> BoundRule:
             f"{title}: rule '{use.name}' judges scores, and the pair set names none; "
             "set 'score' to a list of ratings, for instance score: [helpfulness]"
         )
-    sql = module.sql(_parameters(title, module.Parameters, use))
-    return BoundRule(use.name, sql, getattr(module, "NEEDS_EXTRA", ()))
+    parameters = _parameters(title, module.Parameters, use)
+    prepare = getattr(module, "prepare", None)
+    marks = getattr(module, "marks", None)
+    return BoundRule(
+        use.name,
+        module.sql(parameters),
+        getattr(module, "NEEDS_EXTRA", ()),
+        partial(prepare, parameters=parameters) if prepare else None,
+        bool(marks and marks(parameters)),
+    )
 
 
 def _parameters(title: str, model: type[RuleParameters], use: RuleUse) -> RuleParameters:
@@ -125,4 +144,6 @@ def _sentence(problem: Any) -> str:
         return f"parameter '{where}' is missing"
     if problem["type"] == "extra_forbidden":
         return f"there is no parameter '{where}'"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
     return f"{where} is {problem['input']!r}, out of its range"

@@ -1,8 +1,9 @@
-"""Drop pairs of the same two responses whose labels are opposed: one row prefers A to B, another B to A.
+"""Drop or mark pairs of the same two responses whose labels are opposed: one row prefers A to B, another B to A.
 
 Compared within the pair set, after ``exact_duplicate``. With ``keep: none`` all of them are dropped; with ``keep:
 majority`` the label that more rows give stays once it is ahead, and of equal numbers none. Duplicates count as votes
-only where ``exact_duplicate`` is not among the rules before.
+only where ``exact_duplicate`` is not among the rules before. With ``keep: marked`` all stay, and the column ``marks``
+names the rule.
 
 contradictory: {keep: none}
 
@@ -22,7 +23,12 @@ NEEDS_SCORES = False
 class Parameters(RuleParameters):
     """``keep``: what stays of a contradiction."""
 
-    keep: Annotated[Literal["none", "majority"], Field(description="none or majority")] = "none"
+    keep: Annotated[Literal["none", "majority", "marked"], Field(description="none, majority or marked")] = "none"
+
+
+def marks(parameters: Parameters) -> bool:
+    """Return whether contradicted pairs stay and are marked."""
+    return parameters.keep == "marked"
 
 
 def sql(parameters: Parameters) -> str:
