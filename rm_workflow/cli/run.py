@@ -40,8 +40,8 @@ def run_command(
     """Materialize a recipe from raw rows to scores; whatever is there already is reused."""
     if until not in STAGES:
         raise typer.BadParameter(f"{until!r} is not a stage; choose one of {', '.join(STAGES)}", param_hint="--until")
-    settings, catalog, resolved = _load(recipe)
-    finished = _run(settings, catalog, resolved, parse_overrides(set_ or []), until)
+    settings, catalog, resolved = load_recipe(recipe)
+    finished = materialize(settings, catalog, resolved, parse_overrides(set_ or []), until)
     scores = _scores(settings, finished)
     if json_:
         print_json(_run_json(finished, scores))
@@ -60,9 +60,9 @@ def counts_command(
     json_: JsonOption = False,
 ) -> None:
     """Print the funnel of a recipe's data: what was read, what each rule dropped, what is left."""
-    settings, catalog, resolved = _load(recipe)
+    settings, catalog, resolved = load_recipe(recipe)
     if not no_run:
-        _run(settings, catalog, resolved, {}, "mixture")
+        materialize(settings, catalog, resolved, {}, "mixture")
     collected = collect_counts(settings, catalog, resolved, recipe)
     if json_:
         print_json(collected)
@@ -70,14 +70,18 @@ def counts_command(
         print_counts(collected)
 
 
-def _load(recipe: str) -> tuple[Settings, Catalog, Recipe]:
+def load_recipe(recipe: str) -> tuple[Settings, Catalog, Recipe]:
+    """Return the settings, the checked catalogue and the recipe that a name or a file means."""
     settings = load_settings()
     catalog = load_checked_catalog(settings)
     resolved = resolve_recipe(catalog, recipe)
     return settings, catalog, resolved
 
 
-def _run(settings: Settings, catalog: Catalog, recipe: Recipe, overrides: dict[str, Any], until: str) -> FinishedRun:
+def materialize(
+    settings: Settings, catalog: Catalog, recipe: Recipe, overrides: dict[str, Any], until: str
+) -> FinishedRun:
+    """Make a recipe's assets up to a stage, or to a kind beside the stages (``headless.BESIDE``)."""
     from rm_workflow.definitions import build_definitions
 
     return run_recipe(settings, catalog, recipe, overrides, until, build_definitions)
