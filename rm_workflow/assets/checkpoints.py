@@ -10,8 +10,18 @@ import dagster as dg
 
 from rm_workflow.artifacts import Artifact, Built, Check
 from rm_workflow.assets.flow import Flow
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, markdown, publish
+from rm_workflow.assets.publishing import (
+    Events,
+    Metadata,
+    Workplace,
+    define_asset,
+    image,
+    licence_metadata,
+    markdown,
+    publish,
+)
 from rm_workflow.assets.trainer_process import run_trainer
+from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.reporting import plots
 
@@ -88,7 +98,13 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
                 run_trainer(context, _command(run_config, tokens, base, work))
             return _collect(work, out, run_config)
 
-        yield from publish(context, workplace, request, build, _describe_checkpoint)
+        def describe(artifact: Artifact) -> Metadata:
+            return {
+                **_describe_checkpoint(artifact),
+                **licence_metadata(licences.of_recipe(recipe, workplace.catalog)),
+            }
+
+        yield from publish(context, workplace, request, build, describe)
         workplace.store.clear_work(request.asset, request.version)
 
     recipe = catalog.recipes[recipe_name]

@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, ExternalFile, Request
+from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import Catalog, Recipe, base_asset_name
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.keys import content_id
 
 UNKEYED_SOURCE_FIELDS = {
-    *("hub", "path", "licence", "attribution", "description", "published_rows", "proven_on_real_rows"),
+    *("hub", "path", "licence", "attribution", "generators", "description", "published_rows", "proven_on_real_rows"),
 }
 
 
@@ -100,7 +101,7 @@ class Flow:
     def pairs(self, pair_set: str) -> Planned:
         """Plan ``pairs_<set>``."""
         entry = self.catalog.pair_sets[pair_set]
-        parameters = entry.model_dump(mode="json", exclude={"description"})
+        parameters = entry.model_dump(mode="json", exclude={"description", "published_note"})
         return Planned(f"pairs_{pair_set}", "pairs", pair_set, parameters, (self.raw(entry.source),))
 
     def benchmark(self, name: str) -> Planned:
@@ -128,6 +129,11 @@ class Flow:
         )
         return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, mixture.model_dump(mode="json"), upstream)
 
+    def audit(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_audit``."""
+        parameters = {"licences": licences.of_recipe(recipe, self.catalog)}
+        return Planned(f"{recipe.name}_audit", "audit", recipe.name, parameters, (self.mixture(recipe),))
+
     def tokens(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_tokens``."""
         upstream = (self.mixture(recipe), self.base(recipe.base))
@@ -152,5 +158,5 @@ class Flow:
         return Planned(f"{recipe.name}_scores", "scores", recipe.name, parameters, upstream)
 
     def of_recipe(self, recipe: Recipe) -> list[Planned]:
-        """Return every asset of a recipe, inputs first."""
-        return list(self.scores(recipe).lineage())
+        """Return every asset of a recipe, inputs first; last what nothing waits for."""
+        return [*self.scores(recipe).lineage(), self.audit(recipe)]

@@ -25,6 +25,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "checkpoint": ("checkpoint",),
     "scores": ("scores",),
 }
+# Kinds that no stage waits for, and the stage they are made after.
+BESIDE = {"audit": "mixture"}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -45,7 +47,9 @@ class FinishedRun:
 
 
 def kinds_until(stage: str) -> tuple[str, ...]:
-    """Return the kinds of assets up to and including a stage."""
+    """Return the kinds of assets up to and including a stage, or a kind beside the stages."""
+    if stage in BESIDE:
+        return (*kinds_until(BESIDE[stage]), stage)
     names = list(STAGES)
     return tuple(kind for name in names[: names.index(stage) + 1] for kind in STAGES[name])
 

@@ -7,7 +7,17 @@ import dagster as dg
 from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.pairs import describe_pairs
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, publish, table
+from rm_workflow.assets.publishing import (
+    Events,
+    Metadata,
+    Workplace,
+    define_asset,
+    image,
+    licence_metadata,
+    publish,
+    table,
+)
+from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.preferences import mixture
 from rm_workflow.preferences.mixture import Member
@@ -43,6 +53,7 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
                 "test_pairs": facts["test"],
                 "train_pairs_per_epoch": facts["train_per_epoch"],
                 "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
+                **licence_metadata(licences.of_mixture(recipe, workplace.catalog)),
             }
 
         yield from publish(context, workplace, request, build, describe)

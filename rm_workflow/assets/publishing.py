@@ -199,6 +199,19 @@ def image(png: bytes, title: str) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
+def licence_metadata(licences: Mapping[str, Any]) -> Metadata:
+    """Return what a roll-up of licences says, the verdict first.
+
+    Args:
+        licences: what ``catalog.licences.roll_up`` returns.
+    """
+    return {
+        "commercial_use": licences["commercial_use"],
+        "licences": licences["summary"],
+        "attributions": table([{"attribution": name} for name in licences["attributions"]]),
+    }
+
+
 def markdown(text: str) -> dg.MetadataValue[Any]:
     """Return Markdown, cut where it would slow the web UI."""
     cut = text if len(text) <= MAX_METADATA_CHARACTERS else text[:MAX_METADATA_CHARACTERS] + "\n\n..."

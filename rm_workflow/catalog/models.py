@@ -96,6 +96,8 @@ class Source(Location):
         step_separator: for the same: what stands between two steps, which an adapter cuts a text at or joins steps by.
         neutral: for adapters of rated steps: what becomes of the rating 0 between wrong (-1) and right (1).
         max_broken_share: broken lines above this share of a file are fatal.
+        generators: whose models wrote the responses (names of ``licences.GENERATORS``), [] where no terms reach them,
+            None where the source does not say.
         published_rows: rows by split as the publisher states them; never checked, only shown.
     """
 
@@ -110,6 +112,7 @@ class Source(Location):
     neutral: Literal["keep", "positive", "negative", "unlabelled"] = "keep"
     licence: str
     attribution: str = ""
+    generators: list[Name] | None = None
     description: str = ""
     max_broken_share: Share = 0.01
     published_rows: dict[Name, int] = {}
@@ -144,6 +147,7 @@ class PairSet(Entry):
         pairing: of rated responses, ``all`` C(k,2) pairs, or ``best_vs_worst`` of each list.
         score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
         published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
+        published_note: why the two may differ.
     """
 
     source: Name
@@ -152,6 +156,7 @@ class PairSet(Entry):
     score: list[str] = []
     rules: list[RuleUse]
     published: int | None = None
+    published_note: str = ""
     description: str = ""
 
     @model_validator(mode="after")

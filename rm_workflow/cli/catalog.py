@@ -92,8 +92,11 @@ def machine_memory_gb() -> float:
 
 
 def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
-    print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(planned[key])} for key in planned])
-    notes = ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
+    licences = planned["licences"]
+    shown = {**planned, "licences": f"commercial use: {licences['commercial_use']}"}
+    print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(shown[key])} for key in shown])
+    notes = [f"Licences: {licences['summary']}."]
+    notes += ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
     if planned["num_pairs"] is None:
         notes.append(f"Pairs are not known before they are counted: {hint}")
     memory, available = planned["memory_gb"], planned["device_memory_gb"]

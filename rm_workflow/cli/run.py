@@ -40,8 +40,8 @@ def run_command(
     """Materialize a recipe from raw rows to scores; whatever is there already is reused."""
     if until not in STAGES:
         raise typer.BadParameter(f"{until!r} is not a stage; choose one of {', '.join(STAGES)}", param_hint="--until")
-    settings, catalog, resolved = _load(recipe)
-    finished = _run(settings, catalog, resolved, parse_overrides(set_ or []), until)
+    settings, catalog, resolved = load_recipe(recipe)
+    finished = materialize(settings, catalog, resolved, parse_overrides(set_ or []), until)
     scores = _scores(settings, finished)
     if json_:
         print_json(_run_json(finished, scores))
@@ -60,9 +60,9 @@ def counts_command(
     json_: JsonOption = False,
 ) -> None:
     """Print the funnel of a recipe's data: what was read, what each rule dropped, what is left."""
-    settings, catalog, resolved = _load(recipe)
+    settings, catalog, resolved = load_recipe(recipe)
     if not no_run:
-        _run(settings, catalog, resolved, {}, "mixture")
+        materialize(settings, catalog, resolved, {}, "mixture")
     collected = collect_counts(settings, catalog, resolved, recipe)
     if json_:
         print_json(collected)
@@ -70,14 +70,18 @@ def counts_command(
         print_counts(collected)
 
 
-def _load(recipe: str) -> tuple[Settings, Catalog, Recipe]:
+def load_recipe(recipe: str) -> tuple[Settings, Catalog, Recipe]:
+    """Return the settings, the checked catalogue and the recipe that a name or a file means."""
     settings = load_settings()
     catalog = load_checked_catalog(settings)
     resolved = resolve_recipe(catalog, recipe)
     return settings, catalog, resolved
 
 
-def _run(settings: Settings, catalog: Catalog, recipe: Recipe, overrides: dict[str, Any], until: str) -> FinishedRun:
+def materialize(
+    settings: Settings, catalog: Catalog, recipe: Recipe, overrides: dict[str, Any], until: str
+) -> FinishedRun:
+    """Make a recipe's assets up to a stage, or to a kind beside the stages (``headless.BESIDE``)."""
     from rm_workflow.definitions import build_definitions
 
     return run_recipe(settings, catalog, recipe, overrides, until, build_definitions)
@@ -112,7 +116,7 @@ def _print_comparability(recipe: Recipe) -> None:
 
 
 def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe, named: str) -> dict[str, Any]:
-    """Return CONTRACT's ``counts`` shape from the latest artifacts of a recipe's data stage.
+    """Return CONTRACT's ``counts`` shape, published counts beside it, from the latest artifacts of a recipe.
 
     Args:
         named: what a person types for the recipe: its name or its file.
@@ -136,7 +140,8 @@ def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe, named: 
 
     mixture = {flow.mixture(recipe).asset: found[flow.mixture(recipe).asset].facts}
     made_tokens = {tokens.asset: found[tokens.asset].facts} if tokens.asset in found else None
-    return counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
+    counted = counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
+    return counts.with_published(counted, facts("raw"), recipe, flow.mixture(recipe).asset, catalog)
 
 
 def run_hint(named: str, overrides: Sequence[str], until: str) -> str:
@@ -146,5 +151,8 @@ def run_hint(named: str, overrides: Sequence[str], until: str) -> str:
 
 
 def print_counts(collected: dict[str, Any]) -> None:
-    """Print the funnel as one table."""
+    """Print the funnel, and beside what is published what is ours."""
     print_table("funnel", counts.funnel(collected))
+    compared = counts.beside_published(collected)
+    if compared:
+        print_table("ours beside the published counts (nothing is tuned to them)", compared)

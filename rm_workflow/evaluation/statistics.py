@@ -16,7 +16,6 @@ formula as the figure itself (stratified bootstrap).
 Draws are seeded: the same scores give the same interval on every machine.
 """
 
-import math
 import zlib
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -24,31 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rm_workflow.intervals import wilson_interval
+
 Floats = NDArray[np.float64]
 
-CONFIDENCE_Z = 1.959963984540054  # the normal quantile of 0.975
 PERCENTILES = (2.5, 97.5)
 RESAMPLES = 4000  # a bound of the interval then moves by about 0.02 of its half width between seeds
 INDICES_AT_ONCE = 1 << 22  # 32 MB of indices
-
-
-def wilson_interval(successes: float, n: float) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a proportion.
-
-    With z = 1.96, p = successes / n::
-
-        (p + z^2/2n  -+  z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
-
-    Args:
-        successes: sum of the items' results; fractions (a 3-way tie counts 1/3) are allowed and make the interval
-            wider than needed, as results in [0, 1] vary at most as 0/1 results with the same mean do.
-        n: number of items, at least 1; an effective number need not be whole.
-    """
-    share, z2 = successes / n, CONFIDENCE_Z**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = CONFIDENCE_Z * math.sqrt(max(share * (1 - share), 0.0) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # Rounding must not exclude an accuracy of exactly 0 or 1, which the formula includes.
-    return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
 
 
 def bootstrap_sums(table: Floats, stream: str, resamples: int = RESAMPLES) -> Floats:

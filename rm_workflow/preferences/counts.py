@@ -1,7 +1,9 @@
 """The counts of a recipe's data, stage by stage, in the shape of ``rmw counts --json``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from rm_workflow.catalog.models import Catalog, Recipe, Source
 
 Facts = Mapping[str, Mapping[str, Any]]
 
@@ -37,6 +39,98 @@ def counts(raw: Facts, pair_sets: Facts, mixtures: Facts, tokens: Facts | None) 
 
 def _pick(facts: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: facts[key] for key in keys}
+
+
+def with_published(
+    counted: Mapping[str, Any], raw: Facts, recipe: Recipe, mixture: str, catalog: Catalog
+) -> dict[str, Any]:
+    """Return counts with what publishers state beside them, the difference (ours - published) and why they may differ.
+
+    Each source gets ``splits`` (``{split: {"rows", "published", "published_difference"}}``), each pair set and the
+    mixture ``published``, ``published_difference`` and ``published_note``. A pair set's published count is compared
+    with what is kept, a recipe's with the train pairs. What is not published is None.
+
+    Args:
+        raw: source name -> facts of its artifact.
+        mixture: asset that ``recipe.published`` is about.
+    """
+    sources = {
+        name: {**facts, "splits": _splits(catalog.sources[name], raw[name]["files"])}
+        for name, facts in counted["sources"].items()
+    }
+    pair_sets = {
+        name: {**facts, **_beside(facts["kept"], facts["published"], catalog.pair_sets[name].published_note)}
+        for name, facts in counted["pair_sets"].items()
+    }
+    told = recipe.published
+    mixtures = {
+        name: {**facts, **(_beside(facts["train"], told.num_pairs, told.note) if name == mixture else {})}
+        for name, facts in counted["mixtures"].items()
+    }
+    return {**counted, "sources": sources, "pair_sets": pair_sets, "mixtures": mixtures}
+
+
+def _splits(source: Source, rows: Mapping[str, int]) -> dict[str, dict[str, int | None]]:
+    read = {split: sum(rows[file] for file in files) for split, files in source.files.items()}
+    published = {split: source.published_rows.get(split) for split in read}
+    return {
+        split: {
+            "rows": number,
+            "published": published[split],
+            "published_difference": _difference(number, published[split]),
+        }
+        for split, number in read.items()
+    }
+
+
+def _beside(ours: int, published: int | None, note: str) -> dict[str, Any]:
+    return {
+        "published": published,
+        "published_difference": _difference(ours, published),
+        "published_note": note or None,
+    }
+
+
+def _difference(ours: int, published: int | None) -> int | None:
+    return None if published is None else ours - published
+
+
+def beside_published(counted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each count that something is published about: name, what, ours, published, difference, note.
+
+    A note that several rows share is told once.
+
+    Args:
+        counted: what ``with_published`` returns.
+    """
+    rows = [row for row in _compared(counted) if row["published"] is not None or row["note"]]
+    told: set[str | None] = {None}
+    for row in rows:
+        if row["note"] in told:
+            row["note"] = row["note"] and "as above"
+        told.add(row["note"])
+    return rows
+
+
+def _compared(counted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, facts in counted["sources"].items():
+        for split, rows in facts["splits"].items():
+            yield _row(name, f"rows of {split}", rows["rows"], rows)
+    for name, facts in counted["pair_sets"].items():
+        yield _row(name, "pairs kept", facts["kept"], facts)
+    for name, facts in counted["mixtures"].items():
+        yield _row(name, "train pairs", facts["train"], facts)
+
+
+def _row(name: str, what: str, ours: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "what": what,
+        "ours": ours,
+        "published": facts["published"],
+        "difference": facts["published_difference"],
+        "note": facts.get("published_note"),
+    }
 
 
 def funnel(counted: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 KEPT_COLOUR = "#3b6ea8"
 DROPPED_COLOUR = "#d9a441"
+HISTOGRAMS_A_ROW = 2
 CURVES = (
     ("loss", "loss"),
     ("accuracy", "accuracy (strict)"),
@@ -67,6 +68,52 @@ def histogram(edges: Sequence[float], counts: Sequence[int], label: str, title: 
     axes.bar(edges[:-1], counts, width=widths, align="edge", color=KEPT_COLOUR, edgecolor="white", linewidth=0.4)
     axes.set_xlabel(label, fontsize=8)
     axes.set_title(title, fontsize=9)
+    return _png(figure)
+
+
+def length_histograms(lengths: Mapping[str, Any], title: str) -> bytes:
+    """Draw, for each source, the shares of chosen and rejected replies by number of words.
+
+    Args:
+        lengths: ``edges`` (upper ends of the bins) and ``counts`` (source -> side -> number in each bin, the last one
+            above the last edge).
+    """
+    from matplotlib.figure import Figure
+
+    counts = lengths["counts"]
+    labels = [*map(str, lengths["edges"]), "more"]
+    rows = -(-len(counts) // HISTOGRAMS_A_ROW)
+    figure = Figure(figsize=(4.2 * HISTOGRAMS_A_ROW, 0.6 + 2 * rows), layout="constrained")
+    for index, (name, sides) in enumerate(counts.items()):
+        axes = figure.add_subplot(rows, HISTOGRAMS_A_ROW, index + 1)
+        for side, colour in (("chosen", KEPT_COLOUR), ("rejected", DROPPED_COLOUR)):
+            total = sum(sides[side]) or 1
+            axes.step(
+                range(len(labels)), [number / total for number in sides[side]], where="mid", color=colour, label=side
+            )
+        axes.set_xticks(range(0, len(labels), 3), labels[::3], fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.set_title(name, fontsize=8)
+    if counts:
+        figure.axes[0].legend(fontsize=7, frameon=False)
+    figure.suptitle(f"{title}: share of replies with up to so many", fontsize=9)
+    return _png(figure)
+
+
+def matrix(names: Sequence[str], shares: Sequence[Sequence[float]], title: str) -> bytes:
+    """Draw shares from 0 to 1, one row and one column a name."""
+    side = 2.2 + 0.45 * len(names)
+    figure, axes = _figure(side + 1.2, side)
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    for row, values in enumerate(shares):
+        for column, value in enumerate(values):
+            text = f"{value:.3f}" if 0 < value < 0.1 else f"{value:.2g}"
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=6, color="white" if value > 0.6 else "black"
+            )
+    axes.set_xticks(range(len(names)), names, fontsize=7, rotation=40, ha="right")
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_title(title, fontsize=8)
     return _png(figure)
 
 

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import Catalog, PairSet, PairSetUse, Recipe, Source, Training
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
@@ -142,7 +143,6 @@ def plan(
     """
     training, mixture = recipe.training, recipe.mixture
     name = _device_name(device, settings)
-    sources = list(dict.fromkeys(catalog.pair_sets[pair_set].source for pair_set in mixture.pair_set_names))
     published = published_pairs(recipe, catalog)
     num_pairs = published if counted_pairs is None else counted_pairs
     num_tokens = None if num_pairs is None else estimated_tokens(num_pairs, recipe)
@@ -152,7 +152,7 @@ def plan(
         "base": recipe.base,
         "objective": recipe.objective,
         "pair_sets": mixture.pair_set_names,
-        "sources": sources,
+        "sources": list(licences.sources_of(recipe, catalog)),
         "benchmarks": recipe.evaluation.evaluate_on,
         "runs": 1,
         "learning_rate": training.learning_rate,
@@ -168,6 +168,7 @@ def plan(
         "device_memory_gb": DEVICES[name].memory_gb,
         "memory_gb": estimated_memory_gb(architecture, recipe, name) if architecture else None,
         "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
+        "licences": licences.of_recipe(recipe, catalog),
     }
 
 

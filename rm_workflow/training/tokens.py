@@ -145,6 +145,16 @@ left join (select response_id, any_value(text) as text from raw_responses group 
 order by source, file, row, rule, pair_id
 """
 
+BY_SOURCE = """
+-- tokens of each response, once for every source whose pairs hold it
+with used as (
+    select source, unnest([chosen_id, rejected_id]) as response_id from pairs
+)
+select source, length
+from (select distinct source, response_id from used)
+join encoded using (response_id)
+"""
+
 COUNTS = """
 -- pairs by verdict and split, as often as an epoch shows them, and the tokens of an epoch (both sides, no padding)
 select
@@ -179,7 +189,12 @@ def build_tokens(mixture: Path, raws: Sequence[Path], model_folder: Path, recipe
         _judge(con, encoder)
         counts = con.execute(COUNTS).fetchall()
         _write(con, encoder, out)
-        facts = {**_count_facts(counts), "histogram": _histogram(con), "template_hash": encoder.template_hash}
+        facts = {
+            **_count_facts(counts),
+            "histogram": _histogram(con),
+            "histogram_by_source": _histogram_by_source(con),
+            "template_hash": encoder.template_hash,
+        }
         accounted = _accounted(con, facts)
     encoder.write_recipe(out)
     if facts["train"] == 0:
@@ -271,7 +286,17 @@ def _count_facts(counts: Sequence[tuple[str, str, int, int, int]]) -> dict[str, 
 
 def _histogram(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
     """Return tokens of a conversation against number of responses, before any is cut or dropped."""
-    lengths = np.asarray(con.execute("select length from encoded").fetchnumpy()["length"], dtype=np.int64)
+    return _binned(np.asarray(con.execute("select length from encoded").fetchnumpy()["length"], dtype=np.int64))
+
+
+def _histogram_by_source(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[int]]]:
+    """Return the same for the responses of each source."""
+    lengths = con.execute(BY_SOURCE).fetchnumpy()
+    sources, numbers = lengths["source"], np.asarray(lengths["length"], dtype=np.int64)
+    return {str(name): _binned(numbers[sources == name]) for name in sorted(set(sources))}
+
+
+def _binned(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, list[int]]:
     if lengths.size == 0:
         return {"edges": [], "counts": []}
     width = 8

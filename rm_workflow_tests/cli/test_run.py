@@ -18,7 +18,10 @@ def test_the_quickstarts_counts_equal_the_planted_ones_rule_by_rule(project: Pro
     assert answer.code == 0
     counted = json.loads(answer.out)
     planted = json.loads(PLANTED.read_text("utf-8"))["counts"]
-    assert {stage: counted[stage] for stage in planted} == planted
+    for stage, named in planted.items():
+        assert list(counted[stage]) == list(named)
+        for name, facts in named.items():
+            assert {key: counted[stage][name][key] for key in facts} == facts
     assert counted["tokens"] is None
 
 

@@ -185,3 +185,11 @@ def test_the_gpu_that_the_driver_lists_is_the_default_device(tmp_path: Path):
 def test_planning_does_not_load_torch_or_dagster():
     program = "import sys, rm_workflow.training.plan; sys.exit('torch' in sys.modules or 'dagster' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_plan_states_what_the_licences_allow(catalog: Catalog, settings: Settings):
+    found = _plan(catalog, settings, "rm_mistral_7b")["licences"]
+    assert found["commercial_use"] == "no"
+    assert [reason["licence"] for reason in found["because"]] == ["CC-BY-NC-4.0"]
+    other = _plan(catalog, settings, "quickstart", base="./somewhere")["licences"]
+    assert (other["commercial_use"], other["because"][0]["of"]) == ("unclear", "base")

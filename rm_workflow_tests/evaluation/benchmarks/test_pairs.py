@@ -2,7 +2,7 @@ import pytest
 
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.benchmarks.pairs import aggregate
-from rm_workflow.evaluation.statistics import wilson_interval
+from rm_workflow.intervals import wilson_interval
 
 
 def pair(chosen: float, rejected: float, **more: object) -> dict:

@@ -1,0 +1,62 @@
+"""``rmw audit``: what a mixture teaches beside the preferences that it means to."""
+
+from typing import Annotated, Any
+
+import typer
+
+from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.assets.flow import Flow
+from rm_workflow.catalog.loading import is_recipe_path
+from rm_workflow.catalog.models import Recipe
+from rm_workflow.cli.output import for_terminal, print_json, print_table
+from rm_workflow.cli.run import JsonOption, load_recipe, materialize
+from rm_workflow.errors import UserError
+from rm_workflow.preferences import audit_tables
+
+MIXTURE = "_mixture"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verb."""
+    app.command("audit")(audit_command)
+
+
+def audit_command(
+    mixture: Annotated[str, typer.Argument(help="<recipe>_mixture, the recipe's name, or a recipe file (./my.yaml).")],
+    no_run: Annotated[bool, typer.Option("--no-run", help="Refuse where the audit is missing.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a mixture: length bias, repeats, contradictions, overlaps, leftovers of templates, licences."""
+    named = mixture if is_recipe_path(mixture) else mixture.replace("-", "_").removesuffix(MIXTURE)
+    settings, catalog, recipe = load_recipe(named)
+    if not no_run:
+        materialize(settings, catalog, recipe, {}, "audit")
+    flow, store = Flow(catalog), ArtifactStore(settings.home)
+    planned = flow.audit(recipe)
+    artifact = planned.latest(store)
+    if artifact is None:
+        raise UserError(f"asset {planned.asset} was never made; make it first: rmw audit {mixture}")
+    tokens = flow.tokens(recipe).latest(store)
+    facts: dict[str, Any] = {
+        "mixture": store.inputs_of(artifact)[0].id,
+        **artifact.facts,
+        "token_lengths": tokens.facts["histogram_by_source"] if tokens else None,
+    }
+    if json_:
+        print_json(facts)
+    else:
+        _print(facts, recipe)
+
+
+def _print(facts: dict[str, Any], recipe: Recipe) -> None:
+    for title, rows in audit_tables.tables(facts).items():
+        print_table(title, rows)
+    if facts["token_lengths"]:
+        print_table("tokens of prompt and reply", audit_tables.token_bins(facts["token_lengths"]))
+    typer.echo(f"{recipe.name}{MIXTURE}: {facts['pairs']:,} pairs")
+    for found in facts["findings"]:
+        typer.echo(for_terminal(f"- {found['sentence']}"))
+    if not facts["findings"]:
+        typer.echo("- nothing of note")
+    typer.echo(f"licences: {facts['licences']['summary']}")
+    typer.echo(f"to be named: {'; '.join(facts['licences']['attributions']) or 'nobody'}")
