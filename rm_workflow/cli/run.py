@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.headless import STAGES, FinishedRun, kinds_until, run_recipe, stage_artifacts
 from rm_workflow.assets.scores import score_rows
@@ -46,7 +46,7 @@ def run_command(
     if json_:
         print_json(_run_json(finished, scores))
         return
-    print_counts(collect_counts(settings, catalog, finished.recipe, recipe))
+    print_counts(collect_counts(settings, catalog, finished.recipe, recipe, until))
     if scores:
         print_table(f"{finished.recipe.name}: scores with 95 % intervals", score_rows(scores))
         _print_comparability(finished.recipe)
@@ -115,11 +115,14 @@ def _print_comparability(recipe: Recipe) -> None:
         typer.echo(f"note: {published.note}")
 
 
-def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe, named: str) -> dict[str, Any]:
+def collect_counts(
+    settings: Settings, catalog: Catalog, recipe: Recipe, named: str, until: str = "mixture"
+) -> dict[str, Any]:
     """Return CONTRACT's ``counts`` shape, published counts beside it, from the latest artifacts of a recipe.
 
     Args:
         named: what a person types for the recipe: its name or its file.
+        until: stage up to which all must be there; the data stages after it are left empty.
 
     Raises:
         UserError: a part of the data was never made.
@@ -127,18 +130,17 @@ def collect_counts(settings: Settings, catalog: Catalog, recipe: Recipe, named: 
     flow = Flow(catalog)
     tokens = flow.tokens(recipe)
     planned = [p for p in tokens.lineage() if p.kind in (*kinds_until("mixture"), "tokens")]
-    found = stage_artifacts(planned, ArtifactStore(settings.home))
-    missing = [p.asset for p in planned if p.asset not in found and p.kind != "tokens"]
+    needed = set(kinds_until(until)) & set(kinds_until("mixture"))
+    made = [p for p in planned if p.kind in needed or (p.kind == "tokens" and "mixture" in needed)]
+    found = stage_artifacts(made, ArtifactStore(settings.home))
+    missing = [p.asset for p in made if p.asset not in found and p.kind != "tokens"]
     if missing:
         raise UserError(f"asset {missing[0]} was never made; run it first: {run_hint(named, [], 'mixture')}")
 
     def facts(kind: str) -> dict[str, Any]:
-        made: list[tuple[str, Artifact]] = [
-            (p.name, found[p.asset]) for p in planned if p.kind == kind and p.asset in found
-        ]
-        return {name: artifact.facts for name, artifact in made}
+        return {p.name: found[p.asset].facts for p in made if p.kind == kind and p.asset in found}
 
-    mixture = {flow.mixture(recipe).asset: found[flow.mixture(recipe).asset].facts}
+    mixture = {p.asset: found[p.asset].facts for p in made if p.kind == "mixture"}
     made_tokens = {tokens.asset: found[tokens.asset].facts} if tokens.asset in found else None
     counted = counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
     return counts.with_published(counted, facts("raw"), recipe, flow.mixture(recipe).asset, catalog)

@@ -71,7 +71,8 @@ def with_published(
 
 
 def _splits(source: Source, rows: Mapping[str, int]) -> dict[str, dict[str, int | None]]:
-    read = {split: sum(rows[file] for file in files) for split, files in source.files.items()}
+    looked_up = source.lookup.split if source.lookup else None
+    read = {split: sum(rows[file] for file in files) for split, files in source.files.items() if split != looked_up}
     published = {split: source.published_rows.get(split) for split in read}
     return {
         split: {

@@ -70,6 +70,13 @@ def test_changed_rows_make_new_versions_downstream(project: Project, rmw: Rmw):
     assert all(first[name]["version"] != second[name]["version"] for name in first)
 
 
+@pytest.mark.parametrize(("until", "stages"), [("raw", ["sources"]), ("pairs", ["sources", "pair_sets"])])
+def test_a_run_until_an_early_stage_prints_the_funnel_up_to_it(project: Project, rmw: Rmw, until: str, stages: list):
+    answer = rmw("run", "toy", "--until", until)
+    assert answer.code == 0, answer.error
+    assert [stage for stage in ("sources", "pair_sets", "mixtures") if stage in answer.out] == stages
+
+
 def test_until_stops_at_the_stage(project: Project, rmw: Rmw):
     assets = json.loads(rmw("run", "toy", "--until", "pairs", "--json").out)["assets"]
     assert sorted(assets) == ["pairs_toy", "raw_toy"]
