@@ -187,6 +187,26 @@ def test_the_label_of_the_majority_may_stay(tmp_path: Path):
     assert [drop["row"] for drop in dropped] == [2]
 
 
+def test_of_as_many_labels_either_way_none_is_the_majority(tmp_path: Path):
+    rows = [given("Hi", "a", "b", 1), given("Hi", "b", "a", 2), given("Hi", "a", "c", 3)]
+    pairs, dropped = run(tmp_path, rows, {"contradictory": {"keep": "majority"}})
+    assert [pair["row"] for pair in pairs] == [3]
+    assert sorted(drop["row"] for drop in dropped) == [1, 2]
+
+
+@pytest.mark.parametrize("rule", ["contradictory", "cycle"])
+def test_a_pair_of_one_text_is_no_contradiction_and_no_circle(tmp_path: Path, rule: str):
+    ring = [given("Hi", "a", "b", 1), given("Hi", "b", "c", 2), given("Hi", "c", "a", 3)]
+    pairs, _ = run(tmp_path, [*ring, given("Hi", "a", "a", 4), given("Ho", "a", "a", 5)], rule)
+    assert {pair["row"] for pair in pairs} >= {4, 5}
+
+
+def test_of_repeated_pairs_cap_keeps_those_with_the_smallest_ids(tmp_path: Path):
+    pairs, dropped = run(tmp_path, [given("Hi", "a", "b", row) for row in range(40)], {"cap": {"max_pairs": 2}})
+    ids = sorted(row["pair_id"] for row in (*pairs, *dropped))
+    assert sorted(pair["pair_id"] for pair in pairs) == ids[:2]
+
+
 def test_pairs_that_go_round_in_a_circle_are_dropped_and_those_beside_it_stay(tmp_path: Path):
     circle = [given("Hi", "a", "b", 1), given("Hi", "b", "c", 2), given("Hi", "c", "a", 3)]
     beside = [given("Hi", "x", "a", 4), given("Hi", "b", "y", 5), given("Ho", "c", "b", 6)]
