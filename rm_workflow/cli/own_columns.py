@@ -28,8 +28,8 @@ PROMPTS = (
 )
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": PROMPTS,
-    "chosen": ("preferred", "preferred_output", "better", "accepted", "chosen_response"),
-    "rejected": ("dispreferred", "non_preferred_output", "worse", "rejected_response"),
+    "chosen": ("preferred", "preferred_output", "better", "accepted", "chosen_response", "chosen_messages"),
+    "rejected": ("dispreferred", "non_preferred_output", "worse", "rejected_response", "rejected_messages"),
     "completions": ("responses", "answers", "outputs", "candidates"),
     "responses": ("answers", "outputs", "completions", "candidates"),
     "response": ("answer", "output", "completion", "reply"),
@@ -81,6 +81,8 @@ def guess(adapter: str, rows: Sequence[Row], given: Mapping[str, str]) -> Column
         found = next((alias for alias in ALIASES[field] if alias in names and alias not in taken), None)
         if found:
             columns[field] = found
+    if columns.get("prompt") == "instruction" and "input" in names and "prompt_input" in module.COLUMNS:
+        columns.setdefault("prompt_input", "input")  # Alpaca's two halves of a prompt
     return FORMS.get(adapter, _as_it_is)(rows, list(names), columns)
 
 
@@ -99,10 +101,22 @@ def _pair(rows: Sequence[Row], names: Sequence[str], columns: Columns) -> Column
         if found:
             columns.update(zip(keys, found, strict=True))
     if "votes_a" not in columns:
+        _ask_for_label(names, columns)
         return columns
     columns.pop("label", None)
     ties = next((name for name in TIES if name in names), None)
     return {**columns, **({"votes_tie": ties} if ties else {})}
+
+
+def _ask_for_label(names: Sequence[str], columns: Columns) -> None:
+    """Ask for the column that says which response wins, where both responses are there and none is called so."""
+    sides = [columns.get(key, key) for key in ("response_a", "response_b")]
+    if set(sides) <= set(names) and columns.get("label", "label").split(".")[0] not in names:
+        others = [name for name in names if name not in (*columns.values(), *sides)]
+        raise Unclear(
+            f"the columns {' and '.join(sides)} hold two responses, and none is called a label; name the column that "
+            f"says which wins with --column label=COLUMN (there are: {', '.join(others) or 'none'})"
+        )
 
 
 def _rated_list(rows: Sequence[Row], names: Sequence[str], columns: Columns) -> Columns:

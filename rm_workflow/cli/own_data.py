@@ -117,7 +117,7 @@ def understand_file(name: str, file: Path, said: Said) -> OwnData:
         except Unclear as question:
             unclear[adapter] = str(question)
     for source in sources.values():
-        if source.winner or not _needs_winner(source):
+        if not _lacks_labels(source):
             adapters.check_source(name, source)
         elif said.adapter:
             raise UserError(
@@ -135,8 +135,8 @@ def _has_fields(adapter: str, said: Said) -> bool:
     return fields and (not said.winner or getattr(module, "READS_WINNER", False))
 
 
-def _needs_winner(source: Source) -> bool:
-    return source.adapter in LABELS and "votes_a" not in source.columns
+def _lacks_labels(source: Source) -> bool:
+    return source.adapter in LABELS and not source.winner and "votes_a" not in source.columns
 
 
 def _label_fields(source: Source) -> str:
@@ -199,6 +199,9 @@ def _best(
     examples: dict[str, list[Example]] = {}
     problems: dict[str, str] = {}
     for adapter, source in sources.items():
+        if _lacks_labels(source):
+            problems[adapter] = f"a column is missing ({_label_fields(source)})"
+            continue
         examples[adapter], drops = _try(rows, source)
         problems[adapter] = drops.most_common(1)[0][0] if drops else "no rows"
     best = max(examples, key=lambda adapter: len(examples[adapter]), default=None)

@@ -36,6 +36,11 @@ def understood(
 @pytest.mark.parametrize(
     ("row", "adapter", "columns"),
     [
+        (
+            {"instruction": "Write big.", "input": "hi", "output": "HI", "chosen": "HI", "rejected": "hi"},
+            "chosen_rejected",
+            {"prompt": "instruction", "prompt_input": "input"},
+        ),
         ({"question": "Hi?", "preferred": "Yes.", "worse": "No."}, "chosen_rejected", {"prompt": "question"}),
         (
             {"input": {"messages": [{"role": "user", "content": "Hi?"}]}, "preferred_output": "Yes."}
@@ -112,6 +117,16 @@ def test_labels_that_do_not_say_who_wins_are_asked_for(tmp_path: Path, labels: S
         UserError, match=r"mine\.jsonl: the labels of column 'label' are .* --winner a=LABEL --winner b="
     ):
         understood(tmp_path, rows)
+
+
+def test_a_label_under_a_name_of_its_own_is_asked_for(tmp_path: Path):
+    rows = [{"prompt": "Hi?", "response_0": "Yes.", "response_1": "No.", "safer_id": 0, "better_id": 1}]
+    with pytest.raises(
+        UserError, match=r"response_0 and response_1 hold two .*label=COLUMN \(there are: prompt, safer_id"
+    ):
+        understood(tmp_path, rows)
+    found = understood(tmp_path, rows, winner={"a": ["0"], "b": ["1"]}, label="safer_id").source
+    assert (found.columns["response_a"], found.winner) == ("response_0", {"a": [0], "b": [1]})
 
 
 def test_named_labels_are_those_of_the_file_whatever_their_kind(tmp_path: Path):

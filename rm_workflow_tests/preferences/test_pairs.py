@@ -382,7 +382,7 @@ def test_votes_of_another_file_are_votes_on_another_candidate(tmp_path: Path):
         st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.sampled_from("xyz"), st.booleans()), min_size=1
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_votes_give_the_same_pairs_in_every_order(tmp_path_factory, votes):
     rows = [raw_tables.vote(prompt, one, other, row, tie) for row, (prompt, one, other, tie) in enumerate(votes)]
     again = [RawRow(row.prompt, row.responses, len(rows) - row.row) for row in rows]
