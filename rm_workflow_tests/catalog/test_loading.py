@@ -74,7 +74,7 @@ def test_the_mini_recipe_inherits_all_but_what_it_states(catalog: Catalog):
 
 def test_the_mixture_of_700k_pairs_is_the_seven_sources_and_ultrainteract(catalog: Catalog):
     seven, whole = catalog.recipes["rm_mistral_7b"], catalog.recipes["preference_700k"]
-    assert whole.mixture.pair_sets == [*seven.mixture.pair_sets, "ultrainteract"]
+    assert whole.mixture.pair_set_names == [*seven.mixture.pair_set_names, "ultrainteract"]
     assert whole.base == "meta-llama/Meta-Llama-3-8B-Instruct"
     assert (whole.training.learning_rate, whole.training.batch_size) == (2e-6, seven.training.batch_size)
     assert whole.published.num_pairs == 700_000
@@ -84,7 +84,7 @@ def test_the_mixture_of_700k_pairs_is_the_seven_sources_and_ultrainteract(catalo
 def test_the_recipes_of_the_rewardbench_2_models_differ_in_their_data_only(catalog: Catalog):
     data = {"tulu": ["tulu3_70b_mixture"], "skywork": ["skywork_80k_v02"]}
     both = catalog.recipes["rb2_llama31_70b_combined"]
-    assert sorted(both.mixture.pair_sets) == sorted([*data["tulu"], *data["skywork"]])
+    assert sorted(both.mixture.pair_set_names) == sorted([*data["tulu"], *data["skywork"]])
     assert (both.base, both.training.learning_rate, both.training.epochs) == (
         "meta-llama/Llama-3.1-70B-Instruct",
         3e-6,
@@ -92,7 +92,7 @@ def test_the_recipes_of_the_rewardbench_2_models_differ_in_their_data_only(catal
     )
     for name, pair_sets in data.items():
         recipe = catalog.recipes[f"rb2_llama31_70b_{name}"]
-        assert recipe.mixture.pair_sets == pair_sets
+        assert recipe.mixture.pair_set_names == pair_sets
         assert (recipe.base, recipe.tokens, recipe.training) == (both.base, both.tokens, both.training)
 
 

@@ -21,6 +21,8 @@ from rm_workflow_tests.preferences.raw_tables import RawRow, Shown, read, write_
 PARAMETERS: dict[str, dict[str, Any]] = {
     "score_ratio": {"min": 2, "strict": True},
     "status": {"drop": ["tie"]},
+    "refusal": {"side": "either"},
+    "length": {"response": {"max_words": 100}},
     "cap": {"max_pairs": 2},
 }
 EXTRA: dict[str, list[Any]] = {"status": ["tie", "swapped", None], "in_gsm8k_train": [True, False, None]}
@@ -154,8 +156,8 @@ def told_apart() -> list[RawRow]:
         ("opposed", "b", "a", 5, 1, {}),
         ("twice", "a", "b", 5, 1, {}),
         ("twice", "a", "b", 5, 1, {}),
-        ("nearly", LONG, "b", 5, 1, {}),
-        ("nearly", LONG.replace("nine", "ten"), "b", 5, 1, {}),
+        ("nearly", LONG * 3, "b", 5, 1, {}),
+        ("nearly", LONG * 3 + ".", "b", 5, 1, {}),
         ("same", "a", "a", 5, 1, {}),
         ("equal", "a", "b", 2, 2, {}),
         ("close", "a", "b", 4, 3, {}),

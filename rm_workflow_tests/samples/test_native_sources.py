@@ -75,27 +75,28 @@ def test_the_full_entries_count_what_is_planted_in_the_published_file_forms(
     planted = PLANTED["counts"]["sources"][f"sample_{reading}"]
     assert {key: built.facts[key] for key in planted} == planted
     made = build_pair_set(pair_set, catalog.pair_sets[pair_set], raw, out)
-    planted = {**PLANTED["counts"]["pair_sets"][f"sample_{pair_set}"], "published": made.facts["published"]}
+    planted = {**PLANTED["counts"]["pair_sets"][f"sample_{pair_set}"], "published": made.facts["published"], "marked": {}}
     assert made.facts == planted
     assert all(check.passed for check in (*built.checks, *made.checks))
 
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_a_sample_source_is_read_and_filtered_as_the_full_one(reading: str, catalog: Catalog):
-    own = {"hub", "path", "files", "licence", "attribution", "description", "published_rows", "proven_on_real_rows"}
+    own = {"hub", "path", "files", "licence", "attribution", "generators", "description"}
+    own |= {"published_rows", "proven_on_real_rows"}
     full, sample = (catalog.sources[name].model_dump(exclude=own) for name in (reading, f"sample_{reading}"))
     assert sample == full
     name = native_accounting.PAIR_SETS[reading]
-    own = {"source", "description", "published"}
+    own = {"source", "description", "published", "published_note"}
     full, sample = (catalog.pair_sets[each].model_dump(exclude=own) for each in (name, f"sample_{name}"))
     assert sample == full
 
 
 def test_the_mini_recipe_mixes_what_the_full_one_mixes_in_its_order(catalog: Catalog):
     full, mini = (catalog.recipes[name].mixture for name in ("rm_mistral_7b", "rm_mistral_7b_mini"))
-    assert [name.removeprefix("sample_") for name in mini.pair_sets] == full.pair_sets
+    assert [name.removeprefix("sample_") for name in mini.pair_set_names] == full.pair_set_names
     assert mini.split == full.split
-    generated = [name for name in mini.pair_sets if name.startswith("sample_")]
+    generated = [name for name in mini.pair_set_names if name.startswith("sample_")]
     assert generated == PLANTED["recipe"]["mixture"]["pair_sets"]
 
 
