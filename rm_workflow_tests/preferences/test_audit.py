@@ -111,7 +111,14 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Audited:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     one = [given(f"P {i}", text, f"no {text}", i) for i, text in enumerate(HOSTILE)]
     one += [given(text, "yes indeed", "no", 100 + i) for i, text in enumerate(HOSTILE)]
-    two = [given(f"p  {i}", f"NO  {text}", text, i, "test.jsonl") for i, text in enumerate(HOSTILE)]
+    later = [
+        {"role": "user", "content": "P 0"},
+        {"role": "assistant", "content": "?"},
+        {"role": "user", "content": "!"},
+    ]
+    one += [RawRow(later, [Shown("chosen", "later"), Shown("rejected", "never")], 200)]
+    two = [given(f"p  {i}", f"NO  {text}", text, i) for i, text in enumerate(HOSTILE)]
+    one += [given("Tested", "[INST] yes", "no", 300, "test.jsonl")]
     return by_hand(tmp_path_factory.mktemp("hostile"), {"one": one, "two": two})
 
 
