@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def content_id(value: Any) -> str:
     Lone surrogates, which JSON text may hold and UTF-8 may not, are hashed as their own three bytes.
     """
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()[:ID_DIGITS]
+
+
+def texts_id(*texts: str) -> str:
+    """Return ``content_id`` of a list of texts, faster: one is taken for each response that is read."""
+    encoded = f"[{','.join(map(encode_basestring, texts))}]"
+    return hashlib.sha256(encoded.encode("utf-8", "surrogatepass")).hexdigest()[:ID_DIGITS]
 
 
 def file_sha256(path: Path) -> str:

@@ -21,7 +21,7 @@ from rm_workflow.catalog.models import Source
 from rm_workflow.database import connect, num_threads, quote_literal, write_parquet
 from rm_workflow.errors import UserError
 from rm_workflow.hub import SourceFile
-from rm_workflow.keys import canonical_json, content_id
+from rm_workflow.keys import canonical_json, content_id, texts_id
 from rm_workflow.preferences import adapters
 from rm_workflow.preferences.files import Share
 from rm_workflow.preferences.tables import (
@@ -122,7 +122,10 @@ class _Tables:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self._writers = {name: pq.ParquetWriter(folder / f"{name}.parquet", TABLES[name]) for name in TABLES}
+        self._writers = {
+            name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="none", use_dictionary=False)
+            for name, schema in TABLES.items()
+        }
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
 
     def add(self, name: str, row: dict[str, Any]) -> None:
@@ -215,7 +218,7 @@ def _add_example(understood: tuple[str, Example], place: Mapping[str, Any], tabl
     prompt_id = content_id(example.messages)
     tables.add("prompts", {"prompt_id": prompt_id, "group_id": group_id, "messages": example.messages})
     for response in example.responses:
-        response_id = content_id([prompt_id, response.text])
+        response_id = texts_id(prompt_id, response.text)
         ids = {"response_id": response_id, "prompt_id": prompt_id}
         tables.add("responses", {**ids, "text": response.text, "step_ends": response.step_ends})
         for label in response.labels:
@@ -230,7 +233,7 @@ def _add_example(understood: tuple[str, Example], place: Mapping[str, Any], tabl
                 "slot": response.slot,
                 "model": response.model,
                 "ratings": sorted(response.ratings.items()),
-                "extra": canonical_json(response.extra),
+                "extra": canonical_json(response.extra) if response.extra else "{}",
             },
         )
 

@@ -75,7 +75,11 @@ def test_the_full_entries_count_what_is_planted_in_the_published_file_forms(
     planted = PLANTED["counts"]["sources"][f"sample_{reading}"]
     assert {key: built.facts[key] for key in planted} == planted
     made = build_pair_set(pair_set, catalog.pair_sets[pair_set], raw, out)
-    planted = {**PLANTED["counts"]["pair_sets"][f"sample_{pair_set}"], "published": made.facts["published"], "marked": {}}
+    planted = {
+        **PLANTED["counts"]["pair_sets"][f"sample_{pair_set}"],
+        "published": made.facts["published"],
+        "marked": {},
+    }
     assert made.facts == planted
     assert all(check.passed for check in (*built.checks, *made.checks))
 
