@@ -1,8 +1,11 @@
 import json
 from collections.abc import Callable
 
+import dagster as dg
 import pytest
 
+from rm_workflow.assets.instance import open_instance
+from rm_workflow.settings import load_settings
 from rm_workflow_tests.cli.conftest import Answer, Project, lines
 
 Rmw = Callable[..., Answer]
@@ -10,6 +13,15 @@ Rmw = Callable[..., Answer]
 
 def versions(project: Project) -> list[str]:
     return sorted(folder.name for folder in (project.home / "artifacts/toy_audit").iterdir())
+
+
+def metadata(asset: str) -> dict[str, object]:
+    """Return what the web UI shows of an asset's latest materialization, in its order."""
+    with open_instance(load_settings()) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
 
 
 def test_an_audit_makes_the_data_where_it_is_missing_and_says_what_it_measured(project: Project, rmw: Rmw):
@@ -23,6 +35,12 @@ def test_an_audit_makes_the_data_where_it_is_missing_and_says_what_it_measured(p
     assert facts["licences"]["commercial_use"] == "yes"
     assert facts["token_lengths"] is None
     assert project.published() == ["pairs_toy", "raw_toy", "toy_audit", "toy_mixture"]
+    shown = metadata("toy_audit")
+    assert list(shown)[:3] == ["findings", "commercial_use", "pairs"]
+    assert "a model that picks the shorter reply" in str(shown["findings"])
+    plots = [name for name, value in shown.items() if "data:image/png;base64" in str(value)]
+    assert plots == ["chosen_is_longer", "lengths", "shared_first_turns", "shared_responses"]
+    assert metadata("toy_mixture")["commercial_use"] == "yes"
     for named in ("toy_mixture", "toy-mixture"):
         assert json.loads(rmw("audit", named, "--no-run", "--json").out) == facts
     told = rmw("audit", "toy", "--no-run").out
