@@ -63,6 +63,14 @@ DROPPED = """
         from ({named})
         where pair_id in (select detail from drawn)
         group by pair_id
+    ),
+    shown as (
+        select unnest([chosen_id, rejected_id]) as response_id from drawn
+        union
+        select unnest([twin_chosen_id, twin_rejected_id]) from twins
+    ),
+    texts as materialized (
+        select response_id, prompt_id, text from responses semi join shown using (response_id)
     )
     select
         rule, reason, detail, drawn.pair_id, messages as prompt, c.text as chosen, r.text as rejected,
@@ -70,10 +78,10 @@ DROPPED = """
         nullif(twin_r.text, r.text) as twin_rejected, {drawn_origin} as origin
     from drawn
     left join twins using (detail)
-    left join responses c on c.response_id = chosen_id
-    left join responses r on r.response_id = rejected_id
-    left join responses twin_c on twin_c.response_id = twin_chosen_id
-    left join responses twin_r on twin_r.response_id = twin_rejected_id
+    left join texts c on c.response_id = chosen_id
+    left join texts r on r.response_id = rejected_id
+    left join texts twin_c on twin_c.response_id = twin_chosen_id
+    left join texts twin_r on twin_r.response_id = twin_rejected_id
     left join prompts on prompts.prompt_id = c.prompt_id
     order by place, rule
 """
