@@ -66,7 +66,7 @@ def _describe(artifact: Artifact) -> Metadata:
         for name, one in facts["sources"].items()
     ]
     return {
-        "findings": markdown("\n".join(f"- {found['sentence']}" for found in facts["findings"]) or "nothing of note"),
+        "findings": markdown(_listed([found["sentence"] for found in facts["findings"]])),
         "commercial_use": facts["licences"]["commercial_use"],
         "pairs": facts["pairs"],
         "chosen_is_longer": image(
@@ -78,6 +78,11 @@ def _describe(artifact: Artifact) -> Metadata:
         **{_key(title): table(rows) for title, rows in audit_tables.tables(facts).items()},
         **licence_metadata(facts["licences"]),
     }
+
+
+def _listed(sentences: list[str]) -> str:
+    """Return a Markdown list in which a mark such as ``<s>`` is text."""
+    return "\n".join(f"- {sentence.replace('<', '&lt;')}" for sentence in sentences) or "nothing of note"
 
 
 def _key(title: str) -> str:

@@ -47,8 +47,21 @@ def show_command(
         rows = show.dropped_rows(artifact.folder, folders, n, None if dropped == "any" else dropped)
     if json_:
         print_json(rows)
-    else:
-        typer.echo(for_terminal(show.as_text(rows)) if rows else f"no such rows in {artifact.id}")
+        return
+    typer.echo(f"{artifact.asset}: {len(rows):,} of {_all_rows(artifact, dropped)}")
+    if rows:
+        typer.echo("\n" + for_terminal(show.as_text(rows)))
+
+
+def _all_rows(artifact: Artifact, dropped: str | None) -> str:
+    """Return how many rows there are to show, as words."""
+    facts = artifact.facts
+    what = "rows" if artifact.kind == "raw" else "pairs"
+    if dropped is None:
+        return f"{facts['used' if artifact.kind == 'raw' else 'kept']:,} {what} kept"
+    if dropped == "any":
+        return f"{sum(facts['dropped'].values()):,} {what} dropped"
+    return f"{facts['dropped'][dropped]:,} {what} dropped by {dropped}"
 
 
 def lineage_command(

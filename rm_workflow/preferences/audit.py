@@ -310,7 +310,7 @@ def _read(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[Path]) -
     con.execute(RESPONSES.format(**filled))
     con.execute(PROMPTS.format(**filled))
     # The rule of pair sets is what a refusal is; it asks for these two tables.
-    con.execute("create view candidates as select pair_id, chosen_id, rejected_id from pairs")
+    con.execute("create view candidates as select distinct pair_id, chosen_id, rejected_id from pairs")
     con.execute(
         "create or replace view responses as select response_id, short_text as text from response_facts "
         "where short_text is not null"

@@ -55,16 +55,38 @@ DROPPED = """
     placed as (
         select *, row_number() over (partition by rule order by draw, source, file, row, pair_id) as place from hashed
     ),
-    drawn as (from placed order by place, rule limit $n)
+    drawn as (from placed order by place, rule limit $n),
+    twins as (
+        select
+            pair_id as detail, any_value({origin}) as twin, any_value(chosen_id) as twin_chosen_id,
+            any_value(rejected_id) as twin_rejected_id
+        from ({named})
+        where pair_id in (select detail from drawn)
+        group by pair_id
+    ),
+    shown as (
+        select unnest([chosen_id, rejected_id]) as response_id from drawn
+        union
+        select unnest([twin_chosen_id, twin_rejected_id]) from twins
+    ),
+    texts as materialized (
+        select response_id, prompt_id, text from responses semi join shown using (response_id)
+    )
     select
         rule, reason, detail, drawn.pair_id, messages as prompt, c.text as chosen, r.text as rejected,
-        if(stage = 'row', excerpt, null) as excerpt, {origin} as origin
+        if(stage = 'row', excerpt, null) as excerpt, twin, nullif(twin_c.text, c.text) as twin_chosen,
+        nullif(twin_r.text, r.text) as twin_rejected, {drawn_origin} as origin
     from drawn
-    left join responses c on c.response_id = chosen_id
-    left join responses r on r.response_id = rejected_id
+    left join twins using (detail)
+    left join texts c on c.response_id = chosen_id
+    left join texts r on r.response_id = rejected_id
+    left join texts twin_c on twin_c.response_id = twin_chosen_id
+    left join texts twin_r on twin_r.response_id = twin_rejected_id
     left join prompts on prompts.prompt_id = c.prompt_id
     order by place, rule
 """
+# What a detail may name: the pairs that an artifact keeps and those that it drops.
+NAMED = "select pair_id, source, file, row, chosen_id, rejected_id from {table}"
 
 
 def kept_rows(folder: Path, raw_folders: Sequence[Path], n: int) -> list[Row]:
@@ -96,11 +118,21 @@ def dropped_rows(folder: Path, raw_folders: Sequence[Path], n: int, rule: str | 
 
     Returns:
         rows with rule, reason, detail, pair_id, prompt, chosen, rejected, origin; a raw row that could not be read as
-        a conversation has its excerpt instead of the texts.
+        a conversation has its excerpt instead of the texts. Where the detail names a pair of this artifact, ``twin`` is
+        where that stands, and ``twin_chosen`` and ``twin_rejected`` its texts where they are others.
     """
     with connect() as con:
         load_texts(con, raw_folders)
-        query = DROPPED.format(dropped=read_table(folder / "dropped.parquet"), origin=_origin("drawn."))
+        dropped, pairs = read_table(folder / "dropped.parquet"), folder / "pairs.parquet"
+        named = [dropped]
+        if pairs.is_file() and "file" in _columns(con, read_table(pairs)):
+            named.append(read_table(pairs))
+        query = DROPPED.format(
+            dropped=dropped,
+            named=" union all ".join(NAMED.format(table=table) for table in named),
+            origin=_origin(),
+            drawn_origin=_origin("drawn."),
+        )
         return _readable(dict_rows(con, query, {"n": n, "rule": rule}))
 
 

@@ -135,6 +135,9 @@ def test_a_dropped_row_can_be_shown_and_traced(project: Project, rmw: Rmw):
     shown = json.loads(rmw("show", "pairs_toy", "--dropped", "identical_responses", "--json").out)
     assert len(shown) == 1
     assert shown[0]["rule"] == "identical_responses"
+    assert rmw("show", "pairs_toy", "--dropped", "any").out.startswith("pairs_toy: 1 of 1 pairs dropped\n")
+    assert rmw("show", "pairs_toy", "-n", "3").out.startswith("pairs_toy: 3 of 30 pairs kept\n")
+    assert rmw("show", "raw_toy", "--dropped", "bad_field").out == "raw_toy: 0 of 0 rows dropped by bad_field\n"
     traced = json.loads(rmw("trace", "train.jsonl:21", "--json").out)
     assert traced["dropped_by"] == "identical_responses"
     assert traced["mixtures"] == []

@@ -176,6 +176,30 @@ def test_every_rule_has_its_turn_among_few_rows(tmp_path: Path):
     ]
 
 
+def test_a_drop_that_names_a_twin_says_where_it_stands_and_how_it_differs(tmp_path: Path):
+    rows = [given("Twice", "a", "b", 1), given("Twice", "a", "b", 2), given("Not sure", "a", "b", 3)]
+    rows += [given("Not sure", "b", "a", 4)]
+    raw = write_raw(tmp_path / "raw", rows)
+    out = tmp_path / "out"
+    out.mkdir()
+    rules = ["exact_duplicate", "contradictory"]
+    build_pair_set("x", PairSet(source="src", candidates="given", rules=rules), raw, out)
+    (repeated,) = show.dropped_rows(out, [raw], 9, "exact_duplicate")
+    assert (repeated["origin"], repeated["twin"]) == ("src:train.jsonl:2", "src:train.jsonl:1")
+    assert (repeated["twin_chosen"], repeated["twin_rejected"]) == (None, None)
+    opposed = {row["origin"]: row for row in show.dropped_rows(out, [raw], 9, "contradictory")}
+    assert opposed["src:train.jsonl:3"]["twin"] == "src:train.jsonl:4"
+    assert opposed["src:train.jsonl:4"]["twin"] == "src:train.jsonl:3"
+    assert (opposed["src:train.jsonl:3"]["twin_chosen"], opposed["src:train.jsonl:3"]["twin_rejected"]) == ("b", "a")
+
+
+def test_a_detail_that_names_no_pair_has_no_twin(data: Data):
+    (leak,) = show.dropped_rows(data.mixture, data.raws, 5)
+    assert leak["twin"] is None
+    tokens = data.artifacts["tokens"][0].folder
+    assert [row["twin"] for row in show.dropped_rows(tokens, data.raws, 5)] == [None]
+
+
 def test_markdown_is_one_line_a_row_cut_and_escaped(data: Data):
     turns = [row for row in show.kept_rows(data.talks, data.raws[:1], 99) if row["origin"].endswith(":1")]
     long = [{**turns[0], "rejected": "word " * 200}]

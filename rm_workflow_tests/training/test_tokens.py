@@ -91,6 +91,7 @@ def test_every_response_is_tokenised_once_with_its_prompt(preferences: Preferenc
     train = [pair for pair in rows(tmp_path / "out", "pairs") if pair["split"] == "train"]
     assert built.facts["train_tokens"] == sum(lengths[p["chosen_id"]] + lengths[p["rejected_id"]] for p in train)
     assert sum(built.facts["histogram"]["counts"]) == 5
+    assert built.facts["histogram_by_source"] == {"toy": built.facts["histogram"]}
     assert built.facts["template_hash"] == Encoder.from_checkpoint(tmp_path / "out", preferences.model).template_hash
 
 
@@ -173,6 +174,16 @@ def test_truncation_cuts_the_same_prompt_on_all_replies_and_keeps_them_whole(
         )
     assert len(prompts) == 2
     assert whole.facts["histogram"] == built.facts["histogram"]
+
+
+def test_a_response_counts_once_for_each_source_that_holds_it(preferences: Preferences, tmp_path: Path):
+    for number in range(2):
+        preferences.pair(f"Name river {number}.", "The Danube.", "No.")
+    preferences.pairs += [{**preferences.pairs[0], "pair_id": f"again {n}", "source": "other"} for n in range(2)]
+    preferences.write()
+    facts = preferences.build(tmp_path / "out").facts
+    assert {name: sum(one["counts"]) for name, one in facts["histogram_by_source"].items()} == {"other": 2, "toy": 4}
+    assert sum(facts["histogram"]["counts"]) == 4
 
 
 def test_no_train_pair_left_is_one_sentence(preferences: Preferences, tmp_path: Path) -> None:
