@@ -166,7 +166,9 @@ def _read_csv(path: Path, name: str) -> Iterator[tuple[int, Row | BrokenLine]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield number, BrokenLine(f"not CSV: {error}", "")
+                # a quote that is not closed takes in lines after it: each is lost, and is counted
+                for line in range(number, reader.line_num + 1):
+                    yield line, BrokenLine(f"not CSV: {error}", "")
             else:
                 yield number, _csv_row(header, cells)
 

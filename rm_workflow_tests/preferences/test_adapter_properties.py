@@ -1,11 +1,13 @@
 """What every adapter promises on any row: nothing vanishes, order does not matter, text is kept or named a fault."""
 
+import csv
+import io
 import json
 import random
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,38 @@ from rm_workflow_tests.preferences.raw_tables import read
 Row = dict[str, Any]
 
 
+# slot -> text
+Shown = Mapping[str, str]
+# (slot, what is judged: the text up to the end of the step, kind of label or name of rating, value)
+Judged = tuple[str, str, str, float]
+
+
+def pair(first: str, second: str) -> Shown:
+    return {"chosen": first, "rejected": second}
+
+
+def listed(*texts: str) -> Shown:
+    return {str(place): text for place, text in enumerate(texts)}
+
+
+def nothing_judged(first: str, second: str) -> list[Judged]:
+    return []
+
+
 @dataclass(frozen=True)
 class Form:
-    """A good row of an adapter: ``make(prompt, first, second)`` shows ``num_texts`` of the two responses."""
+    """A good row of an adapter.
+
+    Attributes:
+        make: (prompt, first, second) -> the row, whose prompt is the one user turn.
+        shows: (first, second) -> the response in each slot.
+        judges: (first, second) -> each label and rating that the row gives.
+    """
 
     adapter: str
     make: Callable[[str, str, str], Row]
-    num_texts: int = 2
+    shows: Callable[[str, str], Shown] = pair
+    judges: Callable[[str, str], Sequence[Judged]] = nothing_judged
     fields: Mapping[str, Any] | None = None
 
 
@@ -62,17 +89,120 @@ FORMS = {
     "labels": Form(
         "labelled_pair",
         lambda prompt, a, b: {"prompt": prompt, "response_a": a, "response_b": b, "label": 0},
+        judges=lambda a, b: [("chosen", a, "preference", 1), ("rejected", b, "preference", 0)],
+        fields={"winner": {"a": [0], "b": [1]}},
+    ),
+    "labels of each two": Form(
+        "labelled_list",
+        lambda prompt, a, b: {"prompt": prompt, "responses": [a, b, "third"], "labels": [1, 0, None]},
+        shows=lambda a, b: listed(a, b, "third"),
+        judges=lambda a, b: [
+            *(("0", a, "preference_1", 0), ("1", b, "preference_0", 1)),
+            *(("0", a, "preference_2", 1), ("2", "third", "preference_0", 0)),
+        ],
         fields={"winner": {"a": [0], "b": [1]}},
     ),
     "completions": Form(
         "scored_completions",
         lambda prompt, a, b: {"prompt": prompt, "completions": [completion(a, "4"), completion(b, "N/A")]},
+        shows=listed,
+        judges=lambda a, b: [("0", a, "quality", 4)],
     ),
     "responses": Form(
         "rated_response",
         lambda prompt, a, b: {"prompt": prompt, "response": a, "help": 3},
-        num_texts=1,
+        shows=lambda a, b: listed(a),
+        judges=lambda a, b: [("0", a, "help", 3)],
         fields={"columns": {"rating_help": "help"}},
+    ),
+    "answers": Form(
+        "labelled_answers",
+        lambda prompt, a, b: {"prompt": prompt, "answers": [f"{a} ки\n{b}", b], "label": [1, 0]},
+        shows=lambda a, b: listed(f"{a} ки\n{b}", b),
+        judges=lambda a, b: [("0", f"{a} ки\n{b}", "outcome", 1), ("1", b, "outcome", 0)],
+        fields={"step_separator": "ки"},
+    ),
+    "marks": Form(
+        "marked_steps",
+        lambda prompt, a, b: {
+            "input": f"{prompt} Step 1: {a} ки\n{b} ки",
+            "label": f"{prompt} Step 1: {a} +\n{b} -",
+        },
+        shows=lambda a, b: listed(f"Step 1: {a} ки\n{b} ки"),
+        judges=lambda a, b: [("0", f"Step 1: {a} ки", "hard", 1), ("0", f"Step 1: {a} ки\n{b} ки", "hard", 0)],
+        fields={"solution_starts": "Step 1:", "step_separator": "ки"},
+    ),
+    "outcomes": Form(
+        "outcome_turn",
+        lambda prompt, a, b: {
+            "conversations": [said("user", f"{prompt} Step 1: {a}\n{b}"), said("assistant", "+")],
+        },
+        shows=lambda a, b: listed(f"Step 1: {a}\n{b}"),
+        judges=lambda a, b: [("0", f"Step 1: {a}\n{b}", "outcome", 1)],
+        fields={"solution_starts": "Step 1:", "step_separator": "\n"},
+    ),
+    # white space between the question and the solution belongs to neither
+    "starts": Form(
+        "prefix_values",
+        lambda prompt, a, b: {
+            "question": prompt,
+            "reasoning_steps": [
+                {"solution_prefix": prompt, "mc_value": 0.5},
+                {"solution_prefix": f"{prompt}\n\n{a}", "mc_value": 0.75},
+                {"solution_prefix": f"{prompt}\n\n{a}\n\nso {b}", "mc_value": 0.25},
+            ],
+        },
+        shows=lambda a, b: {"1": a.lstrip(), "2": f"{a.lstrip()}\n\nso {b}"},
+        judges=lambda a, b: [("1", a.lstrip(), "soft", 0.75), ("2", f"{a.lstrip()}\n\nso {b}", "soft", 0.25)],
+    ),
+    "references": Form(
+        "reference_answer",
+        lambda prompt, a, b: {"question": prompt, "answer": f"{a}\n{b}\n#### 5"},
+        shows=lambda a, b: {"reference": f"{a}\n{b}\n#### 5"},
+        fields={"step_separator": "\n"},
+    ),
+    "ratings of steps": Form(
+        "step_ratings",
+        lambda prompt, a, b: {
+            "labeler": "somebody",
+            "question": {"problem": prompt},
+            "label": {
+                "finish_reason": "found_error",
+                "steps": [
+                    {"completions": [{"text": a, "rating": 1}], "human_completion": None, "chosen_completion": 0},
+                    {
+                        "completions": [{"text": b, "rating": -1}, {"text": "so", "rating": None}],
+                        "human_completion": {"text": "thus", "rating": 0},
+                        "chosen_completion": None,
+                    },
+                ],
+            },
+        },
+        shows=lambda a, b: {"path": f"{a}\nthus", "1.0": f"{a}\n{b}", "1.1": f"{a}\nso"},
+        judges=lambda a, b: [
+            ("path", a, "rating", 1),
+            ("path", f"{a}\nthus", "rating", 0),
+            ("1.0", f"{a}\n{b}", "rating", -1),
+        ],
+    ),
+    "turns of steps": Form(
+        "step_turns",
+        lambda prompt, a, b: {
+            "conversations": [
+                *(said("user", f"{prompt} Step 1: {a}"), said("assistant", "+")),
+                *(said("user", b), said("assistant", "-")),
+            ]
+        },
+        shows=lambda a, b: listed(f"Step 1: {a}\n{b}"),
+        judges=lambda a, b: [("0", f"Step 1: {a}", "hard", 1), ("0", f"Step 1: {a}\n{b}", "hard", 0)],
+        fields={"solution_starts": "Step 1:"},
+    ),
+    "numbers of wrong steps": Form(
+        "wrong_steps",
+        lambda prompt, a, b: {"prompt": prompt, "steps": [a, b], "wrong": [2]},
+        shows=lambda a, b: listed(f"{a}\n{b}"),
+        judges=lambda a, b: [("0", a, "hard", 1), ("0", f"{a}\n{b}", "hard", 0)],
+        fields={"columns": {"wrong": "wrong"}},
     ),
 }
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -87,13 +217,16 @@ FEW = settings(
 
 # What other readers trip over: bytes that end strings or lines elsewhere, halves of characters, marks of other formats.
 PIECES = [*"\x00\n\x85\u2028\u2029\ufeff\u200f\u202eé😀\ufdfa\\\"'[a ", "\r\n", "e\u0301", "{}", "Human:"]
-PIECES += ["<|im_end|>", "<|im_start|>assistant\n", "</s>", "<extra_id_1>"]
+PIECES += ["<|im_end|>", "<|im_start|>assistant\n", "</s>", "<extra_id_1>", "####", "+", "-", "Step 2:"]
 BROKEN = [b'{"chosen": "a', b"\xff\xfe", b"null", b"[1]", b"", b"\x00", b'{"a": NaN}', b'"text"', b'{"a": 1}}']
+# Each starts one line of CSV; a quote that is never closed takes in its neighbours: see test_files.py.
+BROKEN_CSV = [b"\xff", b'"a"b', b"a\rb", b'"\xff"', b"", b"\x00,"]
 JUNK = [
     None,
     True,
     7,
     -0.5,
+    0.0,
     "",
     " \n",
     "half \ud83d of a pair",
@@ -214,9 +347,16 @@ def test_rows_are_used_or_dropped_and_their_order_and_files_do_not_matter(
 
 
 def shown(folder: Path) -> Counter[str]:
-    """Return each showing of a response without its place."""
-    rows = read(folder / "out/occurrences.parquet")
-    return Counter(repr([row[key] for key in ("response_id", "slot", "model", "ratings", "extra")]) for row in rows)
+    """Return each showing and each label of a response without its place."""
+    columns = {
+        "occurrences": ("response_id", "slot", "model", "ratings", "extra"),
+        "labels": ("response_id", "slot", "step", "value", "kind"),
+    }
+    return Counter(
+        repr([row[key] for key in keys])
+        for table, keys in columns.items()
+        for row in read(folder / f"out/{table}.parquet")
+    )
 
 
 def outcome(form: Form, row: Row) -> Example | str:
@@ -235,7 +375,7 @@ def test_any_text_is_understood_verbatim(form: Form, prompt: str, first: str, se
     example = outcome(form, row)
     assert isinstance(example, Example)
     assert [turn["content"] for turn in example.messages] == [prompt]
-    assert [response.text for response in example.responses] == [first, second][: form.num_texts]
+    assert {response.slot: response.text for response in example.responses} == form.shows(first, second)
 
 
 @every_form
@@ -269,33 +409,110 @@ def test_a_hostile_row_never_touches_its_neighbours(
     for row, texts in zip(hostile, good[1:], strict=True):
         lines += [row, form.make(*texts)]
     build(form, folder, train=lines)
-    found = texts_by_row(folder)
     dropped = Counter(row["row"] for row in read(folder / "out/dropped.parquet"))
-    for number, texts in enumerate(good):
-        assert found[2 * number + 1] == (texts[0], *texts[1 : 1 + form.num_texts])
+    found = texts_by_row(folder)
+    assert_rows_stand(form, folder, {2 * number + 1: texts for number, texts in enumerate(good)})
     for number in range(len(hostile)):
         assert (2 * number + 2 in found) + dropped[2 * number + 2] == 1
     assert {row["rule"] for row in read(folder / "out/dropped.parquet")} <= set(ROW_RULES)
 
 
-def texts_by_row(folder: Path) -> dict[int, tuple[str, ...]]:
-    """Return (last user turn, responses in the order of their slots) of each row."""
+@pytest.mark.parametrize("name", ["texts", "labels", "responses"])
+@FEW
+@given(rng=SEEDS)
+def test_a_hostile_row_of_csv_never_touches_its_neighbours(
+    name: str, rng: random.Random, tmp_path_factory: pytest.TempPathFactory
+):
+    form = FORMS[name]
+    folder = tmp_path_factory.mktemp("rows")
+    good = [(f"Question {number}?", kept_text(rng), kept_text(rng)) for number in range(40)]
+    columns = list(form.make(*good[0]))
+    data, starts, hostile_lines = csv_line(columns), {}, set()
+    for texts in good:
+        starts[data.count(b"\n") + 1] = texts
+        data += csv_line(form.make(*texts).values())
+        hostile_lines.add(data.count(b"\n") + 1)
+        few = csv_line(any_text(rng) for _ in columns[1:])
+        data += rng.choice([few, b"\n", *(start + csv_line(["", *columns[1:]]) for start in BROKEN_CSV)])
+    (folder / "rows.csv").write_bytes(data)
+    # all cells of CSV are text, so that a label is one too
+    fields = {**(form.fields or {}), **({"winner": {"a": ["0"], "b": ["1"]}} if name == "labels" else {})}
+    built = sources.build(source(replace(form, fields=fields), folder, "rows.csv"), folder / "out")
+    assert built.facts["rows"] == 2 * len(good)
+    assert_rows_stand(form, folder, starts)
+    assert {row["row"] for row in read(folder / "out/dropped.parquet")} == hostile_lines
+
+
+def csv_line(cells: Iterable[object]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()
+
+
+def assert_rows_stand(form: Form, folder: Path, rows: Mapping[int, tuple[str, str, str]]) -> None:
+    """Assert that what was built of rows (number -> prompt, first, second) is exactly their texts and judgements."""
+    found, judged = texts_by_row(folder), judgements_by_row(folder)
+    for number, (prompt, first, second) in rows.items():
+        assert found[number] == (prompt, form.shows(first, second))
+        assert judged[number] == Counter(
+            (slot, text.rstrip(), name, value) for slot, text, name, value in form.judges(first, second)
+        )
+
+
+def texts_by_row(folder: Path) -> dict[int, tuple[str, Shown]]:
+    """Return (last user turn, slot -> response) of each row."""
     prompts = {row["prompt_id"]: row["messages"][-1]["content"] for row in read(folder / "out/prompts.parquet")}
     texts = {row["response_id"]: row["text"] for row in read(folder / "out/responses.parquet")}
-    found: dict[int, tuple[str, ...]] = {}
+    found: dict[int, tuple[str, dict[str, str]]] = {}
     for row in read(folder / "out/occurrences.parquet"):
-        found[row["row"]] = (*found.get(row["row"], (prompts[row["prompt_id"]],)), texts[row["response_id"]])
+        found.setdefault(row["row"], (prompts[row["prompt_id"]], {}))[1][row["slot"]] = texts[row["response_id"]]
     return found
+
+
+def judgements_by_row(folder: Path) -> dict[int, Counter[Judged]]:
+    """Return the labels and ratings of each row; white space at the end of a whole response is left out."""
+    responses = {row["response_id"]: row for row in read(folder / "out/responses.parquet")}
+    judged: dict[int, Counter[Judged]] = defaultdict(Counter)
+    for row in read(folder / "out/labels.parquet"):
+        response = responses[row["response_id"]]
+        end = None if row["step"] is None else response["step_ends"][row["step"]]
+        text = response["text"].rstrip() if end is None else response["text"][:end]
+        judged[row["row"]][row["slot"], text, row["kind"], row["value"]] += 1
+    for row in read(folder / "out/occurrences.parquet"):
+        for name, value in row["ratings"]:
+            judged[row["row"]][row["slot"], responses[row["response_id"]]["text"].rstrip(), name, value] += 1
+    return judged
+
+
+@every_form
+@FEW
+@given(rng=SEEDS)
+def test_each_label_stays_with_its_step_whatever_texts_stand_around(
+    form: Form, rng: random.Random, tmp_path_factory: pytest.TempPathFactory
+):
+    rows = [tuple(kept_text(rng) for _ in range(3)) for _ in range(40)]
+    # one prompt with the same pieces cut elsewhere: equal responses whose steps differ
+    rows += [("Cut", "x", "y\nz"), ("Cut", "x\ny", "z"), ("Cut", " x ", " y "), ("Cut", " x \n", " y \n")]
+    rng.shuffle(rows)
+    folder = tmp_path_factory.mktemp("rows")
+    build(form, folder, train=[form.make(*texts) for texts in rows])
+    assert_rows_stand(form, folder, dict(enumerate(rows, start=1)))
+
+
+def kept_text(rng: random.Random) -> str:
+    """Return a hostile text that every form can hold."""
+    while True:
+        text = any_text(rng)
+        if text.strip() and "\n\nHuman:" not in f"\n{text}":
+            return text
 
 
 @every_form
 def test_a_cell_of_ten_megabytes_is_stored_whole(form: Form, tmp_path: Path):
     huge = "\x00<|im_end|>\u2028" + "0123456789" * 1_000_000
-    rows = [form.make("Before", "a", "b"), form.make("Huge", huge, "b"), form.make("After", "a", "b")]
-    build(form, tmp_path, train=rows)
-    found = texts_by_row(tmp_path)
-    assert found[2][:2] == ("Huge", huge)
-    assert [found[row][:2] for row in (1, 3)] == [("Before", "a"), ("After", "a")]
+    rows = [("Before", "a", "b"), ("Huge", huge, "b"), ("After", "a", "b")]
+    build(form, tmp_path, train=[form.make(*texts) for texts in rows])
+    assert_rows_stand(form, tmp_path, dict(enumerate(rows, start=1)))
 
 
 def test_hostile_texts_pass_the_rules_of_a_pair_set_whole(tmp_path: Path):

@@ -159,11 +159,17 @@ def test_a_broken_csv_line_stands_in_its_place_and_harms_no_neighbour(tmp_path: 
     assert reason in broken.reason
 
 
-def test_a_quote_that_is_never_closed_is_one_broken_line(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('a,b\n1,2\n"3,4\n5,6\n')
+@pytest.mark.parametrize(
+    ("lines", "broken"),
+    [('1,2\n"3,4\n5,6\n7,8\n', [3, 4, 5]), ('"3,4\n5,6\n7,"8"\n1,2\n', [2, 3, 4])],
+    ids=["never closed", "closed by the quote of a later row"],
+)
+def test_each_line_that_a_quote_takes_in_is_a_broken_line(tmp_path: Path, lines: str, broken: list[int]) -> None:
+    (tmp_path / "a.csv").write_text(f"a,b\n{lines}")
     rows = read(tmp_path / "a.csv")
-    assert [number for number, _ in rows] == [2, 3]
-    assert isinstance(rows[1][1], BrokenLine)
+    assert [number for number, _ in rows] == [2, 3, 4, 5]
+    assert [number for number, row in rows if isinstance(row, BrokenLine)] == broken
+    assert {"a": "1", "b": "2"} in [row for _, row in rows]
 
 
 def test_a_cell_of_many_characters_and_nul_are_read_verbatim(tmp_path: Path) -> None:

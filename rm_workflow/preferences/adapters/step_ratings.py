@@ -46,7 +46,8 @@ def read(row: Mapping[str, Any], source: Source) -> Example:
     fields = Fields(row, source, COLUMNS)
     asked, label = (_object(fields.required(name), name) for name in ("question", "label"))
     problem = text(asked.get("problem"), "question.problem")
-    extra: dict[str, Scalar] = {name: row.get(name) for name in TOLD if isinstance(row.get(name), (str, int, bool))}
+    extra: dict[str, Scalar] = {name: row.get(name) for name in TOLD if isinstance(row.get(name), (int, bool))}
+    extra |= {name: text(row[name], name) for name in TOLD if isinstance(row.get(name), str)}
     extra |= {"finish_reason": text(label.get("finish_reason"), "label.finish_reason"), **fields.extra()}
     path: list[_Step] = []
     branches: list[Response] = []
@@ -92,7 +93,8 @@ def _completions(step: Mapping[str, Any], where: str) -> tuple[list[_Step], int 
     chosen = step.get("chosen_completion")
     if chosen is not None and (isinstance(chosen, bool) or chosen not in range(len(completions))):
         raise RowDropped("bad_field", "the chosen completion is none of the step's", f"{where}.chosen_completion")
-    return completions, chosen
+    # tables with empty cells hold whole numbers as 0.0
+    return completions, None if chosen is None else int(chosen)
 
 
 def _human(step: Mapping[str, Any], where: str) -> _Step | None:

@@ -48,6 +48,12 @@ def test_a_step_that_the_labeller_wrote_continues_the_path_without_a_label():
     ]
 
 
+def test_a_choice_that_a_table_with_empty_cells_holds_as_0_0_is_that_choice():
+    rated = row(step(("5.", 1), chosen=0))
+    rated["label"]["steps"][0]["chosen_completion"] = 0.0
+    assert said(read(rated, "step_ratings")) == said(read(row(step(("5.", 1), chosen=0)), "step_ratings"))
+
+
 @pytest.mark.parametrize(
     ("last", "reason", "branches"),
     [
