@@ -30,7 +30,14 @@ CODE_VERSIONS = {
     "pairs": CodeVersion("2", ("preferences/pairs.py", "preferences/sql.py", "preferences/rules/*.py", "keys.py")),
     "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "evaluation/items.py", "preferences/tables.py")),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
-    "mixture": CodeVersion("2", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),
+    "mixture": CodeVersion(
+        "3",
+        ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
+    ),
+    "overlap": CodeVersion(
+        "1",
+        ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
+    ),
     "tokens": CodeVersion("2", ("training/tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("1", ("training/run_config.py",)),
     "checkpoint": CodeVersion(
@@ -41,7 +48,7 @@ CODE_VERSIONS = {
         ),
     ),
     "scores": CodeVersion(
-        "2",
+        "3",
         (
             *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
             *("evaluation/benchmarks/*.py", "evaluation/items.py", "models/reward_model.py"),

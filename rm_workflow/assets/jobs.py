@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 WEEKLY = "0 3 * * 0"
-DATA_KINDS = ("raw", "pairs", "benchmark", "mixture")
+DATA_KINDS = ("raw", "pairs", "benchmark", "mixture", "overlap")
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
@@ -23,7 +23,9 @@ def recipe_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinitio
 
 def data_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
     """Define the job that makes a recipe's mixture."""
-    return _job(catalog, recipe, f"{recipe.name}_data", DATA_KINDS, f"{recipe.name}: raw rows to the mixture.")
+    return _job(
+        catalog, recipe, f"{recipe.name}_data", DATA_KINDS, f"{recipe.name}: raw rows to the mixture and its overlap."
+    )
 
 
 def _job(

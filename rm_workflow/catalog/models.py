@@ -13,7 +13,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-
 def _between(low: float, high: float) -> AfterValidator:
     """Return a check whose message states both ends of the range, which belong to it."""
 
@@ -234,7 +233,7 @@ class Mixture(Entry):
         pair_sets: in order of precedence: a duplicate across sources is kept by the first.
         decontaminate_against: benchmarks whose prompts and responses must not be trained on.
         decontaminate_files: the same for prompts in text files: ``.txt`` (one a line) or ``.jsonl`` (``text`` or
-            ``prompt``); relative to the recipe's file.
+            ``prompt``); relative to the recipe's file, or with --set to the current folder.
         leak_policy: ``drop`` removes a train pair that asks a benchmark's prompt, ``mark`` keeps and counts it.
         response_leak_policy: the same for a train pair with a response of a benchmark.
         guard: what counts as the same text.
@@ -257,6 +256,17 @@ class Mixture(Entry):
         if repeated:
             raise ValueError(f"{', '.join(repeated)} is listed twice; list each name once")
         return names
+
+    @field_validator("decontaminate_files")
+    @classmethod
+    def _readable_and_told_apart(cls, files: list[str]) -> list[str]:
+        names = [file.replace("\\", "/").rsplit("/", 1)[-1] for file in files]
+        for name in names:
+            if not name.endswith((".txt", ".jsonl")):
+                raise ValueError(f"{name} is neither a .txt nor a .jsonl file; convert or rename it")
+            if names.count(name) > 1:
+                raise ValueError(f"two files are called {name}; rename one, for hits are told by the file's name")
+        return files
 
 
 class TokenRecipe(Entry):

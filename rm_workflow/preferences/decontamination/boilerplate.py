@@ -1,7 +1,8 @@
 """Texts that tell nothing about where a prompt came from: the wording of templates and instructions.
 
-``boilerplate.txt`` lists such texts, one a line; a user adds files of the same form (``mixture.guard.boilerplate_files``).
-What stands in many prompts is boilerplate too, and found by counting (``hits.py``).
+``boilerplate.txt`` lists such texts, one a line; a user adds files of the same form
+(``mixture.guard.boilerplate_files``). What stands in many prompts is boilerplate too, and found by counting
+(``hits.py``).
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except OSError as error:
-        raise UserError(f"{path.name} cannot be read ({error.strerror}); mend mixture.guard.boilerplate_files") from error
+        raise UserError(
+            f"{path.name} cannot be read ({error.strerror}); mend mixture.guard.boilerplate_files"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name} is not UTF-8 at byte {error.start}; convert it") from error

@@ -13,16 +13,18 @@ and on MinHash bands. Each candidate is then judged on its words:
 ``response_ngram``
     shared n-grams cover ``response_share`` of a target response; both have ``min_response_words`` or more.
 
-What differs is the lighter of two: the words that the target has beyond the mixture's text (more where that was cut), and
-those that the mixture's text has beyond the target (more where it was added to). A word weighs the logarithm of how rare
-it is among all prompts (idf, Spärck Jones 1972), so that a template with other names and numbers is another question, and
-one reworded half-sentence is not. N-grams in many prompts are boilerplate: they are no evidence, and sharing
-their words counts for nothing.
+What differs is the lighter of two: the words that the target has beyond the mixture's text (more where that was cut),
+and those that the mixture's text has beyond the target (more where it was added to). A word weighs the logarithm of how
+rare it is among all prompts (idf, Spärck Jones 1972), so that a template with other names and numbers is another
+question, and one reworded half-sentence is not. ``max_difference`` limits the share of that weight; one changed word is
+allowed beyond it. N-grams in many prompts are boilerplate: they are no evidence, and their words are not counted as
+shared.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias, TypeVar
 
 import duckdb
 import numpy as np
@@ -48,7 +50,11 @@ Columns: TypeAlias = dict[str, np.ndarray[Any, Any]]
 # Name of a table -> its rows, some at a time.
 Parts: TypeAlias = dict[str, list[Columns]]
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
 TEXTS_AT_ONCE = 500
+NUM_THREADS = 2
 # idf in whole thousandths: a sum of whole numbers does not depend on their order.
 IDF_UNIT = 1000
 # One changed word is allowed up to this share of the weight.
@@ -96,7 +102,8 @@ TARGETS = """
 BOILERPLATE = """
     create or replace temp table boilerplate as
     with in_mixture as (
-        select ngram, count(distinct owner) as num_texts from mixture_ngrams join mixture_docs using (doc) group by ngram
+        select ngram, count(distinct owner) as num_texts
+        from mixture_ngrams join mixture_docs using (doc) group by ngram
     ),
     in_targets as (
         select ngram, max(num_items) as num_items from (
@@ -280,13 +287,23 @@ TURN_HITS = """
 RESPONSE_HITS = """
     insert into hits by name
     select
-        'response' as side, mixture_docs.prompt_id, response_id, place, benchmark, item_id, label, strength, kind, share,
-        start, stop, span
+        'response' as side, mixture_docs.prompt_id, response_id, place, benchmark, item_id, label, strength, kind,
+        share, start, stop, span
     from matches
     join spans using (doc, target)
     join mixture_docs using (doc)
     join target_places on target_places.doc = target
 """
+
+
+# hits and ignored n-grams as files hold them
+HITS_ORDERED = """
+    select
+        side, prompt_id, response_id, turn, benchmark, item_id, label, kind, share, start, stop, span
+    from hits
+    order by place, item_id, side, prompt_id, response_id, turn, strength, share, start, stop, span
+"""
+USES_ORDERED = "from boilerplate_uses order by side, ngram"
 
 
 def find_hits(con: duckdb.DuckDBPyConnection, guard: Guard, boilerplate: Sequence[str]) -> None:
@@ -310,10 +327,12 @@ def find_hits(con: duckdb.DuckDBPyConnection, guard: Guard, boilerplate: Sequenc
 
 def _compare_turns(con: duckdb.DuckDBPyConnection, guard: Guard, boilerplate: Sequence[str]) -> None:
     con.execute(TARGETS.format(table="target_turns"))
-    con.execute(MIXTURE_TURNS)
     targets = _read_targets(con, guard, guard.min_words, turns=True)
+    if not _num_rows(targets["lengths"]):
+        return
+    con.execute(MIXTURE_TURNS)
     mixture = _read_mixture(con, guard, targets, turns=True)
-    num_texts = sum(len(part["doc"]) for parts in (targets["lengths"], mixture["lengths"]) for part in parts)
+    num_texts = _num_rows(targets["lengths"]) + _num_rows(mixture["lengths"])
     _store(con, "frequencies", targets["frequencies"] + mixture["frequencies"])
     _store_all(con, targets, mixture)
     _find_boilerplate(con, guard, boilerplate, "prompt", "doc")
@@ -332,9 +351,11 @@ def _compare_turns(con: duckdb.DuckDBPyConnection, guard: Guard, boilerplate: Se
 
 def _compare_responses(con: duckdb.DuckDBPyConnection, guard: Guard, boilerplate: Sequence[str]) -> None:
     con.execute(TARGETS.format(table="target_responses"))
+    targets = _read_targets(con, guard, guard.min_response_words, turns=False)
+    if not _num_rows(targets["ngrams"]):
+        return
     # A text of n words has at least 2 n - 1 characters.
     con.execute(MIXTURE_RESPONSES.format(least_characters=2 * guard.min_response_words - 1))
-    targets = _read_targets(con, guard, guard.min_response_words, turns=False)
     mixture = _read_mixture(con, guard, targets, turns=False)
     _store_all(con, targets, mixture)
     con.execute(
@@ -373,19 +394,42 @@ def _read_targets(con: duckdb.DuckDBPyConnection, guard: Guard, min_words: int, 
 
 def _read_mixture(con: duckdb.DuckDBPyConnection, guard: Guard, targets: Parts, turns: bool) -> Parts:
     """Read the texts of the mixture and keep what the targets have as well."""
-    known = {name: _known(targets[f"{name}s"], name) for name in ("ngram", "whole", "band")}
-    read: Parts = defaultdict(list)
-    for docs, texts in _batches(con, "select doc, text from mixture_texts"):
+    known = {name: _known(targets.get(f"{name}s", []), name) for name in ("ngram", "whole", "band")}
+
+    def read_batch(batch: tuple[Indices, list[str]]) -> dict[str, Columns]:
+        docs, texts = batch
         hashed = hash_words(texts)
         ngrams = hash_ngrams(hashed, guard.ngram_words, known["ngram"])
-        read["lengths"].append({"doc": docs, "num_words": hashed.lengths})
-        read["ngrams"].append({"doc": docs[ngrams.texts], "ngram": ngrams.hashes})
+        lengths = {"doc": docs, "num_words": hashed.lengths}
+        tables = {"lengths": lengths, "ngrams": {"doc": docs[ngrams.texts], "ngram": ngrams.hashes}}
         if turns:
             banded = _bands(docs, hashed, hashed.lengths >= guard.ngram_words, guard.near_duplicate)
-            read["wholes"].append(_where({"doc": docs, "whole": hash_whole(hashed)}, known["whole"], "whole"))
-            read["frequencies"].append(_frequencies(hashed))
-            read["bands"].append(_where(banded, known["band"], "band"))
+            tables["wholes"] = _where({"doc": docs, "whole": hash_whole(hashed)}, known["whole"], "whole")
+            tables["frequencies"] = _frequencies(hashed)
+            tables["bands"] = _where(banded, known["band"], "band")
+        return tables
+
+    read: Parts = defaultdict(list)
+    for tables in _in_threads(read_batch, _batches(con, "select doc, text from mixture_texts")):
+        for table, columns in tables.items():
+            read[table].append(columns)
     return read
+
+
+def _in_threads(function: Callable[[Given], Made], values: Iterable[Given]) -> Iterator[Made]:
+    """Yield the results in order; numpy lets other threads run meanwhile, and few values wait at a time."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        waiting: deque[Future[Made]] = deque()
+        for value in values:
+            waiting.append(pool.submit(function, value))
+            if len(waiting) > 2 * NUM_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _num_rows(parts: Sequence[Columns]) -> int:
+    return sum(len(next(iter(part.values()))) for part in parts)
 
 
 def _known(parts: Sequence[Columns], column: str) -> HashSet:

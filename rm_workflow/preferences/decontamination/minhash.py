@@ -1,4 +1,4 @@
-"""MinHash bands: texts whose sets of words are alike share at least one of them (Broder 1997, Leskovec et al. ch. 3)."""
+"""MinHash bands: texts whose sets of words are alike share at least one (Broder 1997; Leskovec et al., ch. 3)."""
 
 import numpy as np
 

@@ -14,10 +14,9 @@ import pyarrow as pa
 
 from rm_workflow.database import quote_literal
 from rm_workflow.errors import UserError
-from rm_workflow.preferences.sql import one_row, read_table
+from rm_workflow.preferences.sql import read_table
 
 FIELDS = ("text", "prompt")
-SUFFIXES = (".txt", ".jsonl")
 
 TABLES = """
     create temp table target_turns (
@@ -73,27 +72,6 @@ def load_targets(con: duckdb.DuckDBPyConnection, benchmarks: Mapping[str, Path],
             f"insert into target_turns select {place}, {quote_literal(name)}, item_id, '', 1, text from arrow_lines"
         )
         con.unregister("arrow_lines")
-
-
-def num_items(con: duckdb.DuckDBPyConnection, benchmark: str) -> int:
-    """Return the number of items of one benchmark that have a text."""
-    (number,) = one_row(
-        con,
-        f"""
-        select count(distinct item_id) from (
-            select benchmark, item_id from target_turns union all select benchmark, item_id from target_responses
-        ) where benchmark = {quote_literal(benchmark)}
-        """,
-    )
-    return number
-
-
-def check_text_file(name: str, path: Path) -> None:
-    """Refuse a text file that is not there or has a suffix that is not read."""
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{name}: texts to keep out stand in {' or '.join(SUFFIXES)} files; rename or convert it")
-    if not path.is_file():
-        raise UserError(f"{name}: there is no such file under {path.parent}; mend mixture.decontaminate_files")
 
 
 def _file_texts(name: str, path: Path) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ _BYTES = np.arange(256)
 _ASCII_WORD = np.array([chr(byte).isalnum() or chr(byte) == "_" for byte in range(128)])
 # Beyond ASCII only words are left when bytes are read, see _readable.
 _IS_WORD = np.concatenate([_ASCII_WORD, np.ones(128, dtype=bool)])
-_LOWER = np.where((_BYTES >= ord("A")) & (_BYTES <= ord("Z")), _BYTES + 32, _BYTES).astype(np.uint64)
+_LOWER = np.where((ord("A") <= _BYTES) & (ord("Z") >= _BYTES), _BYTES + 32, _BYTES).astype(np.uint64)
 
 
 def words(text: str) -> list[str]:
@@ -113,11 +113,11 @@ def _readable(text: str) -> bytes:
 
 def hash_ngrams(hashed: HashedWords, num_words: int, among: "HashSet | None" = None) -> HashedNgrams:
     """Return every run of ``num_words`` words that lies within one text, or those of them that a set holds."""
-    first = np.arange(max(0, len(hashed.hashes) - num_words + 1))
-    hashes = hash_stretches(hashed.hashes, first, first + num_words)
-    if among:
-        first = np.flatnonzero(among.holds(hashes))
-        hashes = hashes[first]
+    num = max(0, len(hashed.hashes) - num_words + 1)
+    running, inverses = _running_sum(hashed.hashes, WORD_BASE)
+    hashes = _mixed((running[num_words:] - running[:num]) * inverses[:num]) if num else hashed.hashes[:0]
+    first = np.flatnonzero(among.holds(hashes)) if among else np.arange(num)
+    hashes = hashes[first]
     texts = np.searchsorted(hashed.starts, first, side="right") - 1
     within = first + num_words <= hashed.starts[texts + 1]
     first, texts, hashes = first[within], texts[within], hashes[within]
@@ -137,13 +137,20 @@ def count_words(hashed: HashedWords) -> tuple[Indices, Hashes, Indices]:
 
 
 def hash_stretches(values: Hashes, first: Indices, behind: Indices, base: int = WORD_BASE) -> Hashes:
-    """Return a hash of each stretch of values: the sum of value * base**(place in the stretch) modulo 2**64, mixed.
+    """Return a hash of each stretch of values: the sum of value * base**(place in the stretch) modulo 2**64, mixed."""
+    running, inverses = _running_sum(values, base)
+    return _mixed((running[behind] - running[first]) * inverses[first])
 
-    One running sum serves all stretches: a difference of it, divided by base**first.
+
+def _running_sum(values: Hashes, base: int) -> tuple[Hashes, Hashes]:
+    """Return the sums of value * base**place over the first 0, 1, ... values, and base**-place.
+
+    The difference of two sums, divided by base**first, is the sum over the stretch between them alone.
     """
     powers, inverses = _powers(base, 1 << len(values).bit_length())
-    running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(values * powers[: len(values)])])
-    return _mixed((running[behind] - running[first]) * inverses[first])
+    running = np.zeros(len(values) + 1, dtype=np.uint64)
+    np.cumsum(values * powers[: len(values)], out=running[1:])
+    return running, inverses
 
 
 @functools.lru_cache(maxsize=4)
@@ -159,10 +166,10 @@ def _powers(base: int, num: int) -> tuple[Hashes, Hashes]:
 
 def _mixed(hashes: Hashes) -> Hashes:
     """Return hashes whose low and high bits depend on all bits (the finaliser of SplitMix64)."""
-    mixed = hashes.copy()
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed ^= mixed >> np.uint64(shift)
-        mixed *= np.uint64(factor)
+    mixed = hashes ^ (hashes >> np.uint64(30))
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed
 
@@ -172,7 +179,7 @@ class HashSet:
 
     def __init__(self, hashes: Hashes) -> None:
         self.sorted = np.unique(hashes)
-        bits = min(26, max(10, int(len(self.sorted)).bit_length() + 5))
+        bits = min(26, max(10, len(self.sorted).bit_length() + 5))
         self._shift = np.uint64(64 - bits)
         self._seen = np.zeros(2**bits, dtype=bool)
         self._seen[self.sorted >> self._shift] = True
