@@ -1,8 +1,9 @@
 """``python -m benchmarks``: run every benchmark of this folder and print its table."""
 
-from benchmarks import end, layouts, publishing
+from benchmarks import contamination, end, layouts, publishing
 
 if __name__ == "__main__":
     publishing.main()
     layouts.main()
+    contamination.main()
     end()

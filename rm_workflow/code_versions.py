@@ -36,13 +36,20 @@ CODE_VERSIONS = {
     ),
     "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "evaluation/items.py", "preferences/tables.py")),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
-    "mixture": CodeVersion("3", ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py")),
+    "mixture": CodeVersion(
+        "4",
+        ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
+    ),
     "audit": CodeVersion(
         "1",
         (
             *("preferences/audit.py", "preferences/findings.py", "preferences/sql.py", "preferences/normalise.py"),
             *("preferences/rules/refusal.py", "intervals.py"),
         ),
+    ),
+    "overlap": CodeVersion(
+        "1",
+        ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
     "tokens": CodeVersion("3", ("training/tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("1", ("training/run_config.py",)),
@@ -54,7 +61,7 @@ CODE_VERSIONS = {
         ),
     ),
     "scores": CodeVersion(
-        "2",
+        "3",
         (
             *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
             *("evaluation/benchmarks/*.py", "evaluation/items.py", "models/reward_model.py", "intervals.py"),

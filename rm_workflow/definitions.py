@@ -8,6 +8,7 @@ from rm_workflow.assets.benchmarks import benchmark_asset
 from rm_workflow.assets.checkpoints import checkpoint_asset, run_config_asset
 from rm_workflow.assets.jobs import data_job, recipe_job, retraining_schedule
 from rm_workflow.assets.mixtures import mixture_asset, tokens_asset
+from rm_workflow.assets.overlaps import overlap_asset
 from rm_workflow.assets.pairs import pairs_asset
 from rm_workflow.assets.publishing import RecipeSettings
 from rm_workflow.assets.raw import raw_asset
@@ -16,7 +17,10 @@ from rm_workflow.catalog.models import Catalog
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.settings import load_settings
 
-RECIPE_ASSETS = (mixture_asset, audit_asset, tokens_asset, run_config_asset, checkpoint_asset, scores_asset)
+RECIPE_ASSETS = (
+    *(mixture_asset, overlap_asset, audit_asset),
+    *(tokens_asset, run_config_asset, checkpoint_asset, scores_asset),
+)
 
 
 def build_definitions(catalog: Catalog) -> dg.Definitions:

@@ -26,9 +26,14 @@ def without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 
+def content(path: Path) -> str:
+    text = path.read_text("utf-8")
+    return ast.dump(without_docstrings(ast.parse(text))) if path.suffix == ".py" else text
+
+
 def code_hash(code_version: CodeVersion) -> str:
-    paths = sorted(path for pattern in code_version.files for path in PACKAGE.glob(pattern))
-    texts = [ast.dump(without_docstrings(ast.parse(path.read_text("utf-8")))) for path in paths]
+    paths = sorted(path for pattern in code_version.files for path in PACKAGE.glob(pattern) if path.is_file())
+    texts = [content(path) for path in paths]
     return content_id([[str(path.relative_to(PACKAGE)), text] for path, text in zip(paths, texts, strict=True)])
 
 

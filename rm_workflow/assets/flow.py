@@ -7,17 +7,21 @@ asset's parameters and of all parameters upstream; by it a consumer finds the ar
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, ExternalFile, Request
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog, Recipe, base_asset_name
+from rm_workflow.catalog.models import Catalog, Mixture, Recipe, base_asset_name
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.keys import content_id
 
 UNKEYED_SOURCE_FIELDS = {
     *("hub", "path", "licence", "attribution", "generators", "description", "published_rows", "proven_on_real_rows"),
 }
+
+# What evaluate_on calls the mixture's own test split.
+TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,14 @@ class Flow:
             *map(self.pairs, mixture.pair_set_names),
             *map(self.benchmark, mixture.decontaminate_against),
         )
-        return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, mixture.model_dump(mode="json"), upstream)
+        return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, _keyed(mixture), upstream)
+
+    def overlap(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_overlap``."""
+        names = dict.fromkeys([*recipe.mixture.decontaminate_against, *recipe.evaluation.evaluate_on])
+        parameters = {"with_test": TEST in names}
+        upstream = (self.mixture(recipe), *(self.benchmark(name) for name in names if name != TEST))
+        return Planned(f"{recipe.name}_overlap", "overlap", recipe.name, parameters, upstream)
 
     def audit(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_audit``."""
@@ -152,11 +163,22 @@ class Flow:
 
     def scores(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_scores``."""
-        benchmarks = (name for name in recipe.evaluation.evaluate_on if name != "test")
-        upstream = (self.checkpoint(recipe), self.tokens(recipe), *map(self.benchmark, benchmarks))
+        benchmarks = (name for name in recipe.evaluation.evaluate_on if name != TEST)
+        upstream = (
+            *(self.checkpoint(recipe), self.tokens(recipe), self.overlap(recipe)),
+            *map(self.benchmark, benchmarks),
+        )
         parameters = recipe.evaluation.model_dump(mode="json")
         return Planned(f"{recipe.name}_scores", "scores", recipe.name, parameters, upstream)
 
     def of_recipe(self, recipe: Recipe) -> list[Planned]:
         """Return every asset of a recipe, inputs first; last what nothing waits for."""
         return [*self.scores(recipe).lineage(), self.audit(recipe)]
+
+
+def _keyed(mixture: Mixture) -> dict[str, Any]:
+    """Return what decides a mixture, with files by their names: their content is keyed by its hash."""
+    keyed = mixture.model_dump(mode="json")
+    keyed["decontaminate_files"] = [Path(file).name for file in mixture.decontaminate_files]
+    keyed["guard"]["boilerplate_files"] = [Path(file).name for file in mixture.guard.boilerplate_files]
+    return keyed

@@ -20,7 +20,7 @@ from rm_workflow.settings import Settings
 STAGES: dict[str, tuple[str, ...]] = {
     "raw": ("raw", "benchmark"),
     "pairs": ("pairs",),
-    "mixture": ("mixture",),
+    "mixture": ("mixture", "overlap"),
     "run_config": ("base", "tokens", "run_config"),
     "checkpoint": ("checkpoint",),
     "scores": ("scores",),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 WEEKLY = "0 3 * * 0"
-DATA_KINDS = ("raw", "pairs", "benchmark", "mixture", "audit")
+DATA_KINDS = ("raw", "pairs", "benchmark", "mixture", "overlap", "audit")
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
@@ -24,7 +24,7 @@ def recipe_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinitio
 def data_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
     """Define the job that makes a recipe's mixture."""
     return _job(
-        catalog, recipe, f"{recipe.name}_data", DATA_KINDS, f"{recipe.name}: raw rows to the mixture and its audit."
+        catalog, recipe, f"{recipe.name}_data", DATA_KINDS, f"{recipe.name}: raw rows to mixture, overlap and audit."
     )
 
 

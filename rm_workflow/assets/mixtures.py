@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from rm_workflow.artifacts import Artifact, Built
+from rm_workflow.artifacts import Artifact, Built, ExternalFile
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.pairs import describe_pairs
 from rm_workflow.assets.publishing import (
@@ -18,7 +18,9 @@ from rm_workflow.assets.publishing import (
     table,
 )
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog.models import Catalog, Mixture
+from rm_workflow.errors import UserError
+from rm_workflow.keys import file_sha256
 from rm_workflow.preferences import mixture
 from rm_workflow.preferences.mixture import Member
 from rm_workflow.reporting import plots
@@ -40,7 +42,7 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         inputs = planned.inputs(workplace.store)
         members = [_member(workplace, inputs[f"pairs_{name}"], name) for name in recipe.mixture.pair_set_names]
         benchmarks = {name: inputs[f"bench_{name}"].folder for name in recipe.mixture.decontaminate_against}
-        request = planned.request(tuple(inputs.values()), workplace.overridden)
+        request = planned.request(tuple(inputs.values()), workplace.overridden, guard_files(recipe.mixture))
 
         def build(out: Path) -> Built:
             return mixture.build_mixture(recipe.mixture, members, benchmarks, out)
@@ -52,6 +54,8 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
                 "train_pairs": facts["train"],
                 "test_pairs": facts["test"],
                 "train_pairs_per_epoch": facts["train_per_epoch"],
+                "marked_pairs": facts["marked"],
+                "leaks": table([{"benchmark": name, **counts} for name, counts in facts["leaks"].items()]),
                 "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
                 **licence_metadata(licences.of_mixture(recipe, workplace.catalog)),
             }
@@ -72,6 +76,23 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         ),
         checks=MIXTURE_CHECKS,
     )
+
+
+def guard_files(mixture: Mixture) -> tuple[ExternalFile, ...]:
+    """Return the text files that a mixture's guard reads.
+
+    Raises:
+        UserError: one is not there.
+    """
+    listed = {
+        "decontaminate_files": mixture.decontaminate_files,
+        "guard.boilerplate_files": mixture.guard.boilerplate_files,
+    }
+    paths = [(field, Path(file)) for field, files in listed.items() for file in files]
+    for field, path in paths:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; mend mixture.{field}")
+    return tuple(ExternalFile(f"{path.parent.name}/{path.name}", path, file_sha256(path)) for _, path in paths)
 
 
 def _member(workplace: Workplace, pairs: Artifact, name: str) -> Member:

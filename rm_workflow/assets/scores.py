@@ -1,11 +1,13 @@
 """``<recipe>_scores``: a checkpoint on the mixture's test split and on benchmarks, each with its interval."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
 
 from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.overlaps import verdicts
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, publish, table
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.reporting import plots
@@ -37,7 +39,8 @@ def scores_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
             checkpoint, tokens = inputs[f"{recipe_name}_checkpoint"], inputs[f"{recipe_name}_tokens"]
             model = checkpoint.folder / "model"
-            return build_scores(model, tokens.folder, benchmarks, recipe.evaluation, device, out)
+            built = build_scores(model, tokens.folder, benchmarks, recipe.evaluation, device, out)
+            return _with_verdicts(built, verdicts(inputs[f"{recipe_name}_overlap"]))
 
         yield from publish(context, workplace, request, build, _describe)
 
@@ -53,6 +56,12 @@ def scores_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
     )
 
 
+def _with_verdicts(built: Built, contamination: Mapping[str, str]) -> Built:
+    """Return scores with the contamination verdict of each benchmark."""
+    scores = {name: {**score, "contamination": contamination[name]} for name, score in built.facts["scores"].items()}
+    return Built({**built.facts, "scores": scores}, built.checks)
+
+
 def score_rows(scores: dict[str, dict[str, object]]) -> list[dict[str, object]]:
     """Return one row a benchmark, and one a source of the test split."""
     rows = []
@@ -60,7 +69,7 @@ def score_rows(scores: dict[str, dict[str, object]]) -> list[dict[str, object]]:
         per_source = result.get("per_source") or {}
         assert isinstance(per_source, dict)
         for name, value in {benchmark: result, **{f"{benchmark}: {part}": v for part, v in per_source.items()}}.items():
-            columns = ("score", "n", "ci_low", "ci_high", "ties", "pick_longer", "pick_shorter")
+            columns = ("score", "n", "ci_low", "ci_high", "ties", "pick_longer", "pick_shorter", "contamination")
             rows.append({"benchmark": name, **{column: value.get(column) for column in columns}})
     return rows
 

@@ -46,6 +46,8 @@ FILES = ("sources.yaml", "pair_sets.yaml", "benchmarks.yaml")
 TEST = "test"  # evaluate_on: the mixture's own test split
 SET = "--set"
 NAME_FIELDS = ("name", "extends")
+# Lists of files in a recipe, relative to it.
+TEXT_FILES: tuple[KeyPath, ...] = (("mixture", "decontaminate_files"), ("mixture", "guard", "boilerplate_files"))
 NAME = re.compile(r"[a-z0-9_]{1,64}")
 
 Recipes = dict[str, Document]
@@ -258,7 +260,23 @@ def _recipe_document(path: Path) -> Document:
     if not isinstance(name, str):
         raise UserError(f"{document.origin(('name',))}: name must be text, not {dump_value(name)}")
     named_by: dict[KeyPath, Origin] = {("name",): Origin(document.origin(()).file)}
-    return Document({**document.data, "name": name}, {**named_by, **document.origins})
+    data = document.data
+    for keys in TEXT_FILES:
+        data = _from_folder(data, keys, path.parent)
+    return Document({**data, "name": name}, {**named_by, **document.origins})
+
+
+def _from_folder(data: Any, keys: KeyPath, folder: Path) -> Any:
+    """Return data in which the relative paths listed under ``keys`` start from ``folder``."""
+    if not keys:
+        return [_absolute(value, folder) for value in data] if isinstance(data, list) else data
+    if not isinstance(data, dict) or keys[0] not in data:
+        return data
+    return {**data, keys[0]: _from_folder(data[keys[0]], keys[1:], folder)}
+
+
+def _absolute(path: Any, folder: Path) -> Any:
+    return str((folder / Path(path).expanduser()).resolve()) if isinstance(path, str) else path
 
 
 def _chain(name: str, recipes: Recipes) -> list[str]:

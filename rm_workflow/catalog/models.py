@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,18 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
 Words = Annotated[str, StringConstraints(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _between(low: float, high: float) -> AfterValidator:
+    """Return a check whose message states both ends of the range, which belong to it."""
+
+    def check(value: float) -> float:
+        if not low <= value <= high:
+            raise ValueError(f"must lie between {low} and {high}, not {value}")
+        return value
+
+    return AfterValidator(check)
+
 
 Objective = Literal[
     "bradley_terry",
@@ -252,14 +265,72 @@ class PairSetUse(Entry):
         return {name: values} if values else name
 
 
+LeakPolicy = Literal["drop", "mark"]
+
+
+class NearDuplicate(Entry):
+    """Near duplicates of benchmark prompts, found by MinHash over the sets of words and then compared exactly.
+
+    Attributes:
+        threshold: least Jaccard similarity of the two sets of words.
+        permutations: length of the MinHash signature; more find more pairs close to the threshold and take longer.
+    """
+
+    threshold: Annotated[float, _between(0.5, 1)] = 0.7
+    permutations: Annotated[int, _between(16, 1024)] = 128
+
+
+class Guard(Entry):
+    """When a text of the mixture counts as a text of a benchmark (``rm_workflow/preferences/decontamination``).
+
+    Attributes:
+        ngram_words: words of an n-gram (13 as in GPT-3, arXiv 2005.14165).
+        min_words: a benchmark prompt of fewer words must be repeated exactly.
+        prompt_share: least share of a benchmark prompt's words that shared n-grams cover.
+        max_difference: how much of the shorter prompt may differ; rare words weigh more, boilerplate nothing. One
+            changed word is always allowed where it weighs at most half of the prompt.
+        min_response_words: shorter responses are not compared.
+        response_share: least share of a benchmark response's words that shared n-grams cover.
+        near_duplicate: null switches the search for near duplicates off.
+        boilerplate_texts: an n-gram in at least so many prompts of the mixture is boilerplate and tells nothing.
+        boilerplate_items: the same for the prompts of one benchmark.
+        boilerplate_files: text files, one boilerplate text a line, beside the list that comes with the package.
+    """
+
+    ngram_words: Annotated[int, _between(5, 50)] = 13
+    min_words: Annotated[int, _between(5, 1000)] = 20
+    prompt_share: Annotated[float, _between(0.1, 1)] = 0.4
+    max_difference: Annotated[float, _between(0, 0.5)] = 0.05
+    min_response_words: Annotated[int, _between(5, 10_000)] = 30
+    response_share: Annotated[float, _between(0.1, 1)] = 0.5
+    near_duplicate: NearDuplicate | None = NearDuplicate()
+    boilerplate_texts: Annotated[int, _between(2, 1_000_000)] = 50
+    boilerplate_items: Annotated[int, _between(2, 1_000_000)] = 5
+    boilerplate_files: list[str] = []
+
+    @model_validator(mode="after")
+    def _ngrams_fit(self) -> "Guard":
+        for field in ("min_words", "min_response_words"):
+            if getattr(self, field) < self.ngram_words:
+                raise ValueError(
+                    f"{field} is {getattr(self, field)} and ngram_words {self.ngram_words}; a text must hold at least "
+                    f"one n-gram, so raise {field} or lower ngram_words"
+                )
+        return self
+
+
 class Mixture(Entry):
     """Pair sets joined, split and decontaminated.
 
     Attributes:
         pair_sets: in order of precedence: a duplicate across sources is kept by the first. Each is a name, or
             ``name: {count: 2000}`` with the fields of ``PairSetUse``.
-        decontaminate_against: benchmarks whose prompts must not be trained on.
-        leak_policy: ``drop`` removes a leaking train pair, ``mark`` keeps it and counts it.
+        decontaminate_against: benchmarks whose prompts and responses must not be trained on.
+        decontaminate_files: the same for prompts in text files: ``.txt`` (one a line) or ``.jsonl`` (``text`` or
+            ``prompt``); relative to the recipe's file, or with --set to the current folder.
+        leak_policy: ``drop`` removes a train pair that asks a benchmark's prompt, ``mark`` keeps and counts it.
+        response_leak_policy: the same for a train pair with a response of a benchmark.
+        guard: what counts as the same text.
         weight_per_prompt: divides a train pair's weight by the number of train pairs of its prompt in the mixture.
     """
 
@@ -267,7 +338,10 @@ class Mixture(Entry):
     pair_sets: Annotated[list[PairSetUse], Field(min_length=1)]
     split: Split
     decontaminate_against: list[Name] = []
-    leak_policy: Literal["drop", "mark"] = "drop"
+    decontaminate_files: list[str] = []
+    leak_policy: LeakPolicy = "drop"
+    response_leak_policy: LeakPolicy = "mark"
+    guard: Guard = Guard()
     sample: Sample | None = None
     weight_per_prompt: bool = False
 
@@ -293,6 +367,17 @@ class Mixture(Entry):
     def _no_repeated_benchmark(cls, names: list[str]) -> list[str]:
         _refuse_repeats(names)
         return names
+
+    @field_validator("decontaminate_files")
+    @classmethod
+    def _readable_and_told_apart(cls, files: list[str]) -> list[str]:
+        names = [file.replace("\\", "/").rsplit("/", 1)[-1] for file in files]
+        for name in names:
+            if not name.endswith((".txt", ".jsonl")):
+                raise ValueError(f"{name} is neither a .txt nor a .jsonl file; convert or rename it")
+            if names.count(name) > 1:
+                raise ValueError(f"two files are called {name}; rename one, for hits are told by the file's name")
+        return files
 
 
 def _long_use(use: Any) -> Any:

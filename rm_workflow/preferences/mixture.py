@@ -1,8 +1,10 @@
 """Pair sets -> mixture: joined in order of precedence, split, decontaminated, sampled.
 
 ``pairs.parquet`` is the union of the pair sets' rows with ``pair_set``, ``split`` (train or test), ``group_id``,
-``leak`` (the benchmark item whose prompt the pair asks, where such pairs are marked and not dropped), ``repeat`` (how
-often an epoch shows the pair) and ``weight`` (what it counts for in the loss); the last two are 1 for test pairs.
+``leak`` (the benchmark item that the pair repeats, and where, if such pairs are marked and not dropped), ``repeat``
+(how often an epoch shows the pair) and ``weight`` (what it counts for in the loss); the last two are 1 for test pairs.
+``leaks.parquet`` holds every text of a train pair that is one of a benchmark, ``boilerplate.parquet`` the n-grams that
+were no evidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from rm_workflow.artifacts import Built, Check
 from rm_workflow.catalog.models import Mixture, PairSetUse, Sample, Source, Split
 from rm_workflow.database import quote_literal, write_parquet
 from rm_workflow.errors import UserError
-from rm_workflow.keys import content_id
+from rm_workflow.preferences.decontamination.boilerplate import listed_texts
+from rm_workflow.preferences.decontamination.hits import HITS_ORDERED, USES_ORDERED, find_hits
+from rm_workflow.preferences.decontamination.targets import load_targets
+from rm_workflow.preferences.decontamination.words import words
 from rm_workflow.preferences.normalise import normalise
 from rm_workflow.preferences.sql import keyed_hash_sql, one_row, read_table, work_database
 from rm_workflow.preferences.tables import EXCERPT_CHARACTERS
@@ -30,7 +34,6 @@ SIDES = {"train": "train", "test": "test", "validation": "test"}
 # Digits of a hash that are compared with the share of test groups.
 SHARE_DIGITS = 12
 PROMPTS_AT_ONCE = 10_000
-TURN_KEYS = pa.schema([("prompt_id", pa.string()), ("turn", pa.int32()), ("turn_key", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -72,20 +75,52 @@ GROUP_IN_TEST = """
     where split = 'train' and group_id not in (select group_id from test) and prompt_id in (select prompt_id from test)
 """
 
-# leak: a user turn of a train pair's prompt is, normalised, a user turn of a benchmark prompt
+# what a person reads of a hit: the item, how it was found, and the span
+LEAKING_PAIRS = """
+    create temp table leaking_pairs as
+    with told as (
+        select
+            * exclude (kind), case kind
+                when 'exact' then 'a user turn of its prompt is a benchmark prompt'
+                when 'ngram' then 'a user turn of its prompt repeats a benchmark prompt'
+                when 'near_duplicate' then 'a user turn of its prompt is a benchmark prompt but for a few words'
+                else 'a response repeats a benchmark response'
+            end as reason,
+            benchmark || '/' || item_id || if(label = '', '', ' (' || label || ')') || ': ' || kind
+                || coalesce(', user turn ' || turn, '') || ', ' || round(100 * share)::integer
+                || ' % of its words, characters ' || start || ' to ' || stop || ': ' || span as detail,
+            if(side = 'prompt', {prompt_policy}, {response_policy}) as policy
+        from hits
+    ),
+    met as (
+        select position, pair_id, told.*
+        from remaining join told on told.side = 'prompt' and told.prompt_id = remaining.prompt_id
+        where split = 'train'
+        union all
+        select position, pair_id, told.*
+        from remaining join told on told.response_id in (chosen_id, rejected_id)
+        where split = 'train'
+    )
+    select position, pair_id, policy, unnest(arg_min(
+        {{'reason': reason, 'detail': detail}}, (strength, place, item_id, turn, response_id)
+    ))
+    from met group by position, pair_id, policy
+"""
+
+# leak: a user turn of a train pair's prompt is one of a benchmark prompt, or a response one of a benchmark
 LEAK = """
-    select
-        position, pair_id, 'a user turn of its prompt is a user turn of a benchmark prompt' as reason,
-        item || ' (user turn ' || turn || '; policy drop)' as detail
-    from remaining join leaking_prompts using (prompt_id)
-    where split = 'train'
+    select position, pair_id, reason, detail
+    from remaining join leaking_pairs using (position, pair_id)
+    where policy = 'drop'
 """
 
 # leak, policy mark: the pair stays and names the item
 MARK = """
-    update remaining set leak = item
-    from leaking_prompts
-    where remaining.prompt_id = leaking_prompts.prompt_id and split = 'train'
+    update remaining set leak = detail
+    from leaking_pairs
+    where
+        (remaining.position, remaining.pair_id) = (leaking_pairs.position, leaking_pairs.pair_id)
+        and split = 'train' and policy = 'mark'
 """
 
 NO_MATCH = "select position, pair_id, '' as reason, '' as detail from remaining where false"
@@ -117,28 +152,31 @@ DROPPED = """
 
 
 def build_mixture(mixture: Mixture, members: Sequence[Member], benchmarks: Mapping[str, Path], out: Path) -> Built:
-    """Write ``pairs.parquet`` and ``dropped.parquet`` of one mixture.
+    """Write ``pairs.parquet``, ``dropped.parquet``, ``leaks.parquet`` and ``boilerplate.parquet`` of one mixture.
 
     Args:
         members: in the order of ``mixture.pair_sets``.
-        benchmarks: name -> folder with prompts and items, of every name in ``mixture.decontaminate_against``.
+        benchmarks: name -> folder with prompts, responses and items, of all in ``mixture.decontaminate_against``.
 
     Returns:
         facts ``candidates``, ``kept``, ``dropped``, ``train``, ``test``, ``train_per_epoch`` (train pairs with their
-        repeats), ``marked`` (train pairs kept with a leak mark), ``sources`` (name -> train and test).
+        repeats), ``marked`` (train pairs kept with a leak mark), ``leaks`` (benchmark -> train prompts and responses
+        that are its own), ``sources`` (name -> train and test).
 
     Raises:
-        UserError: a file's split is unknown, or nothing is left to train on.
+        UserError: a file's split is unknown, a text file cannot be read, or nothing is left to train on.
     """
     with work_database(out) as con:
         load_texts(con, [member.raw for member in members])
         _read_members(con, members, mixture.split)
-        _find_leaks(con, benchmarks)
+        _find_leaks(con, mixture, benchmarks)
         (candidates,) = one_row(con, "select count(*) from remaining")
         dropped = _apply_rules(con, mixture)
         _weigh(con, mixture)
         write_parquet(con, KEPT, out / "pairs.parquet")
         write_parquet(con, DROPPED.format(characters=EXCERPT_CHARACTERS), out / "dropped.parquet")
+        write_parquet(con, HITS_ORDERED, out / "leaks.parquet")
+        write_parquet(con, USES_ORDERED, out / "boilerplate.parquet")
         facts = {"candidates": candidates, **_facts(con, members, dropped)}
         _check_train(facts)
         checks = _checks(con, mixture, members, out)
@@ -197,67 +235,28 @@ def _split_sql(split: Split) -> str:
     return f"if({draw} < '{threshold}', 'test', 'train')"
 
 
-def _find_leaks(con: duckdb.DuckDBPyConnection, benchmarks: Mapping[str, Path]) -> None:
-    """Create ``leaking_prompts`` (prompt_id, item, turn): prompts of the mixture that hold a benchmark's user turn.
+def _find_leaks(con: duckdb.DuckDBPyConnection, mixture: Mixture, benchmarks: Mapping[str, Path]) -> None:
+    """Create ``hits``, ``boilerplate_uses`` and ``leaking_pairs`` (position, pair_id, policy, reason, detail).
 
-    One item stands for all that match: the first by benchmark in the order given, item_id and turn.
+    One hit stands for all of a pair: the first by kind, benchmark in the order given, item and turn.
     """
-    con.execute("create temp table benchmark_turns (turn_key varchar, place integer, item varchar)")
-    for place, (name, folder) in enumerate(benchmarks.items()):
-        keys = f"benchmark_keys_{place}"
-        _key_user_turns(con, read_table(folder / "prompts.parquet"), keys)
-        con.execute(
-            f"""
-            insert into benchmark_turns
-            select turn_key, {place}, {quote_literal(name + "/")} || item_id
-            from {keys} join {read_table(folder / "items.parquet")} using (prompt_id)
-            """
-        )
-    asked = "(select * from prompts where prompt_id in (select prompt_id from remaining where split = 'train'))"
-    _key_user_turns(con, asked if benchmarks else "(select * from prompts limit 0)", "mixture_turns")
     con.execute(
-        """
-        create temp table leaking_prompts as
-        select prompt_id, arg_min(item, (place, item, turn)) as item, arg_min(turn, (place, item, turn)) as turn
-        from mixture_turns join benchmark_turns using (turn_key)
-        group by prompt_id
-        """
+        "create temp table train_pairs as select prompt_id, chosen_id, rejected_id from remaining where split = 'train'"
     )
-
-
-def _key_user_turns(con: duckdb.DuckDBPyConnection, prompts: str, table: str) -> None:
-    """Create ``table`` (prompt_id, turn, turn_key): each user turn's number from 1 and the id of its normalised text.
-
-    Normalised in Python, a batch of prompts at a time; only the ids are kept.
-    """
-    turns = con.execute(
-        f"select prompt_id, [message.content for message in messages if message.role = 'user'] from {prompts}"
-    )
-    keys: list[tuple[str, int, str]] = []
-    while batch := turns.fetchmany(PROMPTS_AT_ONCE):
-        keys.extend(
-            (prompt_id, number, content_id(normalise(text)))
-            for prompt_id, texts in batch
-            for number, text in enumerate(texts, start=1)
-        )
-    columns = list(zip(*keys, strict=True)) or [(), (), ()]
-    arrow = pa.table(dict(zip(TURN_KEYS.names, columns, strict=True)), schema=TURN_KEYS)
-    con.register("arrow_keys", arrow)
-    con.execute(f"create temp table {table} as from arrow_keys")
-    con.unregister("arrow_keys")
+    load_targets(con, benchmarks, {Path(file).name: Path(file) for file in mixture.decontaminate_files})
+    find_hits(con, mixture.guard, listed_texts(list(map(Path, mixture.guard.boilerplate_files))))
+    policies = {"prompt_policy": mixture.leak_policy, "response_policy": mixture.response_leak_policy}
+    con.execute(LEAKING_PAIRS.format(**{name: quote_literal(policy) for name, policy in policies.items()}))
 
 
 def _apply_rules(con: duckdb.DuckDBPyConnection, mixture: Mixture) -> dict[str, int]:
     """Move what each rule selects from ``remaining`` to ``drops`` and return the numbers, in the order of the rules."""
     con.execute("create temp table drops as select *, '' as rule, '' as reason, '' as detail from remaining limit 0")
-    queries = {"duplicate_across_sources": DUPLICATE_ACROSS_SOURCES, "group_in_test": GROUP_IN_TEST}
-    if mixture.leak_policy == "drop":
-        queries["leak"] = LEAK
+    queries = {"duplicate_across_sources": DUPLICATE_ACROSS_SOURCES, "group_in_test": GROUP_IN_TEST, "leak": LEAK}
     if mixture.sample or any(use.count or use.fraction for use in mixture.pair_sets):
         queries["sample"] = _sample_sql(mixture)
     dropped = {rule: _apply(con, rule, queries[rule]) if rule in queries else 0 for rule in RULES}
-    if mixture.leak_policy == "mark":
-        con.execute(MARK)
+    con.execute(MARK)
     return dropped
 
 
@@ -359,8 +358,20 @@ def _facts(con: duckdb.DuckDBPyConnection, members: Sequence[Member], dropped: M
         "test": kept - train,
         "train_per_epoch": per_epoch,
         "marked": marked,
+        "leaks": _leaks(con),
         "sources": sources,
     }
+
+
+def _leaks(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+    """Return how many prompts and responses of train pairs are those of each benchmark, whatever became of them."""
+    found = con.execute(
+        """
+        select benchmark, count(distinct if(side = 'prompt', prompt_id, null)), count(distinct response_id)
+        from hits group by place, benchmark order by place
+        """
+    )
+    return {name: {"prompts": prompts, "responses": responses} for name, prompts, responses in found.fetchall()}
 
 
 def _check_train(facts: Mapping[str, Any]) -> None:
@@ -393,13 +404,7 @@ def _checks(
         )[0]
         for key in ("group_id", "prompt_id")
     )
-    (leaks,) = one_row(
-        con,
-        f"""
-        select count(*) from {pairs}
-        where split = 'train' and leak is null and prompt_id in (select prompt_id from leaking_prompts)
-        """,
-    )
+    leaks = _num_exact_leaks(con, pairs, mixture.guard.min_words)
     return (
         Check(
             "candidates_accounted_for",
@@ -417,6 +422,25 @@ def _checks(
             "no_benchmark_prompt_in_train",
             leaks == 0,
             "no unmarked train pair has a user turn of a benchmark prompt",
-            {"leaking_train_pairs": leaks, "policy": mixture.leak_policy},
+            {"leaking_train_prompts": leaks, "policy": mixture.leak_policy},
         ),
     )
+
+
+def _num_exact_leaks(con: duckdb.DuckDBPyConnection, pairs: str, min_words: int) -> int:
+    """Count the unmarked train prompts of the written file with a benchmark's user turn, text by text.
+
+    The guard itself has no part in this, so that a fault in it cannot hide here.
+    """
+    asked = con.execute("select turn, text from target_turns").fetchall()
+    benchmark = {normalise(text) for turn, text in asked if turn == 1 or len(words(text)) >= min_words}
+    kept = con.execute(
+        f"""
+        select [message.content for message in messages if message.role = 'user'] from prompts
+        where prompt_id in (select prompt_id from {pairs} where split = 'train' and leak is null)
+        """
+    )
+    leaks = 0
+    while batch := kept.fetchmany(PROMPTS_AT_ONCE if benchmark else 0):
+        leaks += sum(any(normalise(turn) in benchmark for turn in turns) for (turns,) in batch)
+    return leaks

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rm_workflow.evaluation.benchmarks import ITEMS
 from rm_workflow.keys import canonical_json, content_id
 from rm_workflow.preferences.normalise import normalise
 from rm_workflow.preferences.tables import DROPPED, OCCURRENCES, PROMPTS, RESPONSES
@@ -95,14 +96,30 @@ def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path
     return folder
 
 
-def write_benchmark(folder: Path, prompts: Mapping[str, str]) -> Path:
-    """Write prompts and items of a benchmark: item_id -> user turn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [RawRow(prompt, [], 0) for prompt in prompts.values()]
-    table = [{"prompt_id": row.prompt_id, "group_id": row.group_id, "messages": row.messages} for row in rows]
-    write(folder / "prompts.parquet", table, PROMPTS)
-    items = [{"item_id": item, "prompt_id": row.prompt_id} for item, row in zip(prompts, rows, strict=True)]
-    write(folder / "items.parquet", items, pa.schema([("item_id", pa.string()), ("prompt_id", pa.string())]))
+def write_benchmark(
+    folder: Path,
+    prompts: Mapping[str, str | Sequence[Mapping[str, str]]],
+    responses: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Write prompts, responses and items of a benchmark: item_id -> user turn (or whole turns), item_id -> replies."""
+    responses = responses or {}
+    shown = {
+        item: RawRow(prompt, [Shown(str(i), text) for i, text in enumerate(responses.get(item, ()))], 0)
+        for item, prompt in prompts.items()
+    }
+    write_raw(folder, shown.values())
+    items = [
+        {
+            "item_id": item,
+            "benchmark": folder.name,
+            "subset": "made",
+            "prompt_id": row.prompt_id,
+            "response_ids": [content_id([row.prompt_id, shown.text]) for shown in row.responses],
+            "meta": canonical_json({"id": number}),
+        }
+        for number, (item, row) in enumerate(shown.items())
+    ]
+    write(folder / "items.parquet", items, ITEMS)
     return folder
 
 

@@ -60,6 +60,7 @@ def test_members_are_joined_with_split_group_and_pair_set(tmp_path: Path):
         "test": 1,
         "train_per_epoch": 2,
         "marked": 0,
+        "leaks": {},
         "sources": {"one_source": {"train": 1, "test": 1}, "two_source": {"train": 1, "test": 0}},
     }
     assert dropped == []
@@ -177,6 +178,10 @@ def test_hash_split_takes_none_or_all(tmp_path: Path, share: float, test: int):
         assert built.facts["test"] == test
 
 
+# name/item (the item's name in the benchmark's own file)
+ITEM = "bench/item-7 (made 0)"
+
+
 def leaky(folder: Path) -> tuple[list[Member], dict[str, Path]]:
     second_turn = [
         {"role": "user", "content": "Hello"},
@@ -208,8 +213,8 @@ def test_leaks_are_dropped_from_train_and_name_the_benchmark_item(tmp_path: Path
     built, pairs, dropped = mix(tmp_path, members, benchmarks)
     assert [drop["row"] for drop in dropped if drop["rule"] == "group_in_test"] == [5]
     assert [(drop["row"], drop["rule"], drop["detail"]) for drop in dropped if drop["rule"] == "leak"] == [
-        (1, "leak", "bench/item-7 (user turn 2; policy drop)"),
-        (4, "leak", "bench/item-7 (user turn 1; policy drop)"),
+        (1, "leak", f"{ITEM}: exact, user turn 2, 100 % of its words, characters 0 to 22: Ｗhat is  TWO plus two?"),
+        (4, "leak", f"{ITEM}: exact, user turn 1, 100 % of its words, characters 0 to 21: what is two plus two?"),
     ]
     assert sorted((pair["split"], pair["row"], pair["leak"]) for pair in pairs) == [
         ("test", 1, None),
@@ -217,6 +222,7 @@ def test_leaks_are_dropped_from_train_and_name_the_benchmark_item(tmp_path: Path
         ("train", 3, None),
     ]
     assert built.facts["dropped"]["leak"] == 2
+    assert built.facts["leaks"] == {name: {"prompts": 3, "responses": 0} for name in ("bench", "other")}  # row 5 too
     assert all(check.passed for check in built.checks)
 
 
@@ -225,12 +231,8 @@ def test_leaks_are_marked_and_counted_where_the_policy_says_so(tmp_path: Path):
     built, pairs, dropped = mix(tmp_path, members, benchmarks, leak_policy="mark")
     assert [drop["rule"] for drop in dropped] == ["group_in_test"]
     assert [pair["leak"] for pair in pairs if pair["split"] == "test"] == [None]
-    assert {pair["row"]: pair["leak"] for pair in pairs if pair["split"] == "train"} == {
-        1: "bench/item-7",
-        2: None,
-        3: None,
-        4: "bench/item-7",
-    }
+    leaks = {pair["row"]: pair["leak"] for pair in pairs if pair["split"] == "train"}
+    assert {row: leak and leak.split(":")[0] for row, leak in leaks.items()} == {1: ITEM, 2: None, 3: None, 4: ITEM}
     assert (built.facts["marked"], built.facts["dropped"]["leak"]) == (2, 0)
     assert all(check.passed for check in built.checks)
 
@@ -363,7 +365,9 @@ def test_a_rerun_gives_identical_bytes(tmp_path: Path):
         (tmp_path / name).mkdir()
         mix(tmp_path / name, [one], split=Split(by="hash"), sample=Sample(train_pairs=100))
         files = sorted((tmp_path / name / "out").iterdir())
-        assert [path.name for path in files] == ["dropped.parquet", "pairs.parquet"]
+        assert [path.name for path in files] == [
+            f"{name}.parquet" for name in ("boilerplate", "dropped", "leaks", "pairs")
+        ]
         found.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
     assert found[0] == found[1]
 

@@ -118,6 +118,22 @@ def test_pair_rules_count_what_is_planted(source: str, max_pairs: int) -> None:
     assert min(counts["dropped"].values()) > 0, "every pair rule must meet a plant"
 
 
+def leaks(text: str, prompts: set[str]) -> bool:
+    """Whether a text is one of the prompts, or one of 20 words or more with 13 in a row and all but one left."""
+    if text in prompts:
+        return True
+    words = "".join(char if char.isalnum() else " " for char in text).split()
+    for prompt in prompts:
+        others = "".join(char if char.isalnum() else " " for char in prompt).split()
+        runs = {tuple(others[i : i + 13]) for i in range(len(others) - 12)}
+        if len(others) >= 20 and any(tuple(words[i : i + 13]) in runs for i in range(len(words) - 12)):
+            left = list(others)
+            changed = [word for word in words if word not in left or left.remove(word)]
+            if min(len(changed), len(left)) <= 1:
+                return True
+    return False
+
+
 def test_mixture_rules_count_what_is_planted() -> None:
     sets = {name: pair_rules(read(name)[1], most)[1] for name, most in (("dialogues", 2), ("ratings", 4))}
     first = {(prompt, chosen, rejected) for _, (prompt, _, chosen, rejected) in sets["dialogues"]}
@@ -131,7 +147,7 @@ def test_mixture_rules_count_what_is_planted() -> None:
                 found["duplicate_across_sources"] += 1
             elif split == "train" and fold(users[0]) in tests:
                 found["group_in_test"] += 1
-            elif split == "train" and any(fold(text) in leaking for text in users):
+            elif split == "train" and any(leaks(fold(text), leaking) for text in users):
                 found["leak"] += 1
             else:
                 found[split] += 1
