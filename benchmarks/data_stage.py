@@ -1,8 +1,12 @@
-"""From raw rows to a split, decontaminated mixture: ``python -m benchmarks.data_stage [PROMPTS] [ROUNDS]``.
+"""From raw rows to a split, decontaminated mixture.
 
-Synthetic prompts with four rated completions each, in the schema of UltraFeedback (``synthetic.py``), against 3,000
-benchmark items. The rival is the same logic row by row with ``datasets`` (``row_by_row.py``); both must drop the same
-numbers of pairs by rule. Each side runs in a process of its own, in turn.
+``python -m benchmarks.data_stage [PROMPTS] [ROUNDS]``: synthetic prompts with four rated completions each, in the
+schema of UltraFeedback (``synthetic.py``), against 3,000 benchmark items. The rival is the same logic row by row with
+``datasets`` (``row_by_row.py``); both must drop the same numbers of pairs by rule. Each side runs in a process of its
+own, in turn; one more run of ours with a single thread must write the same bytes.
+
+``python -m benchmarks.data_stage large``: ours alone on 64,000 prompts and on 2 million candidates, with DuckDB held to
+3 GB (``RMW_MEMORY_LIMIT``).
 """
 
 import json
@@ -19,40 +23,63 @@ from typing import Any
 
 from benchmarks import end
 from benchmarks.synthetic import ASPECTS, NUM_PROMPTS, rated_lists, write_rated_lists
+from rm_workflow.database import connect, num_threads
+from rm_workflow.keys import content_id, file_sha256
 
 NUM_ROUNDS = 3
+LARGE_PROMPTS = 333_334
 NUM_ITEMS = 3_000
 SIDES = ("ours", "rival")
 STAGES = ("raw", "pairs", "mixture")
 RULES = ("rating", "equal_score", "identical_responses", "exact_duplicate", "cap")
 
 
-def main(
-    num_prompts: int = NUM_PROMPTS, num_rounds: int = NUM_ROUNDS, sides: tuple[str, ...] = ("ours", "rival")
-) -> None:
+def main(num_prompts: int = NUM_PROMPTS, num_rounds: int = NUM_ROUNDS) -> None:
     """Print seconds by stage, peak memory and the ratio to the rival."""
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder)
-        write_rated_lists(inputs / "rows.jsonl", num_prompts)
-        _write_items(inputs / "items.jsonl")
-        size = (inputs / "rows.jsonl").stat().st_size / 1e6
-        print(f"{num_prompts:,} prompts, {6 * num_prompts:,} candidates, {size:,.0f} MB, {NUM_ITEMS:,} items;", end=" ")
+        _write_inputs(inputs, num_prompts)
         print(f"{num_rounds} interleaved rounds: median (least to most)", flush=True)
         runs = [{side: _in_process(side, inputs) for side in SIDES} for _ in range(num_rounds)]
-    _report(runs)
-
-
-def _report(runs: list[dict[str, Any]]) -> None:
+        one_thread = _in_process("ours", inputs, RMW_THREADS="1")
     for side in SIDES:
-        for stage in (*STAGES, "all"):
-            print(f"  {side:5s} {stage:8s} {_spread([_seconds(run[side], stage) for run in runs], 1)} s")
-        print(f"  {side:5s} {'memory':8s} {_spread([run[side]['peak_gb'] for run in runs], 2)} GB")
+        _report(side, [run[side] for run in runs])
     for stage in ("pairs", "all"):
         ratios = [_seconds(run["rival"], stage) / _seconds(run["ours"], stage) for run in runs]
         print(f"  ratio {stage:8s} {_spread(ratios, 1)}")
-    for run in runs:
-        if run["ours"]["dropped"] != run["rival"]["dropped"]:
-            sys.exit(f"the sides differ: {run['ours']['dropped']} and {run['rival']['dropped']}")
+    if any(run["ours"]["dropped"] != run["rival"]["dropped"] for run in runs):
+        sys.exit(f"the sides differ: {runs[0]['ours']['dropped']} and {runs[0]['rival']['dropped']}")
+    same = len({one_thread["digest"], *(run["ours"]["digest"] for run in runs)}) == 1
+    print(f"  bytes of {num_rounds} runs and of one with a single thread: {'the same' if same else 'NOT THE SAME'}")
+
+
+def large() -> None:
+    """Print seconds and memory of ours on 64,000 prompts and on 2 million candidates, and how far from linear."""
+    seconds = []
+    for num_prompts in (NUM_PROMPTS, LARGE_PROMPTS):
+        with tempfile.TemporaryDirectory() as folder:
+            _write_inputs(Path(folder), num_prompts)
+            run = _in_process("ours", Path(folder), RMW_MEMORY_LIMIT="3GB")
+        print(flush=True)
+        _report("ours", [run])
+        seconds.append(_seconds(run, "all"))
+    growth = LARGE_PROMPTS / NUM_PROMPTS
+    print(f"  {growth:.2f} times the rows take {seconds[1] / seconds[0]:.2f} times as long")
+
+
+def _write_inputs(inputs: Path, num_prompts: int) -> None:
+    write_rated_lists(inputs / "rows.jsonl", num_prompts)
+    _write_items(inputs / "items.jsonl")
+    size = (inputs / "rows.jsonl").stat().st_size / 1e6
+    print(f"{num_prompts:,} prompts, {6 * num_prompts:,} candidates, {size:,.0f} MB, {NUM_ITEMS:,} items;", end=" ")
+
+
+def _report(side: str, runs: list[dict[str, Any]]) -> None:
+    for stage in (*STAGES, "all"):
+        print(f"  {side:5s} {stage:8s} {_spread([_seconds(run, stage) for run in runs], 1)} s")
+    print(f"  {side:5s} {'memory':8s} {_spread([run['peak_gb'] for run in runs], 2)} GB")
+    if side == "ours":
+        print(f"  {side:5s} {'a drop':8s} {_spread([run['asked'] for run in runs], 3)} s to ask for one by its id")
 
 
 def _seconds(run: dict[str, Any], stage: str) -> float:
@@ -63,10 +90,11 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{statistics.median(values):8.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _in_process(side: str, inputs: Path) -> dict[str, Any]:
+def _in_process(side: str, inputs: Path, **environment: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=inputs) as out:
         command = [sys.executable, "-m", "benchmarks.data_stage", side, str(inputs), out]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        variables = {**os.environ, **environment}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=variables)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -100,13 +128,17 @@ def _run_side(side: str, inputs: Path, out: Path) -> None:
         seconds[stage] = time.perf_counter() - started
         return found
 
-    dropped = (_ours if side == "ours" else _rival)(inputs, out, timed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"seconds": seconds, "dropped": dropped, "peak_gb": peak}))
+    found = (_ours if side == "ours" else _rival)(inputs, out, timed)
+    own, largest_child = (
+        resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    # As if all processes had their peak at once.
+    peak = own + (num_threads() * largest_child if side == "ours" else 0)
+    print(json.dumps({"seconds": seconds, "peak_gb": peak, **found}))
 
 
-def _ours(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any]) -> dict[str, int]:
-    from rm_workflow.catalog.models import Benchmark, Mixture, PairSet, Source, Split
+def _ours(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any]) -> dict[str, Any]:
+    from rm_workflow.catalog.models import Benchmark, Mixture, PairSet, PairSetUse, Source, Split
     from rm_workflow.evaluation.benchmarks import build_benchmark
     from rm_workflow.hub import SourceFile
     from rm_workflow.preferences.mixture import Member, build_mixture
@@ -129,7 +161,7 @@ def _ours(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any
     pair_set = PairSet.model_validate(
         {"source": "synthetic", "candidates": "rated", "score": list(ASPECTS), "rules": rules}
     )
-    mixture = Mixture(pair_sets=["synthetic"], split=Split(by="hash"), decontaminate_against=["items"])
+    mixture = Mixture(pair_sets=[PairSetUse(name="synthetic")], split=Split(by="hash"), decontaminate_against=["items"])
     benchmark = Benchmark(path=str(inputs), files={"test": ["items.jsonl"]}, scoring="rewardbench", licence="none")
 
     def file(name: str) -> SourceFile:
@@ -140,10 +172,25 @@ def _ours(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any
     built = timed("pairs", lambda: build_pair_set("synthetic", pair_set, folders["raw"], folders["pairs"]))
     member = Member("synthetic", "synthetic", source, folders["pairs"], folders["raw"])
     timed("mixture", lambda: build_mixture(mixture, [member], {"items": folders["benchmark"]}, folders["mixture"]))
-    return {rule: built.facts["dropped"][rule] for rule in RULES}
+    written = sorted(path for stage in STAGES for path in folders[stage].glob("*.parquet"))
+    return {
+        "dropped": {rule: built.facts["dropped"][rule] for rule in RULES},
+        "digest": content_id([file_sha256(path) for path in written]),
+        "asked": _ask(folders),
+    }
 
 
-def _rival(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any]) -> dict[str, int]:
+def _ask(folders: dict[str, Path]) -> float:
+    """Return the seconds that one query takes for rule, reason and twin of a dropped pair."""
+    drops = f"read_parquet([{', '.join(repr(str(folders[stage] / 'dropped.parquet')) for stage in STAGES)}])"
+    with connect() as con:
+        (pair_id,) = con.execute(f"select max(pair_id) from {drops}").fetchone() or ("",)
+        started = time.perf_counter()
+        con.execute(f"select rule, reason, detail from {drops} where pair_id = ?", [pair_id]).fetchall()
+        return time.perf_counter() - started
+
+
+def _rival(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any]) -> dict[str, Any]:
     os.environ["HF_HOME"] = str(out)
     import datasets
 
@@ -154,12 +201,14 @@ def _rival(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], An
     rows = timed("raw", lambda: row_by_row.read_rows(inputs / "rows.jsonl", out))
     pairs, dropped = timed("pairs", lambda: row_by_row.build_pairs(rows))
     timed("mixture", lambda: row_by_row.build_mixture(pairs, items, out / "mixture.parquet"))
-    return {rule: dropped[rule] for rule in RULES}
+    return {"dropped": {rule: dropped[rule] for rule in RULES}}
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["ours"], ["rival"]):
         _run_side(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1:] == ["large"]:
+        large()
     else:
         main(*map(int, sys.argv[1:]))
     end()

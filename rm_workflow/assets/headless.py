@@ -20,13 +20,13 @@ from rm_workflow.settings import Settings
 STAGES: dict[str, tuple[str, ...]] = {
     "raw": ("raw", "benchmark"),
     "pairs": ("pairs",),
-    "mixture": ("mixture", "overlap"),
+    "mixture": ("mixture",),
     "run_config": ("base", "tokens", "run_config"),
     "checkpoint": ("checkpoint",),
-    "scores": ("scores",),
+    "scores": ("overlap", "scores"),
 }
-# Kinds that no stage waits for, and the stage they are made after.
-BESIDE = {"audit": "mixture"}
+# Kinds that can be asked for by themselves, and the stage they are made after.
+BESIDE = {"overlap": "mixture", "audit": "mixture"}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

@@ -11,7 +11,7 @@ from rm_workflow.cli.targets import SHORT_VERSION, find_artifact, raw_of
 from rm_workflow.errors import UserError
 from rm_workflow.lineage import graph
 from rm_workflow.lineage.store import LineageStore
-from rm_workflow.preferences import show, trace
+from rm_workflow.preferences import overlap, show, trace
 from rm_workflow.settings import load_settings
 
 
@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
 
 def show_command(
     asset: Annotated[
-        str, typer.Argument(help="raw_<source>, pairs_<set>, <recipe>_mixture or _tokens, with @version if old.")
+        str,
+        typer.Argument(help="raw_<source>, pairs_<set>, <recipe>_mixture, _overlap, _tokens; with @version if old."),
     ],
     dropped: Annotated[str | None, typer.Option(help="Show rows that this rule dropped; 'any' for all rules.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 5,
@@ -33,10 +34,13 @@ def show_command(
     """Show rows of an asset, kept or dropped, as a person reads them."""
     store = ArtifactStore(load_settings().home)
     artifact = find_artifact(store, asset)
+    if artifact.kind == "overlap" and dropped is None:
+        _print_rows(artifact, overlap.overlap_rows(artifact.folder, n), f"{artifact.facts['hits']:,} hits", json_)
+        return
     if artifact.kind == "tokens" and dropped is None:
         raise UserError(f"asset {artifact.asset} holds token ids; name its _mixture, or a rule: --dropped any")
     if artifact.kind not in trace.KINDS:
-        raise UserError(f"asset {artifact.asset} holds no rows to show; name a raw_, pairs_ or _mixture asset")
+        raise UserError(f"asset {artifact.asset} has no rows to show; name a raw_, pairs_, _mixture or _overlap asset")
     folders = [raw.folder for raw in raw_of(store, artifact)]
     if dropped is None:
         rows = show.kept_rows(artifact.folder, folders, n)
@@ -45,10 +49,14 @@ def show_command(
         if dropped != "any" and dropped not in rules:
             raise UserError(f"asset {artifact.asset} has no rule {dropped!r}; it has: {', '.join(rules)}")
         rows = show.dropped_rows(artifact.folder, folders, n, None if dropped == "any" else dropped)
+    _print_rows(artifact, rows, _all_rows(artifact, dropped), json_)
+
+
+def _print_rows(artifact: Artifact, rows: list[dict[str, Any]], all_rows: str, json_: bool) -> None:
     if json_:
         print_json(rows)
         return
-    typer.echo(f"{artifact.asset}: {len(rows):,} of {_all_rows(artifact, dropped)}")
+    typer.echo(f"{artifact.asset}: {len(rows):,} of {all_rows}")
     if rows:
         typer.echo("\n" + for_terminal(show.as_text(rows)))
 

@@ -27,9 +27,9 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from rm_workflow.cli import audit, catalog, inspect, run, score, sources, ui
+    from rm_workflow.cli import audit, catalog, inspect, overlap, run, score, sources, ui
 
-    for group in (catalog, sources, run, audit, inspect, score, ui):
+    for group in (catalog, sources, run, overlap, audit, inspect, score, ui):
         group.register(app)
 
 

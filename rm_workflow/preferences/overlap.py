@@ -5,8 +5,8 @@ benchmark that the recipe is decontaminated against or evaluated on, the mixture
 
 ``overlap.parquet`` has a row for each text of a train pair and each item that it repeats: benchmark, item_id, label
 (the item's name in the benchmark's file), side (prompt or response), prompt_id, response_id, turn, kind, share, start,
-stop and span (the longest common run of words in the train text), num_pairs (train pairs with this text) and pair_id
-(one of them). ``boilerplate.parquet`` has the n-grams that were no evidence.
+stop and span (the longest common run of words in the train text), num_pairs (train pairs with this text), pair_id (one
+of them) and origin (``source:file:row`` of that). ``boilerplate.parquet`` has the n-grams that were no evidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,17 +48,25 @@ TEST_TARGETS = """
 OVERLAP = """
     -- overlap.parquet: each hit with the train pairs that hold its text
     with held as (
-        select 'prompt' as side, prompt_id as text_id, pair_id from {pairs} where split = 'train'
+        select 'prompt' as side, prompt_id as text_id, pair_id, {origin} as origin from {pairs} where split = 'train'
         union all
-        select distinct 'response', unnest([chosen_id, rejected_id]), pair_id from {pairs} where split = 'train'
+        select distinct 'response', unnest([chosen_id, rejected_id]), pair_id, {origin}
+        from {pairs} where split = 'train'
     ),
-    counted as (select side, text_id, count(*) as num_pairs, min(pair_id) as pair_id from held group by all)
+    counted as (
+        select
+            side, text_id, count(*) as num_pairs,
+            unnest(min({{'pair_id': pair_id, 'origin': origin}}))
+        from held group by side, text_id
+    )
     select
         benchmark, item_id, label, side, prompt_id, response_id, turn, kind, share, start, stop, span,
-        num_pairs, pair_id
+        num_pairs, pair_id, origin
     from (select *, coalesce(response_id, prompt_id) as text_id from hits) join counted using (side, text_id)
     order by place, item_id, side, prompt_id, response_id, turn, strength, share, start, stop, span
 """
+
+ORIGIN = "source || ':' || file || ':' || row"
 
 VERDICTS = """
     -- one row a benchmark: what could be compared, what was found
@@ -102,7 +110,7 @@ SOME_ROWS = """
         select *, row_number() over (partition by benchmark, kind order by item_id, pair_id, turn) as place
         from {overlap}
     )
-    select benchmark, item_id, label, kind, share, span, num_pairs, pair_id
+    select benchmark, item_id, label, side, turn, kind, share, span, num_pairs, pair_id, origin
     from placed order by place, benchmark, kind, item_id, pair_id limit $n
 """
 
@@ -143,7 +151,7 @@ def build_overlap(
         if with_test:
             con.execute(TEST_TARGETS.format(pairs=pairs, place=len(benchmarks) + len(files)))
         find_hits(con, mixture.guard, listed_texts(list(map(Path, mixture.guard.boilerplate_files))))
-        write_parquet(con, OVERLAP.format(pairs=pairs), out / "overlap.parquet")
+        write_parquet(con, OVERLAP.format(pairs=pairs, origin=ORIGIN), out / "overlap.parquet")
         write_parquet(con, USES_ORDERED, out / "boilerplate.parquet")
         verdicts = dict_rows(con, VERDICTS.format(pairs=pairs))
         (train,) = one_row(con, "select count(*) from train_pairs")

@@ -24,9 +24,11 @@ MIXTURE_RULES = ("duplicate_across_sources", "group_in_test", "leak", "sample")
 MIN_SCORE_RATIO = 1.25
 MAX_PAIRS = {"dialogues": 2, "ratings": 4}
 TRAIN_PAIRS = 420
-# Words of a benchmark prompt that is recognised with a word changed, and of the run that must be left of it.
+# Words of a benchmark prompt that is recognised with a word changed, and what must be left of it: a run of so many
+# words, or sets of words of this Jaccard similarity.
 LONG_PROMPT = 20
 LEAKING_RUN = 13
+LEAKING_SIMILARITY = 0.7
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,12 @@ def _is_leak(turn: str, prompts: Iterable[str]) -> bool:
 
 
 def _is_nearly(turn: Sequence[str], prompt: Sequence[str]) -> bool:
-    """Return whether one word at most differs from a prompt, of which a long run stands in the turn."""
+    """Return whether one word at most differs from a prompt that the turn repeats in a long run or in most words."""
     if len(prompt) < LONG_PROMPT or min(len(turn), len(prompt)) - (Counter(turn) & Counter(prompt)).total() > 1:
         return False
     run = SequenceMatcher(None, turn, prompt, autojunk=False).find_longest_match().size
-    return run >= LEAKING_RUN
+    shared, both = len({*turn} & {*prompt}), len({*turn, *prompt})
+    return run >= LEAKING_RUN or shared >= LEAKING_SIMILARITY * both
 
 
 def _check_cap_is_free(pair_sets: Sequence[PairSet]) -> None:

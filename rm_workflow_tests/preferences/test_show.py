@@ -152,7 +152,7 @@ def test_dropped_pairs_are_shown_with_rule_reason_and_texts(data: Data):
     assert (equal["rule"], equal["chosen"], equal["rejected"]) == ("equal_score", "middle", "also middle")
     (leak,) = show.dropped_rows(data.mixture, data.raws, 5)
     assert (leak["rule"], leak["prompt"], leak["chosen"], leak["rejected"]) == ("leak", "Leaked", "yes", "no")
-    assert leak["detail"] == "bench/i (user turn 1; policy drop)"
+    assert leak["detail"] == "bench/i (made 0): exact, user turn 1, 100 % of its words, characters 0 to 6: Leaked"
     assert show.dropped_rows(data.mixture, data.raws, 5, "sample") == []
     assert show.dropped_rows(data.mixture, data.raws, 5, "leak") == [leak]
 
@@ -241,7 +241,7 @@ def test_a_pair_that_the_mixture_dropped_says_so(data: Data):
     found = trace(pair_id(data.talks, 3), data.artifacts)
     assert (found["chosen"], found["rejected"], found["dropped_by"], found["mixtures"]) == ("yes", "no", "leak", [])
     assert [(drop["asset"], drop["rule"], drop["reason"]) for drop in found["drops"]] == [
-        ("some_mixture", "leak", "a user turn of its prompt is a user turn of a benchmark prompt")
+        ("some_mixture", "leak", "a user turn of its prompt is a benchmark prompt")
     ]
     assert found["reason"] == found["drops"][0]["reason"]
     assert found["pair_sets"] == ["pairs_talks"]

@@ -119,14 +119,15 @@ def test_pair_rules_count_what_is_planted(source: str, max_pairs: int) -> None:
 
 
 def leaks(text: str, prompts: set[str]) -> bool:
-    """Whether a text is one of the prompts, or one of 20 words or more with 13 in a row and all but one left."""
+    """Whether a text is one of the prompts, or all but one word of a long one, 13 in a row or 70 % of all."""
     if text in prompts:
         return True
     words = "".join(char if char.isalnum() else " " for char in text).split()
     for prompt in prompts:
         others = "".join(char if char.isalnum() else " " for char in prompt).split()
+        alike = len({*words} & {*others}) / max(1, len({*words, *others})) >= 0.7
         runs = {tuple(others[i : i + 13]) for i in range(len(others) - 12)}
-        if len(others) >= 20 and any(tuple(words[i : i + 13]) in runs for i in range(len(words) - 12)):
+        if len(others) >= 20 and (alike or any(tuple(words[i : i + 13]) in runs for i in range(len(words) - 12))):
             left = list(others)
             changed = [word for word in words if word not in left or left.remove(word)]
             if min(len(changed), len(left)) <= 1:

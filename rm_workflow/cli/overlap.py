@@ -1,0 +1,47 @@
+"""``rmw overlap``: which texts of a recipe's train pairs are texts of its benchmarks."""
+
+from typing import Annotated, Any
+
+import typer
+
+from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.assets.flow import Flow
+from rm_workflow.catalog.loading import parse_overrides
+from rm_workflow.cli.output import for_terminal, print_json, print_table
+from rm_workflow.cli.run import JsonOption, RecipeArgument, SetOption, load_recipe, materialize
+from rm_workflow.preferences import overlap, show
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verb."""
+    app.command("overlap")(overlap_command)
+
+
+def overlap_command(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    n: Annotated[int, typer.Option("-n", min=0, help="Number of hits to show.")] = 5,
+    json_: JsonOption = False,
+) -> None:
+    """Compare a recipe's train pairs with every benchmark that it is kept clean of or evaluated on."""
+    settings, catalog, resolved = load_recipe(recipe)
+    finished = materialize(settings, catalog, resolved, parse_overrides(set_ or []), "overlap")
+    store = ArtifactStore(settings.home)
+    name = Flow(catalog).overlap(finished.recipe).asset
+    artifact = store.find(name, finished.assets[name].version)
+    assert artifact is not None
+    if json_:
+        print_json({"mixture": store.inputs_of(artifact)[0].id, **artifact.facts})
+    else:
+        _print(artifact, n)
+
+
+def _print(artifact: Artifact, n: int) -> None:
+    found: dict[str, dict[str, Any]] = artifact.facts["benchmarks"]
+    print_table(
+        f"{artifact.asset}: {artifact.facts['train']:,} train pairs against each benchmark",
+        [{"benchmark": name, **columns} for name, columns in found.items()],
+    )
+    rows = overlap.overlap_rows(artifact.folder, n) if n else []
+    if rows:
+        typer.echo(f"{len(rows):,} of {artifact.facts['hits']:,} hits\n\n" + for_terminal(show.as_text(rows)))
