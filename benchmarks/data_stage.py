@@ -138,7 +138,7 @@ def _run_side(side: str, inputs: Path, out: Path) -> None:
 
 
 def _ours(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any]) -> dict[str, Any]:
-    from rm_workflow.catalog.models import Benchmark, Mixture, PairSet, PairSetUse, Source, Split
+    from rm_workflow.catalog.models import Benchmark, Mixture, PairSet, Source
     from rm_workflow.evaluation.benchmarks import build_benchmark
     from rm_workflow.hub import SourceFile
     from rm_workflow.preferences.mixture import Member, build_mixture
@@ -161,7 +161,9 @@ def _ours(inputs: Path, out: Path, timed: Callable[[str, Callable[[], Any]], Any
     pair_set = PairSet.model_validate(
         {"source": "synthetic", "candidates": "rated", "score": list(ASPECTS), "rules": rules}
     )
-    mixture = Mixture(pair_sets=[PairSetUse(name="synthetic")], split=Split(by="hash"), decontaminate_against=["items"])
+    mixture = Mixture.model_validate(
+        {"pair_sets": ["synthetic"], "split": {"by": "hash"}, "decontaminate_against": ["items"]}
+    )
     benchmark = Benchmark(path=str(inputs), files={"test": ["items.jsonl"]}, scoring="rewardbench", licence="none")
 
     def file(name: str) -> SourceFile:
