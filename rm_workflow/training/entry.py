@@ -97,7 +97,7 @@ def train(
     from rm_workflow.training.data import load_pairs
     from rm_workflow.training.metrics import Progress
 
-    _quiet_libraries()
+    quiet_libraries()
     for name in OUTPUTS:
         _remove(out / name)
     run_config = json.loads(run_config_file.read_text("utf-8"))
@@ -145,7 +145,7 @@ def train(
     return result
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Keep transformers from warning that the head is new and drawing bars; our own lines say what is done."""
     from transformers.utils import logging
 

@@ -51,7 +51,7 @@ def test_a_file_missing_in_the_mirror_is_named(project: Project, rmw: Rmw, monke
     answer = rmw("counts", "qwen25_7b_hh_lora_mini")
     assert answer.code == 1
     assert "helpful-base/train.jsonl.gz" in answer.error
-    assert project.published() == []
+    assert not [name for name in project.published() if not name.startswith("bench_")]
 
 
 def write_broken_lines(project: Project) -> None:

@@ -1,0 +1,186 @@
+"""Trained pairs per second against TRL's own trainer: ``python -m benchmarks.against_trl RECIPE [STEPS]``.
+
+Three sides take the same optimiser steps: the same pairs in the same order, model, adapters, optimiser and learning
+rate, each with a model of its own from the same seed.
+
+- ``ours``: the project's trainer with ``layout: auto``.
+- ``default``: TRL's ``RewardTrainer`` as it comes: 8 pairs a micro-batch, activations computed again.
+- ``tuned``: the same with micro-batches of pairs of like length, activations kept, and the fastest size of micro-batch.
+
+All compute in the recipe's precision. Printed: pairs per second, ratios by step, how far the losses lie apart, and the
+FLOPs of one step, which need no clock.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import end
+from benchmarks.recipe import PreparedRecipe, prepare
+
+NUM_STEPS = 5
+DEFAULT_SIZE = 8
+TRIED_SIZES = (2, 4, 8, 16)
+
+
+@dataclass
+class Side:
+    """One way to train: a trainer, and how it takes a step of pairs."""
+
+    trainer: Any
+    size: int | None = None
+    sorted_by_length: bool = False
+
+    def step(self, positions: Sequence[int]) -> float:
+        """Take one optimiser step and return its loss."""
+        loss = self.gradients(positions)
+        self.trainer.optimizer.step()
+        self.trainer.optimizer.zero_grad()
+        return loss
+
+    def gradients(self, positions: Sequence[int]) -> float:
+        """Add the gradients of one step."""
+        if self.size is None:
+            step = self.trainer.data_collator([{"pair": position} for position in positions])
+            return float(self.trainer.training_step(self.trainer.model, step))
+        rows = [self.trainer.train_dataset[position] for position in positions]
+        if self.sorted_by_length:
+            rows.sort(key=lambda row: max(len(row["chosen_ids"]), len(row["rejected_ids"])))
+        batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
+        # As gradient accumulation does: the mean of the micro-batches' means.
+        self.trainer.current_gradient_accumulation_steps = len(batches)
+        losses = [self.trainer.training_step(self.trainer.model, self._batch(batch)) for batch in batches]
+        return float(sum(losses))
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.trainer.data_collator(rows)
+        return batch
+
+
+def main(recipe_name: str = "qwen25_7b_hh_lora_mini", num_steps: int | str = NUM_STEPS) -> None:
+    """Print pairs per second of the three sides and their ratios."""
+    from rm_workflow.settings import load_settings, wait_without_spinning
+
+    wait_without_spinning()
+    prepared = prepare(recipe_name, load_settings())
+    compare(prepared, int(num_steps))
+
+
+def compare(prepared: PreparedRecipe, num_steps: int) -> None:
+    """Time the sides on steps of a prepared recipe, after one step to warm up."""
+    ours = Side(_with_optimizer(prepared.trainer("auto")))
+    steps = _steps(ours.trainer, num_steps + 2)
+    sides = {
+        "ours": ours,
+        "default": Side(_stock(prepared, recompute=True), DEFAULT_SIZE),
+        "tuned": _tuned(prepared, steps[0]),
+    }
+    flops = {name: _flops(side, steps[0]) for name, side in sides.items()}
+    rounds = [{name: _timed(side, step) for name, side in sides.items()} for step in steps[1:]][1:]
+    pairs = len(steps[0])
+    print(
+        f"{prepared.name}: {num_steps} steps of {pairs} pairs in turn; ours: layout {ours.trainer.layout}; tuned: "
+        f"{sides['tuned'].size} pairs a micro-batch; median (least to most)"
+    )
+    for name in sides:
+        speeds = [pairs / seconds[name][0] for seconds in rounds]
+        ratios = [seconds[name][0] / seconds["ours"][0] for seconds in rounds]
+        apart = max(abs(seconds[name][1] - seconds["ours"][1]) for seconds in rounds)
+        print(
+            f"  {name:8s} {_spread(speeds)} pairs/s  ours is {_spread(ratios)} times as fast  "
+            f"{flops[name] / 1e12:.2f} TFLOP a step ({flops[name] / flops['ours']:.2f})  losses apart by {apart:.1e}"
+        )
+
+
+def _steps(trainer: Any, number: int) -> list[list[int]]:
+    size = trainer.args.train_batch_size
+    return [trainer.order[start : start + size] for start in range(0, number * size, size)]
+
+
+def _timed(side: Side, step: Sequence[int]) -> tuple[float, float]:
+    import torch
+
+    started = time.perf_counter()
+    loss = side.step(step)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, loss
+
+
+def _flops(side: Side, step: Sequence[int]) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        side.gradients(step)
+    side.trainer.model.zero_grad()
+    return int(counter.get_total_flops())
+
+
+def _tuned(prepared: PreparedRecipe, step: Sequence[int]) -> Side:
+    """Return TRL tuned by hand, at the fastest of some sizes of micro-batch."""
+    trainer = _stock(prepared, recompute=False)
+    seconds = {}
+    for size in TRIED_SIZES:
+        if size <= len(step):
+            side = Side(trainer, size, sorted_by_length=True)
+            started = time.perf_counter()
+            side.gradients(step)
+            seconds[size] = time.perf_counter() - started
+            trainer.model.zero_grad()
+    return Side(trainer, min(seconds, key=seconds.__getitem__), sorted_by_length=True)
+
+
+def _stock(prepared: PreparedRecipe, recompute: bool) -> Any:
+    """Return TRL's trainer with a model like ours on the same token ids."""
+    import torch
+    from datasets import Dataset
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    config, pairs = prepared.config, prepared.pairs
+    training = config["training"]
+    sides = {"chosen_ids": pairs.chosen, "rejected_ids": pairs.rejected}
+    rows = Dataset.from_dict({name: [pairs.ids(row).tolist() for row in of] for name, of in sides.items()})
+    arguments = RewardConfig(
+        output_dir=tempfile.mkdtemp(prefix="against-trl-"),
+        max_steps=config["num_steps"],
+        learning_rate=training["learning_rate"],
+        weight_decay=training["weight_decay"],
+        optim=training["optimizer"],
+        # accelerate keeps one precision for all trainers of a process; autocast is set below instead.
+        bf16=False,
+        activation_checkpointing=recompute,
+        disable_dropout=training["lora"] is None,
+        use_cpu=config["device"] == "cpu",
+        max_length=None,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer: Any = RewardTrainer(
+        model=prepared.model(), args=arguments, train_dataset=rows, processing_class=prepared.encoder.tokenizer
+    )
+    enabled = config["precision"] == "bf16"
+    trainer.compute_loss_context_manager = lambda: torch.autocast(config["device"], torch.bfloat16, enabled)
+    return _with_optimizer(trainer)
+
+
+def _with_optimizer(trainer: Any) -> Any:
+    """Prepare a trainer's model and optimiser as its loop would."""
+    trainer.create_optimizer()
+    trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    trainer.model_wrapped = trainer.model
+    return trainer
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    end()

@@ -1,0 +1,59 @@
+"""A recipe's tokens, base model and run config, made first where they are missing, for benchmarks of the trainer."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PreparedRecipe:
+    """What the trainer of a recipe reads."""
+
+    name: str
+    config: dict[str, Any]
+    encoder: Any
+    pairs: Any
+    base: Path
+
+    def trainer(self, layout: str) -> Any:
+        """Return the project's trainer in one layout, with a fresh model."""
+        from rm_workflow.training import entry
+        from rm_workflow.training.metrics import Progress
+
+        out = Path(tempfile.mkdtemp(prefix="benchmark-"))
+        config = {**self.config, "training": {**self.config["training"], "layout": layout}}
+        progress = Progress(out / "metrics.jsonl", config["num_steps"], len(self.pairs))
+        return entry.make_trainer(config, self.encoder, self.pairs, self.base, progress, out)
+
+    def model(self) -> Any:
+        """Return a fresh model with the recipe's adapters, the same as the trainer's."""
+        return self.trainer("padded").trained_model
+
+
+def prepare(recipe_name: str, settings: Any) -> PreparedRecipe:
+    """Make a recipe up to its run config and read it."""
+    from rm_workflow.artifacts import ArtifactStore
+    from rm_workflow.assets.flow import Flow
+    from rm_workflow.assets.headless import run_recipe
+    from rm_workflow.catalog.loading import load_catalog, resolve_recipe
+    from rm_workflow.catalog.models import TokenRecipe
+    from rm_workflow.definitions import build_definitions
+    from rm_workflow.models.base import model_folder
+    from rm_workflow.models.tokens import Encoder
+    from rm_workflow.training import entry
+    from rm_workflow.training.data import load_pairs
+
+    entry.quiet_libraries()
+    catalog = load_catalog(settings)
+    recipe = resolve_recipe(catalog, recipe_name)
+    run_recipe(settings, catalog, recipe, {}, "run_config", build_definitions)
+    store, flow = ArtifactStore(settings.home), Flow(catalog)
+    found = [
+        planned.latest(store) for planned in (flow.tokens(recipe), flow.base(recipe.base), flow.run_config(recipe))
+    ]
+    tokens, base, run_config = (artifact.folder for artifact in found if artifact)
+    config = json.loads((run_config / "run_config.json").read_text("utf-8"))
+    encoder = Encoder.load(model_folder(base), TokenRecipe(**config["token_recipe"]))
+    return PreparedRecipe(recipe_name, config, encoder, load_pairs(tokens), model_folder(base))
