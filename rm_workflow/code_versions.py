@@ -21,7 +21,7 @@ class CodeVersion:
 
 CODE_VERSIONS = {
     "raw": CodeVersion(
-        "3",
+        "4",
         (
             *("preferences/raw.py", "preferences/understanding.py", "preferences/files.py", "preferences/normalise.py"),
             *("preferences/tables.py", "preferences/adapters/*.py", "keys.py"),
@@ -48,7 +48,7 @@ CODE_VERSIONS = {
         ),
     ),
     "overlap": CodeVersion(
-        "1",
+        "2",
         ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
     "tokens": CodeVersion("3", ("training/tokens.py", "models/tokens.py")),

@@ -22,6 +22,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
 Words = Annotated[str, StringConstraints(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+# What DuckDB holds as a number of pairs, far above all that there are.
+NumPairs = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 def _between(low: float, high: float) -> AfterValidator:
@@ -181,6 +183,12 @@ class PairSet(Entry):
             )
         return self
 
+    @field_validator("score")
+    @classmethod
+    def _no_repeated_rating(cls, names: list[str]) -> list[str]:
+        _refuse_repeats(names)
+        return names
+
     @field_validator("rules", mode="before")
     @classmethod
     def _short_forms(cls, rules: Any) -> Any:
@@ -228,7 +236,7 @@ class Split(Entry):
 class Sample(Entry):
     """The row cap of a mini recipe: train pairs only, chosen by a keyed hash of the pair's content."""
 
-    train_pairs: Positive
+    train_pairs: NumPairs
     seed: int = 0
 
 
@@ -244,10 +252,10 @@ class PairSetUse(Entry):
     """
 
     name: Name
-    count: Positive | None = None
+    count: NumPairs | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: int = 0
-    repeat: Positive = 1
+    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 @dataclass(frozen=True)
 class BrokenLine:
-    """A line that is no JSON object.
+    """A line, or a row of Parquet, that cannot be read.
 
     Attributes:
         reason: what is wrong with it.
@@ -179,12 +179,19 @@ def _csv_header(reader: Iterator[list[str]], name: str) -> list[str]:
         header = next(reader, [])
     except csv.Error as error:
         raise UserError(f"{name}: the first line is no CSV header ({error}); write the names of the columns") from error
+    if any(NOT_UTF8.search(column) for column in header):
+        raise UserError(f"{name}: the header is not UTF-8; convert the file")
+    _refuse_unclear(header, name)
+    return header
+
+
+def _refuse_unclear(header: Sequence[str], name: str) -> None:
+    """Refuse columns of which a row could hold only one, or that no entry of the catalogue could name."""
     unclear = [column for column in header if not column.strip() or header.count(column) > 1]
     if unclear:
         raise UserError(
             f"{name}: the header has the column {unclear[0]!r} without a name or twice; give each column its own name"
         )
-    return header
 
 
 def _csv_row(header: list[str], cells: list[str]) -> Row | BrokenLine:
@@ -202,11 +209,27 @@ def _read_parquet(path: Path, name: str, share: Share) -> Iterator[tuple[int, Ro
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            _refuse_unclear(file.schema_arrow.names, name)
             for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
                 mine = [place for place in range(number, number + len(batch)) if share.holds(place)]
-                rows = batch.take(pa.array([place - number for place in mine], pa.int64())).to_pylist()
-                yield from zip(mine, rows, strict=True)
+                rows = batch.take(pa.array([place - number for place in mine], pa.int64()))
+                yield from zip(mine, _parquet_rows(rows), strict=True)
                 number += len(batch)
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: the Parquet file ends early or is damaged ({first_line}); fetch it again") from error
+
+
+def _parquet_rows(batch: pa.RecordBatch) -> list[Row | BrokenLine]:
+    """Return the rows of a batch; Parquet does not check that text is UTF-8, so one row may be unreadable."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        return [_parquet_row(batch.slice(place, 1)) for place in range(len(batch))]
+
+
+def _parquet_row(batch: pa.RecordBatch) -> Row | BrokenLine:
+    try:
+        return cast(Row, batch.to_pylist()[0])
+    except UnicodeDecodeError:
+        return BrokenLine("not UTF-8", "")

@@ -277,7 +277,7 @@ def _part_sql(position: int, use: PairSetUse) -> str:
         amount, told = str(use.count), f"{use.count} sampled train pairs"
     else:
         share = Fraction(str(use.fraction))
-        amount = f"(pairs * {share.numerator} + {share.denominator - 1}) // {share.denominator}"
+        amount = f"(pairs::hugeint * {share.numerator} + {share.denominator - 1}) // {share.denominator}"
         told = f"sampled train pairs, {use.fraction:g} of all,"
     # Its own hash: by that of the whole mixture's sample, a halved pair set would win all places there.
     return f"""

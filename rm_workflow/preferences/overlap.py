@@ -71,7 +71,7 @@ ORIGIN = "source || ':' || file || ':' || row"
 VERDICTS = """
     -- one row a benchmark: what could be compared, what was found
     with texts as (
-        select place, benchmark, item_id, regexp_matches(text, '\\w') as is_comparable from target_turns
+        select place, benchmark, item_id, regexp_matches(text, '[\\pL\\pN_]') as is_comparable from target_turns
         union all
         select place, benchmark, item_id, false from target_responses
     ),
@@ -97,7 +97,7 @@ VERDICTS = """
     counted as (select benchmark, count(*) as train_pairs from leaking group by benchmark)
     select
         benchmark,
-        case when not is_comparable then 'unknown' when leaked_items > 0 then 'leaky' else 'clean' end as verdict,
+        case when leaked_items > 0 then 'leaky' when is_comparable then 'clean' else 'unknown' end as verdict,
         items, coalesce(leaked_items, 0) as leaked_items, coalesce(train_pairs, 0) as train_pairs,
         coalesce(train_prompts, 0) as train_prompts, coalesce(train_responses, 0) as train_responses
     from benchmarks left join found using (benchmark) left join counted using (benchmark)
@@ -133,8 +133,8 @@ def build_overlap(
 
     Returns:
         facts ``train``, ``hits`` and ``benchmarks``: name -> ``verdict``, ``items``, ``leaked_items``,
-        ``train_pairs``, ``train_prompts``, ``train_responses``. ``clean``: nothing was found; ``leaky``: something
-        was; ``unknown``: no prompt of the benchmark has a word, so that nothing could be compared.
+        ``train_pairs``, ``train_prompts``, ``train_responses``. ``leaky``: something was found; ``clean``:
+        nothing was; ``unknown``: nothing was, and no prompt of the benchmark has a word that could be compared.
 
     Raises:
         UserError: a text file cannot be read.

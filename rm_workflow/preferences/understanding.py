@@ -122,7 +122,7 @@ def understand(row: Row | BrokenLine, source: Source, adapter: Adapter) -> tuple
         RowDropped: one of the row rules matches.
     """
     if isinstance(row, BrokenLine):
-        raise RowDropped("broken_line", "the line is no JSON object", row.reason)
+        raise RowDropped("broken_line", "the row cannot be read", row.reason)
     group = _group_value(row, source)
     example = adapter.read(row, source)
     return content_id(["group", normalise(_first_user_turn(example)) if group is None else group]), example

@@ -282,6 +282,18 @@ BAD_RECIPES = [
     ),
     (
         "[sample_dialogues]",
+        "[{sample_dialogues: {repeat: 1000000000000}}]",
+        3,
+        "mixture.pair_sets[0].sample_dialogues.repeat must be less than or equal to 1000, not 1000000000000",
+    ),
+    (
+        "[sample_dialogues]",
+        f"[{{sample_dialogues: {{count: {10**40}}}}}]",
+        3,
+        "mixture.pair_sets[0].sample_dialogues.count must be less than or equal to 1000000000, not 1",
+    ),
+    (
+        "[sample_dialogues]",
         "[{sample_dialogues: {fraction: 1.5}}]",
         3,
         "mixture.pair_sets[0].sample_dialogues.fraction must be less than or equal to 1, not 1.5",
@@ -381,6 +393,12 @@ def test_a_bad_recipe_is_one_sentence_with_file_line_key_and_nearest_name(
             "p:\n  source: sample_dialogues\n  candidates: pairs\n  rules: []\n",
             3,
             "candidates is 'pairs' (known: given, labelled, rated, rated_prompt, voted)",
+        ),
+        (
+            "pair_sets.yaml",
+            "p:\n  source: sample_ratings\n  candidates: rated\n  score: [style, helpfulness, style]\n  rules: []\n",
+            4,
+            "style is listed twice",
         ),
         (
             "pair_sets.yaml",

@@ -101,6 +101,19 @@ def test_parquet_rows_are_numbered_from_zero_over_all_row_groups(tmp_path: Path)
     assert read(tmp_path / "a.parquet") == list(enumerate(nested))
 
 
+def test_a_parquet_row_that_is_not_utf8_is_broken_and_harms_no_neighbour(tmp_path: Path) -> None:
+    column = pa.array([b"one", b"caf\xe9", b"three"]).view(pa.string())
+    pq.write_table(pa.table({"a": column}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [(0, {"a": "one"}), (1, BrokenLine("not UTF-8", "")), (2, {"a": "three"})]
+
+
+def test_a_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["a", "a"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"folder/a\.parquet: the header has the column 'a' without a name or twice"):
+        read(tmp_path / "a.parquet")
+
+
 def test_a_parquet_that_ends_early_is_told_with_its_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": list(range(1000))}), tmp_path / "whole.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-100])
@@ -184,6 +197,12 @@ def test_a_csv_header_without_clear_names_is_refused(tmp_path: Path, header: str
     with pytest.raises(
         UserError, match=rf"folder/a\.csv: the header has the column '{column}' without a name or twice"
     ):
+        read(tmp_path / "a.csv")
+
+
+def test_a_csv_header_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("a,b\n1,2\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"folder/a\.csv: the header is not UTF-8; convert the file"):
         read(tmp_path / "a.csv")
 
 

@@ -288,6 +288,12 @@ def test_a_part_of_a_pair_set_is_sampled_by_content_from_train_and_counted(tmp_p
     assert all(check.passed for check in built.checks)
 
 
+def test_a_fraction_of_many_digits_is_taken_exactly(tmp_path: Path):
+    rows = [given(f"One {i}", "a", "b", i) for i in range(1000)]
+    built, _, _ = mix(tmp_path, [member(tmp_path, "one", rows)], pair_sets=[{"one": {"fraction": 0.9876543210987653}}])
+    assert built.facts["train"] == 988
+
+
 def test_a_part_has_a_seed_of_its_own(tmp_path: Path):
     found = []
     for seed in (0, 1):

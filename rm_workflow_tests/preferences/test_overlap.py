@@ -1,6 +1,6 @@
 """The verdict on a mixture for each benchmark, and the rows behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rm_workflow.artifacts import Built
@@ -8,7 +8,7 @@ from rm_workflow.catalog.models import Mixture, PairSet, Source, Split
 from rm_workflow.preferences.mixture import Member, build_mixture
 from rm_workflow.preferences.overlap import build_overlap, overlap_rows
 from rm_workflow.preferences.pairs import build_pair_set
-from rm_workflow_tests.preferences.raw_tables import given, read, write_benchmark, write_raw
+from rm_workflow_tests.preferences.raw_tables import RawRow, given, read, write_benchmark, write_raw
 
 FILES = {"train": ["train.jsonl"], "test": ["test.jsonl"]}
 LONG_REPLY = " ".join(f"word{number}" for number in range(40))
@@ -22,9 +22,11 @@ ROWS = [
 ]
 
 
-def compare(folder: Path, benchmarks: Mapping[str, Path], with_test: bool = False, **fields) -> tuple[Built, Path]:
+def compare(
+    folder: Path, benchmarks: Mapping[str, Path], with_test: bool = False, rows: Sequence[RawRow] = ROWS, **fields
+) -> tuple[Built, Path]:
     source = Source(path="somewhere", files=FILES, adapter="any", licence="MIT")
-    raw = write_raw(folder / "raw", ROWS, "rivers")
+    raw = write_raw(folder / "raw", rows, "rivers")
     for name in ("pairs", "mixture", "overlap"):
         (folder / name).mkdir()
     pair_set = PairSet(source="rivers", candidates="given", rules=["identical_responses"])
@@ -77,6 +79,18 @@ def test_the_mixtures_own_test_split_is_compared_where_it_is_scored(tmp_path: Pa
     assert built.facts["benchmarks"]["test"]["verdict"] == "clean"
     assert read(folder / "overlap.parquet") == []
     assert overlap_rows(folder, 5) == []
+
+
+def test_a_prompt_of_any_script_can_be_clean_and_a_hit_is_never_unknown(tmp_path: Path):
+    benchmarks = {
+        "absent": write_benchmark(tmp_path / "absent", {"a": "湖はどこですか?"}),
+        "present": write_benchmark(tmp_path / "present", {"a": "Почему небо голубое?"}),
+        "signs": write_benchmark(tmp_path / "signs", {"a": "?!"}),
+    }
+    asked = [given("почему  небо голубое?", "a", "b", 7), given("?!", "a", "b", 8)]
+    built, _ = compare(tmp_path, benchmarks, rows=[*ROWS, *asked])
+    found = {name: one["verdict"] for name, one in built.facts["benchmarks"].items()}
+    assert found == {"absent": "clean", "present": "leaky", "signs": "leaky"}
 
 
 def test_a_text_file_is_a_benchmark_like_others(tmp_path: Path):

@@ -38,7 +38,7 @@ BROKEN = {
     "row": 9,
     "slots": [],
     "rule": "broken_line",
-    "reason": "the line is no JSON object",
+    "reason": "the row cannot be read",
     "excerpt": "not json",
 }
 
@@ -326,7 +326,7 @@ def test_a_row_with_a_pair_of_its_own_is_not_traced_to_that_of_an_equal_row(tmp_
 def test_a_broken_row_is_traced_by_its_line(data: Data):
     found = trace("train.jsonl:9", data.artifacts)
     assert (found["pair_id"], found["prompt"], found["excerpt"]) == (None, None, "not json")
-    assert (found["dropped_by"], found["reason"]) == ("broken_line", "the line is no JSON object")
+    assert (found["dropped_by"], found["reason"]) == ("broken_line", "the row cannot be read")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def _field(where: str, line: str) -> str:
         return ""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}); mend or remove it") from error
     texts = [row[field] for field in FIELDS if field in row] if isinstance(row, dict) else []
     if not texts or not isinstance(texts[0], str):

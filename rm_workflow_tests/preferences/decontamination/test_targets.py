@@ -60,6 +60,7 @@ def test_lines_of_text_files_are_prompts_behind_the_benchmarks(tmp_path: Path):
         ),
         ("own.txt", b"caf\xe9", "own.txt is not UTF-8 at byte 3; convert it"),
         ("own.jsonl", b'{"text": "a"}\n{"text": ', "own.jsonl: line 2 is not JSON"),
+        ("own.jsonl", b"[" * 100_000, "own.jsonl: line 1 is not JSON"),
         ("own.jsonl", b'{"question": "a"}', "own.jsonl: line 1 has no text under text or prompt; name the field so"),
         ("own.jsonl", b'{"text": 7}', "own.jsonl: line 1 has no text under text or prompt"),
         ("own.jsonl", b'["text"]', "own.jsonl: line 1 has no text under text or prompt"),
