@@ -1,0 +1,107 @@
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoModelForSequenceClassification
+
+from rm_workflow.models.reward_model import rewards
+from rm_workflow.training import attention
+from rm_workflow.training.data import load_pairs
+from rm_workflow.training.layouts import bundles, one_row
+from rm_workflow_tests.models.tiny import tiny_config
+from rm_workflow_tests.training import toy
+
+# A prompt with two replies, a conversation that shares nothing, and a prompt with a reply of one token.
+SEGMENTS = [(0, 40, -1), (40, 70, 0), (70, 95, 0), (95, 180, -1), (180, 199, -1), (199, 200, 4)]
+
+
+def attends(query, key):
+    """The rule as the module states it, one query and one key at a time."""
+    (own,) = [segment for segment in SEGMENTS if segment[0] <= query < segment[1]]
+    begins = [own] if own[2] < 0 else [own, SEGMENTS[own[2]]]
+    return key <= query and any(begin <= key < end for begin, end, _ in begins)
+
+
+@pytest.fixture
+def dense():
+    return torch.tensor([[attends(query, key) for key in range(200)] for query in range(200)])
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, 2, 200, 16, generator=generator, requires_grad=True) for _ in range(3)]
+
+
+def by_segment(query, key, value):
+    module = torch.nn.Module()
+    found, _ = attention.by_segment(module, query, key, value, torch.tensor(SEGMENTS)[None, None])
+    return found.transpose(1, 2)
+
+
+def test_attention_by_segment_and_its_gradients_are_those_of_the_dense_mask(dense):
+    found, expected = [], []
+    for attend, kept in (
+        (by_segment, found),
+        (lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=dense), expected),
+    ):
+        inputs = tensors()
+        attended = attend(*inputs)
+        (attended**2).sum().backward()
+        kept += [attended, *(tensor.grad for tensor in inputs)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_the_block_mask_of_a_gpu_is_the_dense_mask(dense):
+    mask = attention.block_mask(torch.tensor(SEGMENTS))
+    assert torch.equal(create_mask(mask.mask_mod, 1, 1, 200, 200, device="cpu")[0, 0], dense)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_flex_attention_under_the_block_mask_is_attention_by_segment():
+    with torch.no_grad():
+        query, key, value = (tensor.detach() for tensor in tensors())
+        flexible = flex_attention(query, key, value, block_mask=attention.block_mask(torch.tensor(SEGMENTS)))
+        assert (flexible - by_segment(query, key, value)).abs().max() < 1e-5
+
+
+def test_a_window_reaches_into_the_prompt_and_no_further(dense):
+    inputs = tensors()
+    # Replies of the prompt count their distance from it as if they stood right behind it.
+    near = torch.tensor(
+        [[query - key - (query >= 70) * 30 * (key < 40) < 16 for key in range(95)] for query in range(95)]
+    )
+    windowed = attention.by_segment(torch.nn.Module(), *inputs, torch.tensor(SEGMENTS)[None, None], sliding_window=16)[
+        0
+    ].transpose(1, 2)[:, :, :95]
+    expected = scaled_dot_product_attention(*(tensor[:, :, :95] for tensor in inputs), attn_mask=dense[:95, :95] & near)
+    assert (windowed - expected).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_a_body_gives_the_same_rewards_through_transformers_flex_attention(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    pairs = load_pairs(toy.write_tokens(tmp_path, encoder, toy.rows_of_prompts(4, 3)))
+    row = one_row(pairs, list(bundles(pairs, range(len(pairs)), "kwise", 10**6)), encoder.pad_token_id, 128)
+    config = tiny_config("llama", len(encoder.tokenizer))
+    config.num_labels = 1
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    where = (row["input_ids"], row["end_index"], row["row_index"], row["position_ids"])
+    with torch.no_grad():
+        attention.use_segments(model, "cpu")
+        expected = rewards(model, *where, row["segments"][None, None])
+        attention.use_segments(model, "cuda")
+        assert model.config._attn_implementation == "flex_attention"
+        found = rewards(model, *where, attention.block_mask(row["segments"]))
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_saved_model_does_not_name_our_attention(encoder, tmp_path):
+    config = tiny_config("llama", len(encoder.tokenizer))
+    model = AutoModelForSequenceClassification.from_config(config)
+    attention.use_segments(model, "cpu")
+    model.save_pretrained(tmp_path)
+    assert attention.SEGMENTS not in (tmp_path / "config.json").read_text("utf-8")
+    attention.use_plain(model)
+    assert model.config._attn_implementation == "sdpa"
