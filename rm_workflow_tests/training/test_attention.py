@@ -67,10 +67,9 @@ def test_flex_attention_under_the_block_mask_is_attention_by_segment():
 
 def test_a_window_reaches_into_the_prompt_and_no_further(dense):
     inputs = tensors()
-    # Replies of the prompt count their distance from it as if they stood right behind it.
-    near = torch.tensor(
-        [[query - key - (query >= 70) * 30 * (key < 40) < 16 for key in range(95)] for query in range(95)]
-    )
+    query, key = torch.arange(95)[:, None], torch.arange(95)
+    # The second reply counts its distance from the prompt as if it stood right behind it.
+    near = query - key - 30 * ((query >= 70) & (key < 40)) < 16
     windowed = attention.by_segment(torch.nn.Module(), *inputs, torch.tensor(SEGMENTS)[None, None], sliding_window=16)[
         0
     ].transpose(1, 2)[:, :, :95]

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,10 @@ from rm_workflow_tests.training import toy
 
 def _keys(pairs, order):
     return [pairs.pair_key[position] for position in order]
+
+
+def flat(steps):
+    return list(itertools.chain.from_iterable(steps))
 
 
 def test_the_order_of_pairs_does_not_depend_on_the_order_of_rows(pairs, encoder, tmp_path):
@@ -81,7 +86,7 @@ def test_common_tokens_are_counted_on_the_tokens_and_leave_each_side_one_of_its_
 def test_steps_of_pairs_are_the_keyed_order_cut_at_the_batch(pairs):
     steps = training_steps(pairs, 3, 1.5, 8)
     assert [len(step) for step in steps] == [8, 8, 8, 8, 1]
-    assert sum(steps, []) == training_order(pairs, 3, 1.5)
+    assert flat(steps) == training_order(pairs, 3, 1.5)
 
 
 @pytest.fixture
@@ -95,11 +100,11 @@ def prompts_of(pairs, steps):
 
 def test_a_step_of_prompts_holds_all_their_pairs_and_is_filled_up_to_the_batch(prompts):
     steps = training_steps(prompts, 0, 1, 8, "prompts")
-    assert sorted(sum(steps, [])) == list(range(len(prompts)))
+    assert sorted(flat(steps)) == list(range(len(prompts)))
     sets = prompts_of(prompts, steps)
     assert sum(map(len, sets)) == len(set.union(*sets)) == 7
     sizes = Counter(prompts.prompt_id)
-    for step, following in zip(steps, steps[1:], strict=False):
+    for step, following in itertools.pairwise(steps):
         assert len(step) <= 8
         assert len(step) + sizes[prompts.prompt_id[following[0]]] > 8
 
@@ -113,7 +118,7 @@ def test_the_order_of_prompts_does_not_depend_on_the_order_of_rows_and_differs_b
     assert [_keys(turned, step) for step in training_steps(turned, 0, 1, 8, "prompts")] == steps
     orders = [training_steps(prompts, seed, epochs, 6, "prompts") for seed, epochs in ((0, 1), (1, 1))]
     assert orders[0] != orders[1]
-    first, second = (sum(training_steps(prompts, 0, epochs, 6, "prompts"), []) for epochs in (1, 2))
+    first, second = (flat(training_steps(prompts, 0, epochs, 6, "prompts")) for epochs in (1, 2))
     assert second[: len(first)] == first
     assert second[len(first) :] != first
     assert Counter(second) == dict.fromkeys(range(len(prompts)), 2)
@@ -121,7 +126,7 @@ def test_the_order_of_prompts_does_not_depend_on_the_order_of_rows_and_differs_b
 
 def test_part_of_an_epoch_ends_with_a_whole_prompt(prompts):
     half = training_steps(prompts, 0, 0.5, 8, "prompts")
-    seen = sum(half, [])
+    seen = flat(half)
     assert len(prompts) / 2 <= len(seen) < len(prompts) / 2 + 6
     left = set(range(len(prompts))) - set(seen)
     assert {prompts.prompt_id[n] for n in left}.isdisjoint(prompts.prompt_id[n] for n in seen)
@@ -133,7 +138,7 @@ def test_a_second_showing_of_a_prompts_pairs_has_a_place_of_its_own(encoder, tmp
     steps = training_steps(pairs, 0, 1, 3, "prompts")
     assert len(steps) == 8
     assert all(len(found) == 1 for found in prompts_of(pairs, steps))
-    assert [found for found in prompts_of(pairs, steps[:2])] != [found for found in prompts_of(pairs, steps[2:4])]
+    assert Counter(flat(steps)) == dict.fromkeys(range(len(pairs)), 2)
 
 
 def test_a_prompt_of_more_pairs_than_a_step_is_refused(prompts):
