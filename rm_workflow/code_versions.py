@@ -57,7 +57,8 @@ CODE_VERSIONS = {
         "3",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
-            *("training/layouts.py", "training/attention.py", "training/saving.py", "training/canaries.py", "models/reward_model.py"),
+            *("training/layouts.py", "training/attention.py", "training/saving.py", "training/canaries.py"),
+            "models/reward_model.py",
         ),
     ),
     "scores": CodeVersion(
