@@ -41,6 +41,7 @@ def many_pairs(encoder, tmp_path_factory):
     ids[pairs.chosen[repeating]] *= 9
     prompt_length = pairs.prompt_length.copy()
     prompt_length[pairs.rejected[merged]] -= 1
+    ids[pairs.rejected[merged]][prompt_length[pairs.rejected[merged]]] = 7
     starts = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
     token_ids = np.concatenate(ids).astype(np.int32)
     return replace(pairs, token_ids=token_ids, starts=starts, prompt_length=prompt_length)
