@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rm_workflow.training.layouts import BLOCK
+
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
@@ -89,21 +91,42 @@ def arguments(micro_batch: Mapping[str, Tensor]) -> dict[str, Any]:
     if "segments" not in micro_batch:
         return {}
     segments = micro_batch["segments"]
-    mask = block_mask(segments) if segments.is_cuda else segments[None, None]
+    length = micro_batch["input_ids"].shape[1]
+    mask = block_mask(segments, length) if segments.is_cuda else segments[None, None]
     return {"position_ids": micro_batch["position_ids"], "attention_mask": mask}
 
 
-def block_mask(segments: Tensor) -> "BlockMask":
-    """Return the table of segments [S, 3] as FlexAttention reads it, on the device of the table."""
-    from torch.nn.attention.flex_attention import create_block_mask
+def block_mask(segments: Tensor, length: int) -> "BlockMask":
+    """Return the table of segments [S, 3] as FlexAttention reads it, on the device of the table.
+
+    Which blocks are empty, full or partly masked is told by the segments that reach into them, so nothing of T x T is
+    made on the way either.
+
+    Args:
+        length: T, a multiple of ``BLOCK``.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
 
     begin, end, prefix = segments.unbind(dim=1)
-    number = torch.repeat_interleave(torch.arange(len(segments), device=segments.device), end - begin)
-    prefix = prefix[number]
+    number = torch.arange(len(segments), device=segments.device)
+    reaches = (number[:, None] == number) | (prefix[:, None] == number)
+    first = torch.arange(0, length, BLOCK, device=segments.device)[:, None]
+    holds = (begin < first + BLOCK) & (end > first)
+    seen = (holds.float() @ reaches.float() @ holds.float().T > 0).tril()
+    in_one_segment = holds.sum(dim=1) == 1
+    full = (seen & in_one_segment[:, None] & in_one_segment).tril(-1)
+
+    segment = torch.bucketize(torch.arange(length, device=segments.device), end.contiguous(), right=True)
+    prefix = prefix[segment]
 
     def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        in_reach = (number[query] == number[key]) | (prefix[query] == number[key])
+        in_reach = (segment[query] == segment[key]) | (prefix[query] == segment[key])
         return in_reach & (query >= key)
 
-    length = len(number)
-    return create_block_mask(attends, None, None, length, length, device=segments.device)
+    return BlockMask.from_kv_blocks(*_listed(seen & ~full), *_listed(full), BLOCK_SIZE=BLOCK, mask_mod=attends)
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many blocks of keys each block of queries has, and which, those first."""
+    numbers = blocks.int().argsort(dim=1, descending=True, stable=True)
+    return blocks.sum(dim=1).int()[None, None], numbers.int()[None, None]

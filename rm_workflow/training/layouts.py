@@ -40,9 +40,10 @@ SHARING = frozenset({"shared", "kwise"})
 SHARING_PAYS_FROM = 1.05
 # Tokens of so many steps, which hold a keyed and therefore fair sample, tell the ratio.
 SAMPLED_STEPS = 200
-# FlexAttention is compiled for each length of a row: rows are filled up to one of this many lengths.
-LENGTHS_OF_ROWS = 8
+# FlexAttention works in blocks of so many tokens and is compiled for each length of a row: rows on a GPU are filled up
+# to one of so many lengths.
 BLOCK = 128
+LENGTHS_OF_ROWS = 8
 TAKEN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -93,15 +94,19 @@ class StepCollator:
     def micro_batches(self, positions: Sequence[int]) -> Iterator[MicroBatch]:
         """Yield the micro-batches of the pairs at these positions."""
         if self.layout in ONE_ROW:
-            multiple = BLOCK * max(1, self.budget // (BLOCK * LENGTHS_OF_ROWS)) if self.device == "cuda" else 1
             for filled in within(self.budget, bundles(self.pairs, positions, self.layout, self.budget)):
-                yield one_row(self.pairs, filled, self.pad_token_id, multiple)
+                yield one_row(self.pairs, filled, self.pad_token_id, self.multiple)
             return
         if self.layout == "grouped":
             # By key where lengths are equal, so that the order is the same in every process.
             positions = sorted(positions, key=lambda position: (self.width(position), self.pairs.pair_key[position]))
         for run in within_budget(positions, [2 * self.width(position) for position in positions], self.budget):
             yield padded_batch(self.pairs, run, self.pad_token_id)
+
+    @property
+    def multiple(self) -> int:
+        """Return what the tokens of a row are a multiple of."""
+        return BLOCK * max(1, self.budget // (BLOCK * LENGTHS_OF_ROWS)) if self.device == "cuda" else 1
 
     def width(self, position: int) -> int:
         """Return the tokens of the longer side of a pair."""

@@ -11,8 +11,9 @@ from rm_workflow.training.layouts import bundles, one_row
 from rm_workflow_tests.models.tiny import tiny_config
 from rm_workflow_tests.training import toy
 
-# A prompt with two replies, a conversation that shares nothing, and a prompt with a reply of one token.
-SEGMENTS = [(0, 40, -1), (40, 70, 0), (70, 95, 0), (95, 180, -1), (180, 199, -1), (199, 200, 4)]
+# A prompt with two replies, a long conversation that shares nothing, and a prompt with a reply of one token.
+SEGMENTS = [(0, 40, -1), (40, 70, 0), (70, 95, 0), (95, 580, -1), (580, 639, -1), (639, 640, 4)]
+LENGTH = 640
 
 
 def attends(query, key):
@@ -22,14 +23,14 @@ def attends(query, key):
     return key <= query and any(begin <= key < end for begin, end, _ in begins)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dense():
-    return torch.tensor([[attends(query, key) for key in range(200)] for query in range(200)])
+    return torch.tensor([[attends(query, key) for key in range(LENGTH)] for query in range(LENGTH)])
 
 
 def tensors():
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1, 2, 200, 16, generator=generator, requires_grad=True) for _ in range(3)]
+    return [torch.randn(1, 2, LENGTH, 16, generator=generator, requires_grad=True) for _ in range(3)]
 
 
 def by_segment(query, key, value):
@@ -53,15 +54,27 @@ def test_attention_by_segment_and_its_gradients_are_those_of_the_dense_mask(dens
 
 
 def test_the_block_mask_of_a_gpu_is_the_dense_mask(dense):
-    mask = attention.block_mask(torch.tensor(SEGMENTS))
-    assert torch.equal(create_mask(mask.mask_mod, 1, 1, 200, 200, device="cpu")[0, 0], dense)
+    mask = attention.block_mask(torch.tensor(SEGMENTS), LENGTH)
+    assert torch.equal(create_mask(mask.mask_mod, 1, 1, LENGTH, LENGTH, device="cpu")[0, 0], dense)
+
+
+def test_blocks_are_left_out_where_nothing_is_attended_to_and_full_where_all_is(dense):
+    mask = attention.block_mask(torch.tensor(SEGMENTS), LENGTH)
+    blocks = dense.view(5, 128, 5, 128).transpose(1, 2).flatten(2)
+    full = torch.zeros(5, 5, dtype=torch.bool)
+    for query, count in enumerate(mask.full_kv_num_blocks[0, 0].tolist()):
+        full[query, mask.full_kv_indices[0, 0, query, :count].long()] = True
+    assert torch.equal(full, blocks.all(dim=-1))
+    assert full.any()
+    assert torch.equal(mask.to_dense()[0, 0].bool(), blocks.any(dim=-1))
+    assert not blocks.any(dim=-1).all()
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 def test_flex_attention_under_the_block_mask_is_attention_by_segment():
     with torch.no_grad():
         query, key, value = (tensor.detach() for tensor in tensors())
-        flexible = flex_attention(query, key, value, block_mask=attention.block_mask(torch.tensor(SEGMENTS)))
+        flexible = flex_attention(query, key, value, block_mask=attention.block_mask(torch.tensor(SEGMENTS), LENGTH))
         assert (flexible - by_segment(query, key, value)).abs().max() < 1e-5
 
 
@@ -92,7 +105,7 @@ def test_a_body_gives_the_same_rewards_through_transformers_flex_attention(encod
         expected = rewards(model, *where, row["segments"][None, None])
         attention.use_segments(model, "cuda")
         assert model.config._attn_implementation == "flex_attention"
-        found = rewards(model, *where, attention.block_mask(row["segments"]))
+        found = rewards(model, *where, attention.block_mask(row["segments"], row["input_ids"].shape[1]))
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
