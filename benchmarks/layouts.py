@@ -1,43 +1,53 @@
 """Pairs per second of one optimiser step in each layout: ``python -m benchmarks.layouts RECIPE``.
 
+Two tables: the recipe's own pairs; and four responses a prompt, all six pairs of them, in steps of whole prompts. The
+four are the two replies of a prompt of the recipe and two replies to other prompts: the speed depends on lengths alone,
+and those are real.
+
 The rival is ``padded``, TRL's own way with a right-padded row for each response, under the same model, pairs, precision
-and budget of tokens. Every round takes the same step through all layouts in turn; the first round warms up. The
-recipe's tokens and base model are made first where they are missing.
+and budget of tokens. Every round takes the same step through all layouts in turn; the first round warms up. Beside the
+ratio of times stand two that no clock is needed for: ``tokens``, those of both sides of all pairs over those computed
+(padding included), and ``FLOPs`` of forward and backward as torch counts them (the half of a square that a causal mask
+drops included) over those of ``padded``. The recipe's tokens and base model are made first where they are missing.
 """
 
+import itertools
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks import end
 
-NUM_ROUNDS = 7
-LAYOUTS = ("padded", "grouped", "shared")
+if TYPE_CHECKING:
+    from rm_workflow.training.data import TrainPairs
+    from rm_workflow.training.trainer import PairTrainer
+
+NUM_ROUNDS = 5
+MOST_PROMPTS = 200
 
 
 def main(recipe_name: str = "quickstart") -> None:
-    """Print pairs per second of each layout and its ratio to ``padded``."""
+    """Print both tables for a recipe."""
     from rm_workflow.settings import load_settings, wait_without_spinning
 
     wait_without_spinning()
-    trainers = _trainers(recipe_name, load_settings())
-    rounds = [_round(trainers, number) for number in range(NUM_ROUNDS + 1)][1:]
-    padded = [seconds["padded"] for seconds in rounds]
-    pairs = trainers["padded"].args.train_batch_size
-    print(f"{recipe_name}: steps of {pairs} pairs, {NUM_ROUNDS} interleaved rounds: median (least to most)")
-    for layout in LAYOUTS:
-        speeds = [pairs / seconds[layout] for seconds in rounds]
-        ratios = [rival / seconds[layout] for rival, seconds in zip(padded, rounds, strict=True)]
-        print(
-            f"  {layout:8s} {statistics.median(speeds):6.2f} pairs/s ({min(speeds):.2f} to {max(speeds):.2f})"
-            f"  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    made = _make(recipe_name, load_settings())
+    _compare(f"{recipe_name}: its pairs", made, made["pairs"], {})
+    changed = {"grouping": "prompts", "batch_size": max(12, made["config"]["training"]["batch_size"])}
+    _compare(f"{recipe_name}: four responses a prompt, all six pairs", made, four_responses(made["pairs"]), changed)
 
 
-def _trainers(recipe_name: str, settings: Any) -> dict[str, Any]:
+def _make(recipe_name: str, settings: Any) -> dict[str, Any]:
+    """Return run config, encoder, pairs and base model's folder of a recipe."""
+    import json
+
     from rm_workflow.artifacts import ArtifactStore
     from rm_workflow.assets.flow import Flow
     from rm_workflow.assets.headless import run_recipe
@@ -56,40 +66,111 @@ def _trainers(recipe_name: str, settings: Any) -> dict[str, Any]:
         planned.latest(store) for planned in (flow.tokens(recipe), flow.base(recipe.base), flow.run_config(recipe))
     ]
     tokens, base, run_config = (artifact.folder for artifact in found if artifact)
-    config = _read_json(run_config / "run_config.json")
+    config = json.loads((run_config / "run_config.json").read_text("utf-8"))
     encoder = Encoder.load(model_folder(base), TokenRecipe(**config["token_recipe"]))
-    pairs = load_pairs(tokens)
-    return {layout: _trainer(layout, config, encoder, pairs, model_folder(base)) for layout in LAYOUTS}
+    return {"config": config, "encoder": encoder, "pairs": load_pairs(tokens), "base": model_folder(base)}
 
 
-def _read_json(path: Path) -> Any:
-    import json
+def four_responses(pairs: "TrainPairs") -> "TrainPairs":
+    """Return all six pairs of each prompt's two replies and two replies to the pairs around it."""
+    prompts = list({prompt: position for position, prompt in enumerate(pairs.prompt_id)}.values())[:MOST_PROMPTS]
+    rows, prompt_length = [], []
+    for n, position in enumerate(prompts):
+        first = int(pairs.chosen[position])
+        length = pairs.prompt_length[first]
+        others = [prompts[(n + step) % len(prompts)] for step in (1, 2)]
+        replies = [first, *pairs.rejected[[position, *others]]]
+        rows += [np.concatenate([pairs.ids(first)[:length], _reply(pairs, reply)]) for reply in replies]
+        prompt_length += [length] * 4
+    fours = [range(4 * n, 4 * n + 4) for n in range(len(prompts))]
+    sides = np.asarray([pair for four in fours for pair in itertools.combinations(four, 2)])
+    keys = [str(n) for n in range(len(sides))]
+    return replace(
+        pairs,
+        token_ids=np.concatenate(rows),
+        starts=np.concatenate([[0], np.cumsum([len(row) for row in rows])]),
+        prompt_length=np.asarray(prompt_length),
+        response_ids=[str(n) for n in range(len(rows))],
+        chosen=sides[:, 0],
+        rejected=sides[:, 1],
+        weight=np.ones(len(sides), dtype=np.float32),
+        repeat=np.ones(len(sides), dtype=np.int64),
+        score_gap=np.ones(len(sides), dtype=np.float32),
+        source=["four responses"] * len(sides),
+        pair_key=keys,
+        pair_id=keys,
+        prompt_id=[str(side // 4) for side in sides[:, 0]],
+    )
 
-    return json.loads(path.read_text("utf-8"))
+
+def _reply(pairs: "TrainPairs", response: int) -> Any:
+    return pairs.ids(int(response))[pairs.prompt_length[response] :]
 
 
-def _trainer(layout: str, config: dict[str, Any], encoder: Any, pairs: Any, base: Path) -> Any:
+def _compare(title: str, made: dict[str, Any], pairs: "TrainPairs", changed: dict[str, Any]) -> None:
+    from rm_workflow.training.layouts import LAYOUTS
+
+    trainer = _trainer(made, pairs, changed)
+    rounds = [{layout: _seconds(trainer, layout, number) for layout in LAYOUTS} for number in range(NUM_ROUNDS + 1)][1:]
+    steps = [trainer.steps[number % len(trainer.steps)] for number in range(1, NUM_ROUNDS + 1)]
+    num_pairs = sum(map(len, steps)) / len(steps)
+    tokens = sum(sum(pairs.lengths(position)) for step in steps for position in step)
+    flops = {layout: _flops(trainer, layout, steps[0]) for layout in LAYOUTS}
+    print(f"{title}: steps of {num_pairs:g} pairs, {NUM_ROUNDS} interleaved rounds: median (least to most)")
+    for layout in LAYOUTS:
+        speeds = [len(step) / seconds[layout] for step, seconds in zip(steps, rounds, strict=True)]
+        ratios = [seconds["padded"] / seconds[layout] for seconds in rounds]
+        print(
+            f"  {layout:8s} {statistics.median(speeds):6.2f} pairs/s ({min(speeds):.2f} to {max(speeds):.2f})"
+            f"  time {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"  tokens {tokens / sum(_computed(trainer, layout, step) for step in steps):.2f}"
+            f"  FLOPs {flops['padded'] / flops[layout]:.2f} ({flops[layout] / 1e12:.2f} TFLOP)"
+        )
+
+
+def _trainer(made: dict[str, Any], pairs: "TrainPairs", changed: dict[str, Any]) -> "PairTrainer":
     from rm_workflow.training import entry
     from rm_workflow.training.metrics import Progress
 
     out = Path(tempfile.mkdtemp(prefix="layouts-"))
-    changed = {**config, "training": {**config["training"], "layout": layout}}
+    config = {**made["config"], "training": {**made["config"]["training"], "layout": "packed", **changed}}
     progress = Progress(out / "metrics.jsonl", config["num_steps"], len(pairs))
-    return entry.make_trainer(changed, encoder, pairs, base, progress, out)
+    return entry.make_trainer(config, made["encoder"], pairs, made["base"], progress, out)
 
 
-def _round(trainers: dict[str, Any], number: int) -> dict[str, float]:
-    """Return the seconds of one step in each layout, the same pairs in all."""
-    seconds = {}
-    for layout, trainer in trainers.items():
-        size = trainer.args.train_batch_size
-        start = number * size % (len(trainer.order) - size)
-        step = trainer.data_collator([{"pair": position} for position in trainer.order[start : start + size]])
-        started = time.perf_counter()
-        trainer.training_step(trainer.model, step)
-        seconds[layout] = time.perf_counter() - started
-        trainer.model.zero_grad()
+def _micro_batches(trainer: "PairTrainer", layout: Any, step: Sequence[int]) -> list[Any]:
+    trainer.use_layout(layout, "asked for")
+    return list(trainer.collator.micro_batches(step))
+
+
+def _seconds(trainer: "PairTrainer", layout: Any, number: int) -> float:
+    """Return the seconds of one step, collation left out; the same pairs in all layouts."""
+    batches = _micro_batches(trainer, layout, trainer.steps[number % len(trainer.steps)])
+    started = time.perf_counter()
+    trainer.training_step(trainer.model, {"micro_batches": batches})
+    seconds = time.perf_counter() - started
+    trainer.model.zero_grad()
     return seconds
+
+
+def _computed(trainer: "PairTrainer", layout: Any, step: Sequence[int]) -> int:
+    return sum(batch["input_ids"].numel() for batch in _micro_batches(trainer, layout, step))
+
+
+def _flops(trainer: "PairTrainer", layout: Any, step: Sequence[int]) -> int:
+    """Return the FLOPs of one step; the CPU's attention kernels are counted as torch counts a GPU's."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+    cpu_attention = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    }
+    batches = _micro_batches(trainer, layout, step)
+    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+        trainer.training_step(trainer.model, {"micro_batches": batches})
+    trainer.model.zero_grad()
+    return counter.get_total_flops()
 
 
 if __name__ == "__main__":

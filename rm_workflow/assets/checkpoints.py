@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -24,6 +25,9 @@ from rm_workflow.assets.trainer_process import run_trainer
 from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.reporting import plots
+
+if TYPE_CHECKING:
+    from rm_workflow.training.data import PairKeys
 
 GPU_POOL = "gpu"
 CONFIGURED_FACTS = ("base", "objective", "num_train_pairs")
@@ -49,7 +53,8 @@ def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         def build(out: Path) -> Built:
             from rm_workflow.training import run_config
 
-            config = run_config.resolve(recipe, tokens.facts, resolved["device"], resolved["precision"])
+            keys = _pair_keys(tokens) if recipe.training.grouping == "prompts" else None
+            config = run_config.resolve(recipe, tokens.facts, resolved["device"], resolved["precision"], keys)
             (out / "run_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
             return Built(facts=config)
 
@@ -121,6 +126,12 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         checks=CHECKPOINT_CHECKS,
         pool=GPU_POOL,
     )
+
+
+def _pair_keys(tokens: Artifact) -> "PairKeys":
+    from rm_workflow.training.data import load_pair_keys
+
+    return load_pair_keys(tokens.folder)
 
 
 def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path) -> list[str]:

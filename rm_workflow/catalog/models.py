@@ -440,7 +440,9 @@ class Training(Entry):
     Attributes:
         lora: adapter shape, or null for full fine-tuning.
         batch_size: pairs in one optimiser step, over all devices.
-        layout: how pairs lie in rows (``rm_workflow/training/layouts.py``); ``auto`` shares what both sides begin with
+        grouping: ``pairs`` shuffles single pairs; ``prompts`` keeps all pairs of a prompt in one step and fills a step
+            with whole prompts up to ``batch_size``.
+        layout: how pairs lie in rows (``rm_workflow/training/layouts.py``); ``auto`` shares what responses begin with
             where that saves enough tokens. Never changes the result.
         micro_batch_tokens: tokens in one forward pass on one device, padding included; never changes the result.
         warmup: steps if >= 1, share of all steps if below.
@@ -453,7 +455,8 @@ class Training(Entry):
     lora: Lora | None = None
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Positive
-    layout: Literal["auto", "padded", "grouped", "shared"] = "auto"
+    grouping: Literal["pairs", "prompts"] = "pairs"
+    layout: Literal["auto", "padded", "grouped", "packed", "shared", "kwise"] = "auto"
     micro_batch_tokens: Positive = 4096
     batch_unit: Literal["pairs", "blocks"] = "pairs"
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1

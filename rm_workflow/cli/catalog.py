@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption, run_hint
 from rm_workflow.settings import Settings, load_settings
 from rm_workflow.training.plan import DEVICES, GB, plan
+
+if TYPE_CHECKING:
+    from rm_workflow.training.data import PairKeys
 
 LISTED = {"name", "extends", "base", "description"}
 
@@ -67,7 +70,8 @@ def plan_command(
         typer.echo(recipe_with_origins(settings, recipe, overrides), nl=False)
         return
     resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
-    planned = plan(resolved, catalog, settings, counted_pairs(resolved, catalog, settings), device)
+    counted, keys = counted_pairs(resolved, catalog, settings), pair_keys(resolved, catalog, settings)
+    planned = plan(resolved, catalog, settings, counted, device, keys)
     if planned["device_memory_gb"] is None:
         planned["device_memory_gb"] = machine_memory_gb()
     if json_:
@@ -86,6 +90,16 @@ def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int |
     return None
 
 
+def pair_keys(recipe: Recipe, catalog: Catalog, settings: Settings) -> "PairKeys | None":
+    """Return the keys of this very recipe's tokenised pairs where its steps depend on them."""
+    if recipe.training.grouping != "prompts":
+        return None
+    from rm_workflow.training.data import load_pair_keys
+
+    tokens = Flow(catalog).tokens(recipe).latest(ArtifactStore(settings.home))
+    return load_pair_keys(tokens.folder) if tokens else None
+
+
 def machine_memory_gb() -> float:
     """Return the memory of this machine in GB of 10^9 bytes, which is what a CPU computes in."""
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, 1)
@@ -99,6 +113,8 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     notes += ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
     if planned["num_pairs"] is None:
         notes.append(f"Pairs are not known before they are counted: {hint}")
+    if recipe.training.grouping == "prompts" and planned["num_steps"] is None:
+        notes.append("Steps of whole prompts are counted on the tokens, which this recipe has not made yet.")
     memory, available = planned["memory_gb"], planned["device_memory_gb"]
     if memory and available and memory > available:
         place = "in this machine's memory" if planned["device"] == "cpu" else f"on one {planned['device']}"

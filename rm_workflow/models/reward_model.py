@@ -47,7 +47,7 @@ def load_reward_model(
             output_loading_info=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"{model_folder} cannot be loaded as a reward model: {_first_line(error)}") from error
+        raise UserError(f"{model_folder} cannot be loaded as a reward model: {first_line(error)}") from error
     missing = set(report["missing_keys"])
     head = head_module(model)
     head_weights = {f"score.{name}" for name, _ in head.named_parameters()}
@@ -84,7 +84,7 @@ def rewards(
     end_index: Tensor,
     row_index: Tensor | None = None,
     position_ids: Tensor | None = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: Any = None,
 ) -> Tensor:
     """Return the reward of each response, fp32 [N], differentiable.
 
@@ -96,7 +96,7 @@ def rewards(
         end_index: [N], index of the token whose hidden state is scored.
         row_index: [N], row of each response; None where each row is one response.
         position_ids: [R, T], or None for 0 .. T-1.
-        attention_mask: [R, 1, T, T], True where a query attends to a key, or None for plain causal attention.
+        attention_mask: what ``attention.arguments`` gives for a row of segments; None for plain causal attention.
     """
     classifier = sequence_classifier(model)
     body = getattr(classifier, classifier.base_model_prefix)
@@ -179,6 +179,7 @@ def computes_bf16(device: str) -> bool:
     return bool(onednn) and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, else its kind."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -61,6 +61,22 @@ def relative_difference(rewards: "Tensor", others: "Tensor") -> float:
     return float((rewards - others).abs().max() / rewards.abs().max())
 
 
+def check_causal(rewards: "Tensor", followed: "Tensor") -> None:
+    """Refuse a body in which a reply's reward depends on what follows it, so that rows cannot be computed together.
+
+    Args:
+        rewards: [rows], fp32.
+        followed: of the same rows with more tokens behind them.
+    """
+    difference = relative_difference(rewards, followed)
+    # Also where the difference is NaN.
+    if not difference <= LAYOUT_TOLERANCE:
+        raise UserError(
+            f"rewards change by {difference:.1e} of the largest with what follows the reply, so the base model's "
+            "attention is not causal; take a causal base model"
+        )
+
+
 def check_scores(pairs: TrainPairs, objective: str) -> None:
     """Refuse pairs without scores where the objective is a function of their gap."""
     missing = int(np.isnan(pairs.score_gap).sum())

@@ -13,6 +13,7 @@ Exit code 0 on success, 1 with one line ``error: ...``, 130 and 143 after SIGINT
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,8 @@ from rm_workflow.errors import UserError
 from rm_workflow.training import process
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rm_workflow.models.tokens import Encoder
     from rm_workflow.training.data import TrainPairs
     from rm_workflow.training.layouts import MicroBatch
@@ -43,6 +46,7 @@ OUTPUTS = ("model", "adapter", METRICS, RESULT)
 PROBE_PAIRS = 8
 # In fp32, which a CPU is slow at.
 LAYOUT_PROBE_PAIRS = 2
+CAUSAL_PROBE_TOKENS = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,11 +116,14 @@ def train(
     first_loss = check_start(trainer, probe, _fresh_head(base))
     prove_layout(trainer, probe)
     progress.say(f"layout {trainer.layout}: {trainer.layout_reason}")
+    if any(pairs.unshared.values()):
+        progress.say(_unshared_line(pairs))
     progress.start()
     trainer.train()
     seconds = time.monotonic() - progress.started
 
-    model, parameters, layout = trainer.trained_model, _parameter_counts(trainer), trainer.layout
+    model, parameters = trainer.trained_model, _parameter_counts(trainer)
+    layout, layout_reason = trainer.layout, trainer.layout_reason
     del trainer
     save_dtype = run_config["training"]["save_dtype"]
     reload = saving.save_and_prove(model, encoder, base, save_dtype, probe, out)
@@ -136,6 +143,8 @@ def train(
         "device": run_config["device"],
         "precision": run_config["precision"],
         "layout": layout,
+        "layout_reason": layout_reason,
+        "unshared_pairs": pairs.unshared,
         **parameters,
         "peak_memory_gb": _peak_memory_gb(run_config["device"]),
         "reload": reload,
@@ -170,9 +179,9 @@ def _check_inputs(run_config: Mapping[str, Any], encoder: "Encoder", pairs: "Tra
             f"the tokens in {tokens} were made with another chat template than the base model has under this token "
             "recipe (template_hash differs); rebuild the tokens"
         )
-    if len(pairs) != run_config["num_train_pairs"]:
+    if pairs.per_epoch != run_config["num_train_pairs"]:
         raise UserError(
-            f"{tokens}/pairs.parquet has {len(pairs)} train pairs where the run config says "
+            f"{tokens}/pairs.parquet has {pairs.per_epoch} train pairs where the run config says "
             f"{run_config['num_train_pairs']}; rebuild the run config"
         )
     canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
@@ -225,7 +234,8 @@ def _fresh_head(base: Path) -> bool:
 def _probe(trainer: "PairTrainer", pairs: "TrainPairs", pad_token_id: int) -> "MicroBatch":
     from rm_workflow.training.layouts import padded_batch
 
-    return padded_batch(pairs, trainer.order[:PROBE_PAIRS], pad_token_id)
+    first = list(itertools.islice(itertools.chain.from_iterable(trainer.steps), PROBE_PAIRS))
+    return padded_batch(pairs, first, pad_token_id)
 
 
 def check_start(trainer: "PairTrainer", probe: "MicroBatch", fresh_head: bool) -> float:
@@ -244,25 +254,57 @@ def check_start(trainer: "PairTrainer", probe: "MicroBatch", fresh_head: bool) -
 
 
 def prove_layout(trainer: "PairTrainer", probe: "MicroBatch") -> None:
-    """Let the trainer fall back to ``grouped``, with a word, where this body's rewards depend on the layout."""
-    import torch
+    """Let the trainer fall back to ``grouped``, with a word, where this body's rewards depend on the layout.
 
+    Raises:
+        UserError: they depend on what follows a reply, so not even padded rows can be computed together.
+    """
+    from rm_workflow.models.reward_model import first_line
     from rm_workflow.training import canaries, layouts
 
-    if trainer.layout != "shared":
-        return
-    pairs = probe["pair"][:LAYOUT_PROBE_PAIRS].tolist()
-    pad = trainer.collator.pad_token_id
-    batches = [lay_out(trainer.pairs, pairs, pad) for lay_out in (layouts.padded_batch, layouts.shared_batch)]
+    for batch in trainer.collator.micro_batches(_layout_probe(trainer, probe)):
+        padded = layouts.padded_batch(trainer.pairs, batch["pair"].tolist(), trainer.collator.pad_token_id)
+        rewards = _exact_rewards(trainer, padded)
+        followed = layouts.followed(padded, CAUSAL_PROBE_TOKENS, trainer.collator.pad_token_id)
+        canaries.check_causal(rewards, _exact_rewards(trainer, followed))
+        if trainer.layout not in layouts.ONE_ROW:
+            continue
+        try:
+            difference = canaries.relative_difference(rewards, _exact_rewards(trainer, batch))
+        except (TypeError, ValueError, RuntimeError) as error:
+            trainer.use_layout("grouped", f"the body refuses the {trainer.layout} layout ({first_line(error)})")
+            return
+        # Also where the difference is NaN.
+        if not difference <= canaries.LAYOUT_TOLERANCE:
+            reason = f"rewards of the {trainer.layout} layout differ by {difference:.1e} of the largest"
+            trainer.use_layout("grouped", reason)
+            return
+
+
+def _layout_probe(trainer: "PairTrainer", probe: "MicroBatch") -> list[int]:
+    """Return the first pairs; with the longest where only it is longer than the window that the body attends to."""
+    from rm_workflow.models.reward_model import sequence_classifier
+
+    first: list[int] = probe["pair"][:LAYOUT_PROBE_PAIRS].tolist()
+    config = sequence_classifier(trainer.trained_model).config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    return [*first, trainer.pairs.longest_pair] if window and window < trainer.pairs.longest else first
+
+
+def _exact_rewards(trainer: "PairTrainer", batch: "MicroBatch") -> "Tensor":
+    """Return the rewards of the chosen, then of the rejected sides, in float32."""
+    import torch
+
     with torch.no_grad(), trainer.exactly():
-        model = trainer.trained_model.eval()
-        padded, shared = (
-            torch.cat(trainer.pair_rewards(model, trainer._prepare_inputs(dict(batch)))) for batch in batches
-        )
-    difference = canaries.relative_difference(padded, shared)
-    # Also where the difference is NaN.
-    if not difference <= canaries.LAYOUT_TOLERANCE:
-        trainer.use_layout("grouped", f"rewards of the shared layout differ by {difference:.1e} of the largest")
+        return torch.cat(trainer.pair_rewards(trainer.trained_model.eval(), trainer._prepare_inputs(dict(batch))))
+
+
+def _unshared_line(pairs: "TrainPairs") -> str:
+    counts = pairs.unshared
+    return (
+        f"pairs whose sides share no tokens: {counts['other_context']} answer different conversations, in "
+        f"{counts['prompt_not_prefix']} a reply merged with the end of its prompt"
+    )
 
 
 def _parameter_counts(trainer: "PairTrainer") -> dict[str, int]:

@@ -1,19 +1,25 @@
 """How the pairs of one optimiser step lie in rows of tokens; no layout changes the loss of a step or its gradients.
 
-(With dropout the draws differ, as they do between any two micro-batches; ``shared`` is then not used.)
+(With dropout the draws differ, as they do between any two micro-batches; layouts that share tokens are then not used.)
 
 - ``padded``: one row a response, pairs in the order of the step (TRL's own way; the reference).
-- ``grouped``: the same with pairs of like length together, so that next to nothing is padded.
-- ``shared``: one row a pair. The tokens that both sides begin with stand once; the rest of either side attends to them
-  and to itself, never to the other side, and its positions count on from them.
+- ``grouped``: the same with pairs of like length together, so that little is padded.
+- ``packed``: all responses of a micro-batch in one row, none attending to another; nothing is padded.
+- ``shared``: ``packed``, and the tokens that both sides of a pair begin with stand once.
+- ``kwise``: ``packed``, and each response of a prompt stands once however many pairs of the step it is in, the tokens
+  that the prompt's responses begin with once for all.
 
-In ``padded`` and ``grouped`` no mask is needed: rows are padded on the right, and no token of a causal body attends to
-what follows it. Shapes: R rows, T tokens of a row, P pairs of a micro-batch.
+``padded`` and ``grouped`` need no mask: rows are padded on the right, and no token of a causal body attends to what
+follows it. The others are one row of segments (``attention.py``). What stands once is decided on tokens: responses
+whose prompts are not equal token by token share nothing. Shapes: R rows, T tokens of a row, P pairs of a micro-batch,
+S segments.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +30,43 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-Layout = Literal["padded", "grouped", "shared"]
+Layout = Literal["padded", "grouped", "packed", "shared", "kwise"]
 MicroBatch = Mapping[str, "Tensor"]
 
-# Sharing costs a mask and positions; below this ratio of tokens it does not pay for them.
-SHARING_PAYS_FROM = 1.25
-PADDING = -1
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+ONE_ROW = frozenset({"packed", "shared", "kwise"})
+SHARING = frozenset({"shared", "kwise"})
+# Below this ratio of tokens sharing does not pay for the pieces that attention is cut into.
+SHARING_PAYS_FROM = 1.05
+# Tokens of so many steps, which hold a keyed and therefore fair sample, tell the ratio.
+SAMPLED_STEPS = 200
+# FlexAttention works in blocks of so many tokens and is compiled for each length of a row: rows on a GPU are filled up
+# to one of so many lengths.
+BLOCK = 128
+LENGTHS_OF_ROWS = 8
+TAKEN_LAYERS = frozenset({"full_attention", "sliding_attention"})
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Responses of a row whose first ``num_common`` tokens stand once; with 0 they are simply beside each other."""
+
+    responses: tuple[int, ...]
+    num_common: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Pairs that stay in one micro-batch, with the trees that hold their responses."""
+
+    positions: tuple[int, ...]
+    trees: tuple[Tree, ...]
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Return the tokens that are computed."""
+        return sum(tree.num_tokens for tree in self.trees)
 
 
 @dataclass(frozen=True)
@@ -41,29 +78,39 @@ class StepCollator:
 
     Attributes:
         budget: tokens of one micro-batch, padding included; one longer pair still makes a micro-batch.
+        device: ``cuda`` fills rows up to few lengths (``LENGTHS_OF_ROWS``).
     """
 
     pairs: TrainPairs
     layout: Layout
     budget: int
     pad_token_id: int
+    device: str = "cpu"
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, list[MicroBatch]]:
         """Return ``{"micro_batches": [...]}`` for dataset rows ``{"pair": position}``."""
-        positions = [int(row["pair"]) for row in rows]
-        if self.layout != "padded":
-            # By key where lengths are equal, so that the order is the same in every process.
-            positions.sort(key=lambda position: (self.tokens_of(position), self.pairs.pair_key[position]))
-        lay_out = shared_batch if self.layout == "shared" else padded_batch
-        groups = within_budget(positions, [self.tokens_of(position) for position in positions], self.budget)
-        return {"micro_batches": [lay_out(self.pairs, group, self.pad_token_id) for group in groups]}
+        return {"micro_batches": list(self.micro_batches([int(row["pair"]) for row in rows]))}
 
-    def tokens_of(self, position: int) -> int:
-        """Return the tokens of one pair with its padding when it stands alone."""
-        chosen, rejected = self.pairs.lengths(position)
-        if self.layout == "shared":
-            return chosen + rejected - int(self.pairs.num_common[position])
-        return 2 * max(chosen, rejected)
+    def micro_batches(self, positions: Sequence[int]) -> Iterator[MicroBatch]:
+        """Yield the micro-batches of the pairs at these positions."""
+        if self.layout in ONE_ROW:
+            for filled in within(self.budget, bundles(self.pairs, positions, self.layout, self.budget)):
+                yield one_row(self.pairs, filled, self.pad_token_id, self.multiple)
+            return
+        if self.layout == "grouped":
+            # By key where lengths are equal, so that the order is the same in every process.
+            positions = sorted(positions, key=lambda position: (self.width(position), self.pairs.pair_key[position]))
+        for run in within_budget(positions, [2 * self.width(position) for position in positions], self.budget):
+            yield padded_batch(self.pairs, run, self.pad_token_id)
+
+    @property
+    def multiple(self) -> int:
+        """Return what the tokens of a row are a multiple of."""
+        return BLOCK * max(1, self.budget // (BLOCK * LENGTHS_OF_ROWS)) if self.device == "cuda" else 1
+
+    def width(self, position: int) -> int:
+        """Return the tokens of the longer side of a pair."""
+        return max(self.pairs.lengths(position))
 
 
 def within_budget(positions: Sequence[int], tokens: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
@@ -75,6 +122,111 @@ def within_budget(positions: Sequence[int], tokens: Sequence[int], budget: int) 
             yield positions[start:end]
             start, widest = end, width
     yield positions[start:]
+
+
+def within(budget: int, bundled: Iterable[Bundle]) -> Iterator[list[Bundle]]:
+    """Cut bundles into runs whose tokens stay within the budget; a larger bundle is a run of its own."""
+    run: list[Bundle] = []
+    for bundle in bundled:
+        if run and sum(other.num_tokens for other in run) + bundle.num_tokens > budget:
+            yield run
+            run = []
+        run.append(bundle)
+    yield run
+
+
+def bundles(pairs: TrainPairs, positions: Sequence[int], layout: Layout, budget: int) -> Iterator[Bundle]:
+    """Yield the bundles of a step in a layout of one row: one a pair, in ``kwise`` one a prompt within the budget."""
+    groups = _by_prompt(pairs, positions) if layout == "kwise" else [[position] for position in positions]
+    for group in groups:
+        yield from _bundled(pairs, group, layout in SHARING, budget)
+
+
+def _by_prompt(pairs: TrainPairs, positions: Sequence[int]) -> Iterable[list[int]]:
+    prompts: dict[str, list[int]] = {}
+    for position in positions:
+        prompts.setdefault(pairs.prompt_id[position], []).append(position)
+    return prompts.values()
+
+
+def _bundled(pairs: TrainPairs, positions: Sequence[int], share: bool, budget: int) -> Iterator[Bundle]:
+    responses = dict.fromkeys(int(side[position]) for position in positions for side in (pairs.chosen, pairs.rejected))
+    bundle = Bundle(tuple(positions), tuple(trees(pairs, list(responses), share)))
+    if len(positions) == 1 or bundle.num_tokens <= budget:
+        yield bundle
+        return
+    half = len(positions) // 2
+    yield from _bundled(pairs, positions[:half], share, budget)
+    yield from _bundled(pairs, positions[half:], share, budget)
+
+
+def trees(pairs: TrainPairs, responses: Sequence[int], share: bool = True) -> Iterator[Tree]:
+    """Yield a tree for all responses of equal prompts, or one for each response."""
+    groups: dict[bytes | int, list[int]] = {}
+    for response in responses:
+        groups.setdefault(pairs.prompt(response) if share else response, []).append(response)
+    for group in groups.values():
+        num_common = pairs.num_common(group)
+        num_tokens = sum(len(pairs.ids(response)) for response in group) - (len(group) - 1) * num_common
+        yield Tree(tuple(group), num_common, num_tokens)
+
+
+def one_row(pairs: TrainPairs, bundled: Sequence[Bundle], pad_token_id: int, multiple: int = 1) -> MicroBatch:
+    """Lay out bundles in one row; positions of a segment count on from those of the segment it begins with.
+
+    Args:
+        multiple: the row is filled up with a segment of padding to a multiple of so many tokens.
+
+    Returns:
+        As ``padded_batch`` with R = 1, and position_ids [1, T], segments [S, 3]: the table of ``attention.py``.
+    """
+    import torch
+
+    row = _Row()
+    chosen_end, rejected_end = [], []
+    for bundle in bundled:
+        ends = {response: end for tree in bundle.trees for response, end in row.add(pairs, tree)}
+        chosen_end += [ends[int(pairs.chosen[position])] for position in bundle.positions]
+        rejected_end += [ends[int(pairs.rejected[position])] for position in bundle.positions]
+    if padding := -row.length % multiple:
+        row.add_segment(np.full(padding, pad_token_id, dtype=np.int32))
+    index = np.asarray([position for bundle in bundled for position in bundle.positions], dtype=np.int64)
+    return {
+        "input_ids": torch.from_numpy(np.concatenate(row.tokens).astype(np.int64))[None],
+        "position_ids": torch.from_numpy(np.concatenate(row.places))[None],
+        "segments": torch.tensor(row.segments),
+        "row_index": torch.zeros(2 * len(index), dtype=torch.int64),
+        "end_index": torch.tensor(chosen_end + rejected_end),
+        **_of_pairs(pairs, index),
+    }
+
+
+class _Row:
+    """A row that grows by segments."""
+
+    def __init__(self) -> None:
+        self.tokens: list[npt.NDArray[np.int32]] = []
+        self.places: list[npt.NDArray[np.int64]] = []
+        self.segments: list[tuple[int, int, int]] = []
+        self.length = 0
+
+    def add(self, pairs: TrainPairs, tree: Tree) -> Iterator[tuple[int, int]]:
+        """Append a tree and yield where the last token of each response stands."""
+        root = -1
+        if tree.num_common:
+            root = self.add_segment(pairs.ids(tree.responses[0])[: tree.num_common])
+        for response in tree.responses:
+            self.add_segment(pairs.ids(response)[tree.num_common :], root, tree.num_common)
+            yield response, self.length - 1
+
+    def add_segment(self, tokens: npt.NDArray[np.int32], prefix: int = -1, first_place: int = 0) -> int:
+        """Append a segment and return its number."""
+        end = self.length + len(tokens)
+        self.tokens.append(tokens)
+        self.places.append(np.arange(first_place, first_place + len(tokens)))
+        self.segments.append((self.length, end, prefix))
+        self.length = end
+        return len(self.segments) - 1
 
 
 def padded_batch(pairs: TrainPairs, positions: Sequence[int], pad_token_id: int) -> MicroBatch:
@@ -96,40 +248,12 @@ def padded_batch(pairs: TrainPairs, positions: Sequence[int], pad_token_id: int)
     }
 
 
-def shared_batch(pairs: TrainPairs, positions: Sequence[int], pad_token_id: int) -> MicroBatch:
-    """Lay out each pair in one row: common tokens, rest of the chosen side, rest of the rejected side, padding.
-
-    Returns:
-        As ``padded_batch``, and position_ids [R, T], attention_mask [R, 1, T, T] (True where a query attends to a key).
-    """
+def followed(padded: MicroBatch, num_tokens: int, token_id: int) -> MicroBatch:
+    """Return padded rows with more tokens behind them, which no reward of a causal body sees."""
     import torch
 
-    index = np.asarray(positions, dtype=np.int64)
-    num_common = pairs.num_common[index]
-    chosen = [pairs.ids(response) for response in pairs.chosen[index]]
-    rejected = [pairs.ids(response) for response in pairs.rejected[index]]
-    rest = [row[common:] for row, common in zip(rejected, num_common, strict=True)]
-    places = [
-        np.concatenate([np.arange(len(ids)), np.arange(common, common + len(tail))])
-        for ids, tail, common in zip(chosen, rest, num_common, strict=True)
-    ]
-    # 0 is what both sides attend to, 1 and 2 are the sides.
-    sides = [
-        np.repeat([0, 1, 2], [common, len(ids) - common, len(tail)])
-        for ids, tail, common in zip(chosen, rest, num_common, strict=True)
-    ]
-    chosen_end = [len(ids) - 1 for ids in chosen]
-    rejected_end = [len(ids) + len(tail) - 1 for ids, tail in zip(chosen, rest, strict=True)]
-    return {
-        "input_ids": torch.from_numpy(
-            _padded([np.concatenate(both) for both in zip(chosen, rest, strict=True)], pad_token_id)
-        ),
-        "position_ids": torch.from_numpy(_padded(places, 0)),
-        "attention_mask": torch.from_numpy(_attends(_padded(sides, PADDING))),
-        "row_index": torch.arange(len(index)).repeat(2),
-        "end_index": torch.tensor(chosen_end + rejected_end),
-        **_of_pairs(pairs, index),
-    }
+    more = torch.full((len(padded["input_ids"]), num_tokens), token_id)
+    return {**padded, "input_ids": torch.cat([padded["input_ids"], more], dim=1)}
 
 
 def _padded(rows: Sequence[npt.NDArray[np.integer]], fill: int) -> npt.NDArray[np.int64]:
@@ -137,17 +261,6 @@ def _padded(rows: Sequence[npt.NDArray[np.integer]], fill: int) -> npt.NDArray[n
     for target, row in zip(table, rows, strict=True):
         target[: len(row)] = row
     return table
-
-
-def _attends(sides: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return [R, 1, T, T]: a token attends to itself and to earlier tokens of its own side or of the common part.
-
-    Padding attends to padding: a query with no key at all would give NaN, which gradients carry everywhere.
-    """
-    query, key = sides[:, :, None], sides[:, None, :]
-    earlier = np.tri(sides.shape[1], dtype=np.bool_)
-    mask: npt.NDArray[np.bool_] = earlier & ((query == key) | ((key == 0) & (query > 0)))
-    return mask[:, None]
 
 
 def _of_pairs(pairs: TrainPairs, index: npt.NDArray[np.int64]) -> MicroBatch:
@@ -162,40 +275,59 @@ def _of_pairs(pairs: TrainPairs, index: npt.NDArray[np.int64]) -> MicroBatch:
     }
 
 
-def token_ratio(pairs: TrainPairs) -> float:
-    """Return the tokens of both sides over the tokens that the shared layout computes; 1 where nothing is common."""
-    return pairs.num_tokens / (pairs.num_tokens - int(pairs.repeat @ pairs.num_common))
+def token_ratio(pairs: TrainPairs, steps: Sequence[Sequence[int]], layout: Layout, budget: int) -> float:
+    """Return the tokens of both sides of all pairs over the tokens that a layout of one row computes."""
+    steps = steps[:SAMPLED_STEPS]
+    stated = sum(sum(pairs.lengths(position)) for step in steps for position in step)
+    bundled = itertools.chain.from_iterable(bundles(pairs, step, layout, budget) for step in steps)
+    return stated / sum(bundle.num_tokens for bundle in bundled)
 
 
 def choose(
-    requested: str, pairs: TrainPairs, model: "PreTrainedModel", device: str, dropout: float = 0.0
+    requested: str,
+    pairs: TrainPairs,
+    steps: Sequence[Sequence[int]],
+    budget: int,
+    model: "PreTrainedModel",
+    device: str,
+    dropout: float = 0.0,
 ) -> tuple[Layout, str]:
     """Return the layout to train in and why, for a recipe's ``training.layout``.
 
     Args:
-        requested: ``auto`` or a layout; ``shared`` gives way to ``grouped`` where the body cannot take its mask.
+        requested: ``auto`` or a layout; one row gives way to ``grouped`` where the body cannot take its mask.
+        steps: positions of the pairs of each optimiser step.
+        budget: tokens of one micro-batch.
         device: ``cpu`` or ``cuda``.
         dropout: of the LoRA adapters; the body's own is off.
     """
-    ratio = token_ratio(pairs)
-    saved = f"both sides have {ratio:.2f} times the tokens of the shared layout"
-    if requested == "padded":
-        return "padded", "asked for"
-    if requested == "grouped" or (requested == "auto" and ratio < SHARING_PAYS_FROM):
-        return "grouped", saved
-    obstacle = _obstacle_to_sharing(pairs, model, device, dropout)
-    return ("grouped", f"{saved}, but {obstacle}") if obstacle else ("shared", saved)
+    if requested in ("padded", "grouped"):
+        return ("padded" if requested == "padded" else "grouped"), "asked for"
+    ratios = {layout: token_ratio(pairs, steps, layout, budget) for layout in LAYOUTS if layout in ONE_ROW}
+    layout = _fewest_tokens(ratios) if requested == "auto" else next(name for name in LAYOUTS if name == requested)
+    reason = f"the pairs have {ratios[layout]:.2f} times the tokens that it computes"
+    obstacle = _obstacle(layout, pairs, model, device, dropout)
+    return ("grouped", f"{layout} is not taken: {obstacle}") if obstacle else (layout, reason)
 
 
-def _obstacle_to_sharing(pairs: TrainPairs, model: "PreTrainedModel", device: str, dropout: float) -> str | None:
+def _fewest_tokens(ratios: Mapping[Layout, float]) -> Layout:
+    best: Layout = "packed"
+    for layout in ("shared", "kwise"):
+        if ratios[layout] >= SHARING_PAYS_FROM * ratios[best]:
+            best = layout
+    return best
+
+
+def _obstacle(layout: Layout, pairs: TrainPairs, model: "PreTrainedModel", device: str, dropout: float) -> str | None:
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if dropout:
-        return "dropout would draw once for what both sides share"
-    if device != "cpu":
-        return "its mask of T x T is built for the CPU only"
-    if model.config._attn_implementation != "sdpa":
-        return f"attention {model.config._attn_implementation} takes no mask of T x T"
-    if window and window < pairs.longest:
+    others = set(getattr(config, "layer_types", None) or ()) - TAKEN_LAYERS
+    if dropout and layout in SHARING:
+        return "dropout would draw once for what several responses share"
+    if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
+        return f"attention {model.config._attn_implementation} takes no segments"
+    if others:
+        return f"layers of kind {', '.join(sorted(others))} take no segments"
+    if device != "cpu" and window and window < pairs.longest:
         return f"the body attends to {window} tokens and a conversation has {pairs.longest}"
     return None

@@ -12,14 +12,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import Catalog, PairSet, PairSetUse, Recipe, Source, Training
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
-from rm_workflow.training.run_config import num_steps
+from rm_workflow.training.run_config import num_steps, num_steps_of_prompts
+
+if TYPE_CHECKING:
+    from rm_workflow.training.data import PairKeys
 
 GB = 1e9
 
@@ -130,13 +133,19 @@ KNOWN_BASES = {
 
 
 def plan(
-    recipe: Recipe, catalog: Catalog, settings: Settings, counted_pairs: int | None, device: str | None = None
+    recipe: Recipe,
+    catalog: Catalog,
+    settings: Settings,
+    counted_pairs: int | None,
+    device: str | None = None,
+    keys: "PairKeys | None" = None,
 ) -> dict[str, Any]:
     """Return CONTRACT's ``plan`` shape; what is not known is None.
 
     Args:
         counted_pairs: train pairs of an epoch that a materialized mixture really holds, or None.
         device: a name of ``DEVICES``; None takes the device of this machine.
+        keys: of the train pairs where they are made; without them steps of whole prompts are not known.
 
     Raises:
         UserError: the device is not in the table.
@@ -162,7 +171,7 @@ def plan(
         "max_length": recipe.tokens.max_length,
         "num_pairs": num_pairs,
         "num_pairs_source": _pairs_origin(counted_pairs, published),
-        "num_steps": None if num_pairs is None else num_steps(num_pairs, training.epochs, training.batch_size),
+        "num_steps": _planned_steps(training, num_pairs, keys),
         "num_tokens": num_tokens,
         "device": name,
         "device_memory_gb": DEVICES[name].memory_gb,
@@ -170,6 +179,12 @@ def plan(
         "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
         "licences": licences.of_recipe(recipe, catalog),
     }
+
+
+def _planned_steps(training: Training, num_pairs: int | None, keys: "PairKeys | None") -> int | None:
+    if training.grouping == "prompts":
+        return None if keys is None else num_steps_of_prompts(keys, training)
+    return None if num_pairs is None else num_steps(num_pairs, training.epochs, training.batch_size)
 
 
 def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:

@@ -3,14 +3,23 @@
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rm_workflow.catalog.models import Recipe
+from rm_workflow.catalog.models import Recipe, Training
 from rm_workflow.errors import UserError
 from rm_workflow.training import objectives
 
+if TYPE_CHECKING:
+    from rm_workflow.training.data import PairKeys
 
-def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precision: str) -> dict[str, Any]:
+
+def resolve(
+    recipe: Recipe,
+    tokens_facts: Mapping[str, Any],
+    device: str,
+    precision: str,
+    keys: "PairKeys | None" = None,
+) -> dict[str, Any]:
     """Return everything that one checkpoint needs and that is not data or weights.
 
     Args:
@@ -18,6 +27,7 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
             ``test`` that of test pairs.
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
+        keys: of the train pairs; needed where ``training.grouping`` is prompts.
 
     Raises:
         UserError: the objective or the batch unit is not built, or there is no pair to train on or to test on.
@@ -39,6 +49,8 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
             "{by: hash, test_share: 0.1}, or take 'test' out of evaluation.evaluate_on"
         )
     steps = num_steps(num_pairs, training.epochs, training.batch_size)
+    if training.grouping == "prompts":
+        steps = num_steps_of_prompts(keys, training)
     warmup = warmup_steps(training.warmup, steps)
     return {
         "recipe": recipe.name,
@@ -69,6 +81,14 @@ def num_steps(num_pairs: int, epochs: float, batch_size: int) -> int:
     Epochs follow each other without a gap, so only the last step of the run can be short.
     """
     return math.ceil(num_items(num_pairs, epochs) / batch_size)
+
+
+def num_steps_of_prompts(keys: "PairKeys | None", training: Training) -> int:
+    """Return optimiser steps where each holds whole prompts, which only the pairs themselves tell."""
+    from rm_workflow.training.data import training_steps
+
+    assert keys is not None, "grouping prompts needs the keys of the pairs"
+    return len(training_steps(keys, training.seed, training.epochs, training.batch_size, training.grouping))
 
 
 def warmup_steps(warmup: float, steps: int) -> int:

@@ -6,12 +6,12 @@ What differs from the stock trainer (TRL 1.16), and why:
   so neither their size nor a short last step changes loss or gradients. The stock mean over micro-batches of unequal
   size does not have this property.
 - Rewards are read at an explicit end index by a head in float32, not at the last token that is not the pad.
-- The order of pairs is a function of their content and the seed.
+- Which pairs a step holds is a function of their content and the seed.
 - Accuracy, margin and loss are counted over pairs, by source.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,8 +37,8 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import reward_model
-from rm_workflow.training import layouts, objectives
-from rm_workflow.training.data import TrainPairs, training_order
+from rm_workflow.training import attention, layouts, objectives
+from rm_workflow.training.data import TrainPairs, training_steps
 from rm_workflow.training.layouts import MicroBatch, StepCollator
 from rm_workflow.training.metrics import Progress
 
@@ -65,11 +65,12 @@ class PairTrainer(RewardTrainer):
         self.autocast = run_config["precision"] == "bf16"
         classifier = reward_model.sequence_classifier(model)
         dropout = training["lora"]["dropout"] if training["lora"] else 0.0
-        self.layout, self.layout_reason = layouts.choose(
-            training["layout"], pairs, classifier, run_config["device"], dropout
+        device, budget = run_config["device"], training["micro_batch_tokens"]
+        self.steps = training_steps(
+            pairs, run_config["seed"], training["epochs"], training["batch_size"], training["grouping"]
         )
-        self.collator = StepCollator(pairs, self.layout, training["micro_batch_tokens"], tokenizer.pad_token_id)
-        self.order = training_order(pairs, run_config["seed"], training["epochs"])
+        layout, reason = layouts.choose(training["layout"], pairs, self.steps, budget, classifier, device, dropout)
+        self.collator = StepCollator(pairs, layout, budget, tokenizer.pad_token_id, device)
         super().__init__(
             model=model,
             args=training_arguments(run_config, out),
@@ -77,6 +78,7 @@ class PairTrainer(RewardTrainer):
             train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
             processing_class=tokenizer,
         )
+        self.use_layout(layout, reason)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(LogLastStep())
@@ -84,6 +86,11 @@ class PairTrainer(RewardTrainer):
     def use_layout(self, layout: layouts.Layout, reason: str) -> None:
         """Lay the pairs out in another way from now on."""
         self.layout, self.layout_reason = layout, reason
+        classifier = reward_model.sequence_classifier(self.trained_model)
+        if layout in layouts.ONE_ROW:
+            attention.use_segments(classifier, self.collator.device)
+        else:
+            attention.use_plain(classifier)
         self.collator = replace(self.collator, layout=layout)
         self.data_collator = self.collator
 
@@ -106,8 +113,17 @@ class PairTrainer(RewardTrainer):
         """Return the rows as they are: the tokens artifact has dropped and counted what is too long."""
         return dataset
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> "FixedOrder":
-        return FixedOrder(self.order)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return a loader whose batches are the optimiser steps."""
+        dataset: Any = self.train_dataset
+        loader = DataLoader(
+            dataset,
+            batch_sampler=self.steps,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def training_step(
         self, model: torch.nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None
@@ -152,11 +168,14 @@ class PairTrainer(RewardTrainer):
 
     def pair_rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the float32 rewards of the chosen and of the rejected side, each of shape [pairs]."""
-        layout = {name: inputs[name] for name in ("position_ids", "attention_mask") if name in inputs}
         # The backbone is called below the model's own forward, so accelerate's autocast would not reach it.
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             rewards = reward_model.rewards(
-                model, inputs["input_ids"], inputs["end_index"], inputs["row_index"], **layout
+                model,
+                inputs["input_ids"],
+                inputs["end_index"],
+                inputs["row_index"],
+                **attention.arguments(inputs),
             )
         chosen, rejected = rewards.chunk(2)
         return chosen, rejected
@@ -169,19 +188,6 @@ class PairTrainer(RewardTrainer):
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: transformers would look for one ``input_ids`` in a batch of micro-batches."""
         return 0
-
-
-class FixedOrder(Sampler[int]):
-    """Yields the given positions."""
-
-    def __init__(self, order: Sequence[int]) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order)
-
-    def __len__(self) -> int:
-        return len(self.order)
 
 
 class LogLastStep(TrainerCallback):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rm_workflow.errors import UserError
-from rm_workflow.training import entry, layouts
+from rm_workflow.training import attention, entry, layouts
 from rm_workflow_tests.training import toy
 
 # What a cluster node without the Dagster side has: these packages cannot be found.
@@ -93,21 +93,87 @@ def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path
     assert {path.name for path in out.iterdir()} == expected
 
 
+@pytest.mark.parametrize("layout", sorted(layouts.ONE_ROW))
 def test_a_body_whose_rewards_depend_on_the_layout_is_trained_in_another_with_a_word(
-    tiny_base, tokens, encoder, tmp_path, monkeypatch
+    layout, tiny_base, tokens, encoder, tmp_path, monkeypatch
 ):
-    lay_out = layouts.shared_batch
+    lay_out = layouts.one_row
 
     def seeing_the_other_side(*arguments):
         batch = lay_out(*arguments)
-        return {**batch, "attention_mask": torch.ones_like(batch["attention_mask"]).tril()}
+        return {**batch, "segments": torch.tensor([[0, batch["input_ids"].shape[1], -1]])}
 
-    monkeypatch.setattr(layouts, "shared_batch", seeing_the_other_side)
-    run_config, out = prepare(tmp_path, encoder)
+    monkeypatch.setattr(layouts, "one_row", seeing_the_other_side)
+    run_config, out = prepare(tmp_path, encoder, layout=layout)
     told = []
     result = entry.train(run_config, tokens, tiny_base, out, told.append)
     assert result["layout"] == "grouped"
-    assert any(line.startswith("layout grouped: rewards of the shared layout differ by") for line in told)
+    assert any(line.startswith(f"layout grouped: rewards of the {layout} layout differ by") for line in told)
+    assert result["layout_reason"].startswith(f"rewards of the {layout} layout differ by")
+
+
+def test_a_body_that_refuses_a_row_of_segments_is_trained_in_another_layout_with_its_word(
+    tiny_base, tokens, encoder, tmp_path, monkeypatch
+):
+    def refuse(micro_batch):
+        if "segments" in micro_batch:
+            raise TypeError("forward() got an unexpected keyword argument 'position_ids'")
+        return {}
+
+    monkeypatch.setattr(attention, "arguments", refuse)
+    run_config, out = prepare(tmp_path, encoder)
+    result = entry.train(run_config, tokens, tiny_base, out)
+    assert result["layout"] == "grouped"
+    assert result["layout_reason"].startswith("the body refuses the shared layout (forward() got an unexpected")
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_a_body_that_is_not_causal_is_refused(layout, tiny_base, tokens, encoder, tmp_path, monkeypatch):
+    from rm_workflow.models import reward_model
+
+    load = reward_model.load_reward_model
+
+    def bidirectional(*arguments):
+        model = load(*arguments)
+        model.config.is_causal = False
+        for layer in model.model.layers:
+            layer.self_attn.is_causal = False
+        return model
+
+    monkeypatch.setattr(reward_model, "load_reward_model", bidirectional)
+    run_config, out = prepare(tmp_path, encoder, layout=layout)
+    with pytest.raises(UserError, match="base model's attention is not causal; take a causal base model"):
+        entry.train(run_config, tokens, tiny_base, out)
+
+
+def test_the_longest_pair_is_proved_where_only_it_is_longer_than_the_window(tiny_base, pairs, encoder, tmp_path):
+    from rm_workflow.training.metrics import Progress
+
+    config = toy.resolved(toy.recipe(), encoder, 22)
+    trainer = entry.make_trainer(config, encoder, pairs, tiny_base, Progress(tmp_path / "m", 3, 22), tmp_path)
+    probe = entry._probe(trainer, pairs, encoder.pad_token_id)
+    first = probe["pair"][:2].tolist()
+    assert entry._layout_probe(trainer, probe) == first
+    trainer.trained_model.config.sliding_window = pairs.longest - 1
+    assert entry._layout_probe(trainer, probe) == [*first, pairs.longest_pair]
+
+
+def test_pairs_that_share_no_prompt_are_counted_and_said(tiny_base, encoder, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tokens = toy.write_tokens(tmp_path / "tokens", encoder, toy.rows(22))
+    responses = pq.read_table(tokens / "responses.parquet").to_pylist()
+    merged = pq.read_table(tokens / "pairs.parquet").to_pylist()[5]["rejected_id"]
+    for row in responses:
+        row["prompt_length"] -= row["response_id"] == merged
+    pq.write_table(pa.Table.from_pylist(responses), tokens / "responses.parquet")
+    run_config, out = prepare(tmp_path, encoder)
+    told = []
+    result = entry.train(run_config, tokens, tiny_base, out, told.append)
+    assert result["layout"] == "shared"
+    assert result["unshared_pairs"] == {"prompt_not_prefix": 1, "other_context": 0}
+    assert any("in 1 a reply merged with the end of its prompt" in line for line in told)
 
 
 def test_the_result_is_written_only_when_the_model_is_on_the_disk(tiny_base, tokens, encoder, tmp_path, monkeypatch):
@@ -127,7 +193,7 @@ def test_each_printed_line_is_passed_on_and_has_the_figures(tiny_base, tokens, e
     assert told[0].startswith("training toy: 22 pairs,")
     assert "3 steps of 8 pairs, all weights, objective bradley_terry, cpu, fp32" in told[0]
     assert told[1].startswith("note: the warm-up of 100 steps covers all 3 steps")
-    assert told[2].startswith("layout shared: both sides have 1.57 times the tokens")
+    assert told[2].startswith("layout shared: the pairs have 1.5")
     assert told[3].startswith("step 1/3  loss 0.69")
     assert "ETA 0:0" in told[3]
     assert told[-1].startswith("saved and loaded again: rewards of model/ differ by up to")

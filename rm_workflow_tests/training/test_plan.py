@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rm_workflow.catalog.loading import load_catalog, override_recipe
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
+from rm_workflow.training.data import PairKeys
 from rm_workflow.training.plan import KNOWN_BASES, base_architecture, plan, present_gpu
 
 
@@ -56,6 +58,17 @@ def test_the_plan_has_every_key_of_the_contract_and_is_json(catalog: Catalog, se
 def test_counted_pairs_win_over_published_ones(catalog: Catalog, settings: Settings):
     planned = _plan(catalog, settings, counted=33)
     assert (planned["num_pairs"], planned["num_pairs_source"], planned["num_steps"]) == (33, "counted", 3)
+
+
+def test_steps_of_whole_prompts_are_known_once_the_pairs_are(catalog: Catalog, settings: Settings):
+    # Prompts of 3 pairs leave two places of each step of 8 free.
+    prompt_id = [str(n // 3) for n in range(12)]
+    keys = PairKeys([str(n) for n in range(12)], [str(n) for n in range(12)], prompt_id, np.ones(12, dtype=np.int64))
+    recipe = override_recipe(
+        catalog.recipes["qwen25_7b_hh_lora"], {"training.grouping": "prompts", "training.batch_size": 8}
+    )
+    assert plan(recipe, catalog, settings, 12)["num_steps"] is None
+    assert plan(recipe, catalog, settings, 12, keys=keys)["num_steps"] == 2
 
 
 def test_the_mini_recipe_is_capped_by_its_sample(catalog: Catalog, settings: Settings):

@@ -4,6 +4,7 @@ import pytest
 
 from rm_workflow.errors import UserError
 from rm_workflow.training import run_config
+from rm_workflow.training.data import load_pairs, training_steps
 from rm_workflow_tests.training import toy
 
 FACTS = {"train_per_epoch": 100, "test": 10, "train_tokens": 9000, "template_hash": "ab"}
@@ -21,6 +22,15 @@ def test_the_short_last_step_is_kept_and_epochs_follow_without_a_gap():
 def test_decimal_epochs_are_exact():
     # 160,800 * 0.1 is 16,080.000000000002 in floating point.
     assert run_config.num_items(160_800, 0.1) == 16_080
+
+
+def test_steps_of_whole_prompts_are_counted_on_the_pairs(encoder, tmp_path):
+    keys = load_pairs(toy.write_tokens(tmp_path, encoder, toy.rows_of_prompts(4, 3, 4, 3, 2)))
+    recipe = toy.recipe(grouping="prompts", epochs=3)
+    config = toy.resolved(recipe, encoder, keys.per_epoch, keys=keys)
+    assert config["num_steps"] == len(training_steps(keys, 0, 3, 8, "prompts"))
+    assert config["num_steps"] > run_config.num_steps(keys.per_epoch, 3, 8)
+    assert config["training"]["grouping"] == "prompts"
 
 
 def test_a_share_of_warmup_is_rounded_up_and_leaves_a_step_to_learn():

@@ -8,7 +8,8 @@ from torch.nn.functional import logsigmoid
 
 from rm_workflow.errors import UserError
 from rm_workflow.models.reward_model import head_module, load_reward_model, rewards
-from rm_workflow.training.layouts import padded_batch
+from rm_workflow.training.data import load_pairs, training_order
+from rm_workflow.training.layouts import LAYOUTS, padded_batch
 from rm_workflow.training.metrics import Progress
 from rm_workflow.training.trainer import PairTrainer, add_lora
 from rm_workflow_tests.training import toy
@@ -17,7 +18,7 @@ from rm_workflow_tests.training import toy
 def make_trainer(tiny_base, encoder, pairs, tmp_path, objective="bradley_terry", lora=None, precision="fp32", **values):
     # A head of ordinary size: gradients that are all but zero would agree whatever the code does.
     recipe = toy.recipe(objective, lora=lora, head_init_std=0.5, **values)
-    config = toy.resolved(recipe, encoder, int(pairs.repeat.sum()), precision)
+    config = toy.resolved(recipe, encoder, pairs.per_epoch, precision, pairs)
     model = load_reward_model(tiny_base, 0.5, 0, encoder.pad_token_id)
     if lora:
         torch.manual_seed(0)
@@ -71,7 +72,7 @@ def assert_same(ours, theirs):
     assert (ours_all - theirs_all).norm() <= 1e-6 * theirs_all.norm()
 
 
-@pytest.mark.parametrize("layout", ["padded", "grouped", "shared"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("micro_batch_tokens", [1, 200, 4096])
 def test_a_step_equals_the_slow_reference_whatever_the_layout_and_the_micro_batches(
     layout, micro_batch_tokens, tiny_base, encoder, pairs, tmp_path
@@ -90,8 +91,6 @@ def test_a_pair_seen_twice_in_a_step_counts_as_one_of_twice_the_weight(tiny_base
 
 
 def test_a_run_shows_each_pair_as_often_as_it_is_repeated(tiny_base, encoder, tmp_path):
-    from rm_workflow.training.data import load_pairs
-
     rows = [{**row, "repeat": 1 + n % 3} for n, row in enumerate(toy.rows(8))]
     pairs = load_pairs(toy.write_tokens(tmp_path / "tokens", encoder, rows))
     trainer = make_trainer(tiny_base, encoder, pairs, tmp_path)
@@ -110,8 +109,6 @@ def test_the_centre_term_is_weighted_like_the_pairs(tiny_base, encoder, pairs, t
 def test_a_step_with_equal_weights_equals_stock_trl(tiny_base, encoder, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
-
-    from rm_workflow.training.data import load_pairs
 
     rows = [{**row, "weight": 1.0} for row in toy.rows(8)]
     pairs = load_pairs(toy.write_tokens(tmp_path / "tokens", encoder, rows))
@@ -169,8 +166,23 @@ def test_every_step_holds_the_pairs_of_the_keyed_order_and_the_short_last_step_i
     )[1]
     trainer.train()
     assert [len(step) for step in seen] == [8, 8, 8, 8, 1]
-    starts = range(0, len(trainer.order), 8)
-    assert [sorted(step) for step in seen] == [sorted(trainer.order[start : start + 8]) for start in starts]
+    order = training_order(pairs, 0, 1.5)
+    assert [sorted(step) for step in seen] == [sorted(order[start : start + 8]) for start in range(0, 33, 8)]
+
+
+@pytest.mark.parametrize("layout", ["padded", "kwise"])
+def test_steps_of_whole_prompts_are_run_and_counted_before(layout, tiny_base, encoder, tmp_path):
+    pairs = load_pairs(toy.write_tokens(tmp_path / "tokens", encoder, toy.rows_of_prompts(4, 2, 3, 4, 3)))
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, grouping="prompts", layout=layout, epochs=2)
+    trainer.train()
+    assert trainer.layout == layout
+    assert trainer.state.global_step == trainer.progress.num_steps == len(trainer.steps)
+    assert trainer.progress.total_pairs == 2 * len(pairs)
+    for step in trainer.steps:
+        assert len(step) <= 8
+        assert {pairs.prompt_id[n] for n in range(len(pairs)) if n not in step}.isdisjoint(
+            pairs.prompt_id[n] for n in step
+        )
 
 
 def test_metrics_are_weighted_by_pairs_and_cover_every_pair(tiny_base, encoder, pairs, tmp_path):

@@ -1,5 +1,6 @@
 """A toy task that a tiny random model learns: replies with "Yes." are chosen over replies with "No."."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from rm_workflow.catalog.models import Recipe, TokenRecipe
 from rm_workflow.keys import content_id
 from rm_workflow.models.tokens import Encoder
 from rm_workflow.training import run_config
+from rm_workflow.training.data import PairKeys
 
 PROMPTS = ("Name a river.", "What is the capital of France?", "Is the river long?", "Name a capital.")
 ENDS = ("", " Paris.", " The Danube is a river.")
@@ -51,6 +53,26 @@ def rows(count: int) -> list[dict[str, Any]]:
     return made
 
 
+def messages(prompt: str | list[str]) -> list[dict[str, str]]:
+    """Return the turns of a prompt: one user turn, or system, user, assistant, user, .. in turn."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    roles = ["system", *["user", "assistant"] * len(prompt)]
+    return [{"role": role, "content": text} for role, text in zip(roles, prompt, strict=False)]
+
+
+def rows_of_prompts(*replies: int) -> list[dict[str, Any]]:
+    """Return all pairs of the replies of each prompt, 6 for a prompt of 4 replies; long prompts and ragged replies."""
+    made = []
+    for n, count in enumerate(replies):
+        prompt = ["Be short.", f"{PROMPTS[n % 4]} ({n})", "The Danube.", "Is it long? " * (1 + n % 3)]
+        texts = [f"Yes. {reply}{ENDS[(n + reply) % 3] * reply}" for reply in range(count)]
+        for chosen, rejected in itertools.combinations(texts, 2):
+            weight = 1.0 + (len(made) % 3)
+            made.append({"prompt": prompt, "chosen": chosen, "rejected": rejected, "weight": weight})
+    return [{**row, "gap": 0.5 * (n % 4), "source": "prompts"} for n, row in enumerate(made)]
+
+
 def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], reverse: bool = False) -> Path:
     """Write a tokens artifact of these pairs."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +81,7 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
     for pair in pairs:
         ids = {}
         for side in ("chosen", "rejected"):
-            encoded = encoder.encode([{"role": "user", "content": pair["prompt"]}], pair[side])
+            encoded = encoder.encode(messages(pair["prompt"]), pair[side])
             ids[side] = content_id([pair["prompt"], pair[side]])
             responses[ids[side]] = {
                 "response_id": ids[side],
@@ -71,6 +93,7 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
             {
                 "pair_id": content_id([key, pair["source"], 0]),
                 "pair_key": key,
+                "prompt_id": content_id([pair["prompt"]]),
                 "chosen_id": ids["chosen"],
                 "rejected_id": ids["rejected"],
                 "chosen_score": 1.0 + pair["gap"],
@@ -91,10 +114,12 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
     return folder
 
 
-def resolved(toy_recipe: Recipe, encoder: Encoder, num_pairs: int, precision: str = "fp32") -> dict[str, Any]:
+def resolved(
+    toy_recipe: Recipe, encoder: Encoder, num_pairs: int, precision: str = "fp32", keys: PairKeys | None = None
+) -> dict[str, Any]:
     """Return the run config of a toy recipe."""
     facts = {"train_per_epoch": num_pairs, "test": 1, "train_tokens": 0, "template_hash": encoder.template_hash}
-    return run_config.resolve(toy_recipe, facts, "cpu", precision)
+    return run_config.resolve(toy_recipe, facts, "cpu", precision, keys)
 
 
 def write_run_config(path: Path, config: Mapping[str, Any]) -> Path:
