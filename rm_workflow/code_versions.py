@@ -38,7 +38,10 @@ CODE_VERSIONS = {
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
     "mixture": CodeVersion(
         "4",
-        ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
+        (
+            *("preferences/mixture.py", "preferences/response_mixture.py", "preferences/sql.py"),
+            *("preferences/normalise.py", "preferences/decontamination/*"),
+        ),
     ),
     "audit": CodeVersion(
         "1",
@@ -51,13 +54,14 @@ CODE_VERSIONS = {
         "1",
         ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
-    "tokens": CodeVersion("3", ("training/tokens.py", "models/tokens.py")),
-    "run_config": CodeVersion("1", ("training/run_config.py",)),
+    "tokens": CodeVersion("3", ("training/tokens.py", "training/response_tokens.py", "models/tokens.py")),
+    "run_config": CodeVersion("2", ("training/run_config.py",)),
     "checkpoint": CodeVersion(
         "2",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
             *("training/layouts.py", "training/saving.py", "training/canaries.py", "models/reward_model.py"),
+            *("training/responses.py", "training/response_trainer.py"),
         ),
     ),
     "scores": CodeVersion(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -98,8 +99,8 @@ def load_pairs(folder: Path, split: str = "train") -> TrainPairs:
         token_ids=lists.flatten().to_numpy(),
         starts=np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int64),
         response_ids=response_ids,
-        chosen=_rows(pairs["chosen_id"], responses["response_id"], folder),
-        rejected=_rows(pairs["rejected_id"], responses["response_id"], folder),
+        chosen=response_rows(pairs["chosen_id"], responses["response_id"], folder / "pairs.parquet"),
+        rejected=response_rows(pairs["rejected_id"], responses["response_id"], folder / "pairs.parquet"),
         weight=_floats(pairs["weight"]),
         repeat=np.asarray(pairs["repeat"].to_numpy(), dtype=np.int64),
         score_gap=_floats(pairs["chosen_score"]) - _floats(pairs["rejected_score"]),
@@ -109,12 +110,20 @@ def load_pairs(folder: Path, split: str = "train") -> TrainPairs:
     )
 
 
-def _rows(wanted: pa.ChunkedArray, have: pa.ChunkedArray, folder: Path) -> npt.NDArray[np.int64]:
+def response_rows(wanted: pa.ChunkedArray, have: pa.ChunkedArray, file: Path) -> npt.NDArray[np.int64]:
+    """Return the row of each wanted response among those of ``responses.parquet``.
+
+    Args:
+        file: where the wanted ones stand, for the sentence.
+
+    Raises:
+        UserError: one is not there.
+    """
     rows = pc.index_in(wanted, value_set=have.combine_chunks())
     if rows.null_count:
         missing = wanted.filter(pc.is_null(rows))[0].as_py()
         raise UserError(
-            f"{folder.name}/pairs.parquet: response {missing} is not in responses.parquet; rebuild the tokens"
+            f"{file.parent.name}/{file.name}: response {missing} is not in responses.parquet; rebuild the tokens"
         )
     return np.asarray(rows.to_numpy(), dtype=np.int64)
 
@@ -129,7 +138,23 @@ def _num_common(chosen: npt.NDArray[np.int32], rejected: npt.NDArray[np.int32]) 
     return int(differs.argmax()) if differs.any() else shorter
 
 
-def keyed_order(pairs: TrainPairs, seed: int, epoch: int) -> list[int]:
+class Keyed(Protocol):
+    """What the order of pairs, or of the items of another objective, is made from."""
+
+    @property
+    def pair_key(self) -> Sequence[str]:
+        """Return the content of each, which seeds its place."""
+
+    @property
+    def pair_id(self) -> Sequence[str]:
+        """Return what settles equal keys."""
+
+    @property
+    def repeat(self) -> npt.NDArray[np.int64]:
+        """Return how often an epoch shows each."""
+
+
+def keyed_order(pairs: Keyed, seed: int, epoch: int) -> list[int]:
     """Return the positions of the pairs in the order of one epoch, each as often as it is repeated.
 
     A pure function of (seed, epoch, pair_key, n-th showing): rows in another order, more rows or another number of
@@ -145,7 +170,7 @@ def keyed_order(pairs: TrainPairs, seed: int, epoch: int) -> list[int]:
     return [position for _, _, position in sorted(keys)]
 
 
-def training_order(pairs: TrainPairs, seed: int, epochs: float) -> list[int]:
+def training_order(pairs: Keyed, seed: int, epochs: float) -> list[int]:
     """Return the positions of all pairs to be seen, epoch after epoch, the last one cut where ``epochs`` says."""
     per_epoch = int(pairs.repeat.sum())
     total = num_items(per_epoch, epochs)

@@ -263,7 +263,7 @@ BAD_RECIPES = [
     ("batch_size: 16", "batch_size: 16\n  activation_checkpointing: yes", 8, "must be true or false, not 'yes'"),
     ("by: hash", "by: hashed", 4, "mixture.split.by is 'hashed' (did you mean 'hash'?)"),
     ("[sample_dialogues]", "sample_dialogues", 3, "mixture.pair_sets must be a list, not 'sample_dialogues'"),
-    ("[sample_dialogues]", "[]", 3, "mixture.pair_sets must be a list with at least one entry, not []"),
+    ("[sample_dialogues]", "[]", 2, "mixture: 'pair_sets' names nothing, and a mixture of kind pairs is made of it"),
     ("base: org/model-1B", "base: ''", 1, "base must be text that is not empty, not ''"),
     ("[sample_dialogues]", "[1]", 3, "mixture.pair_sets[0] must be text"),
     ("[sample_dialogues]", "[Bad-Name]", 3, "mixture.pair_sets[0] must be a name of 1 to 64 characters"),
