@@ -180,7 +180,7 @@ DROPPED = """
         'response' as stage, drops.source, drops.file, drops.row, [drops.slot] as slots, pair_id, chosen_id,
         null::varchar as rejected_id, rule, reason, detail, left(text, {characters}) as excerpt
     from drops left join responses on response_id = chosen_id
-    order by drops.source, drops.file, drops.row, rule, pair_id
+    order by drops.source, drops.file, drops.row, rule, drops.slot, pair_id
 """
 
 

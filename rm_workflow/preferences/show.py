@@ -153,7 +153,11 @@ def dropped_rows(folder: Path, raw_folders: Sequence[Path], n: int, rule: str | 
             origin=_origin(),
             drawn_origin=_origin("drawn."),
         )
-        return _readable(dict_rows(con, query, {"n": n, "rule": rule}))
+        rows = _readable(dict_rows(con, query, {"n": n, "rule": rule}))
+    # Only a mixture of responses and its tokens drop responses.
+    if any(row["response"] is not None for row in rows):
+        return rows
+    return [{name: value for name, value in row.items() if name != "response"} for row in rows]
 
 
 def _origin(table: str = "") -> str:
