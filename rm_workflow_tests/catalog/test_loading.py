@@ -364,7 +364,6 @@ BAD_RECIPES = [
         1,
         "objective regression is trained on labelled responses, and the mixture is",
     ),
-    (RESPONSES[0], RESPONSES[1].format("sample_raitings: {ratings: [h]}"), 4, "source 'sample_raitings' is not in the"),
     (
         RESPONSES[0],
         RESPONSES[1].format("sample_ratings: {ratings: [h, h]}"),
@@ -621,3 +620,12 @@ def test_a_ranking_has_no_weight_per_prompt():
         Recipe.model_validate(
             {"name": "mine", "base": "b", "objective": "plackett_luce", "mixture": mixture, "training": values}
         )
+
+
+def test_a_source_of_responses_that_is_not_in_the_catalogue_is_named(settings: Settings, write: Write):
+    text = OWN.replace(RESPONSES[0], RESPONSES[1].format("sample_raitings: {ratings: [h]}"))
+    write("catalog/recipes/mine.yaml", f"objective: regression\n{text}")
+    with pytest.raises(
+        UserError, match=r"mine\.yaml:\d: .*mixture\.responses\[0\]: source 'sample_raitings' is not in"
+    ):
+        load_catalog(settings)

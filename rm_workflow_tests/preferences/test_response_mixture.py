@@ -15,6 +15,7 @@ from rm_workflow.artifacts import Built
 from rm_workflow.catalog.models import Mixture, Sample, Source, Split
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
+from rm_workflow.preferences.audit import build_audit
 from rm_workflow.preferences.overlap import build_overlap
 from rm_workflow.preferences.response_mixture import MOST_PAIRED, RULES, ResponsePart, build_response_mixture
 from rm_workflow.preferences.show import dropped_rows, kept_rows
@@ -176,6 +177,16 @@ def test_the_overlap_of_a_mixture_of_responses_names_its_labels(tmp_path: Path):
     assert all(check.passed for check in built.checks)
 
 
+def test_the_audit_measures_the_pairs_that_the_labels_make_and_counts_their_candidates(tmp_path: Path):
+    mix(tmp_path, {"one": [rated("Hi", [("a", {"h": 4}), ("b b b", {"h": 2}), ("c", {})], 1)]})
+    (tmp_path / "audit").mkdir()
+    built = build_audit(tmp_path / "out", {}, [tmp_path / "one"], {"commercial_use": "yes"}, tmp_path / "audit")
+    found = built.facts["sources"]["one"]
+    assert (found["pairs"], found["length"]["chosen_words"], found["length"]["rejected_words"]) == (1, 1.0, 3.0)
+    assert (found["candidates"], found["dropped"]) == (3, {"rating": 1})
+    assert all(check.passed for check in built.checks)
+
+
 def test_a_sample_takes_whole_train_prompts_by_content(tmp_path: Path):
     rows = [rated(f"Prompt {i}", [(f"{i}a", {"h": 4}), (f"{i}b", {"h": 2})], i) for i in range(20)]
     rows += [rated(f"Test {i}", [("a", {"h": 4})], i, file="test.jsonl") for i in range(3)]
@@ -202,6 +213,7 @@ def test_pairs_are_made_of_responses_of_one_prompt_and_source_with_different_ran
     built, labelled, _ = mix(tmp_path, rows)
     ids = {text: row["response_id"] for text, row in by_text(labelled, "Hi", "abcd").items()}
     pairs = read(tmp_path / "out" / "pairs.parquet")
+    assert by_text(labelled, "Hi", "d")["d"]["rank"] == 1  # two sources' ratings are not compared
     assert {(pair["chosen_id"], pair["rejected_id"]) for pair in pairs} == {(ids["a"], ids["b"]), (ids["a"], ids["c"])}
     first = pairs[0]
     assert (first["chosen_score"], first["rejected_score"], first["split"], first["row"]) == (4.0, 2.0, "train", 3)
