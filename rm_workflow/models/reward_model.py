@@ -162,7 +162,7 @@ def _head_outputs(model: nn.Module, hidden: Tensor) -> Tensor:
 
 def _one_reward(scored: Tensor) -> Tensor:
     if scored.shape[-1] != 1:
-        raise ValueError(f"the reward head must give one number, not {scored.shape[-1]}; call combine_head first")
+        raise ValueError(f"the reward head must give one fp32 number, not {scored.shape[-1]}; call combine_head first")
     return scored.squeeze(-1)
 
 

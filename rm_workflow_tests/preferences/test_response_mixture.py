@@ -180,7 +180,13 @@ def test_the_overlap_of_a_mixture_of_responses_names_its_labels(tmp_path: Path):
 def test_the_audit_measures_the_pairs_that_the_labels_make_and_counts_their_candidates(tmp_path: Path):
     mix(tmp_path, {"one": [rated("Hi", [("a", {"h": 4}), ("b b b", {"h": 2}), ("c", {})], 1)]})
     (tmp_path / "audit").mkdir()
-    built = build_audit(tmp_path / "out", {}, [tmp_path / "one"], {"commercial_use": "yes"}, tmp_path / "audit")
+    built = build_audit(
+        tmp_path / "out",
+        {},
+        [tmp_path / "one"],
+        {"commercial_use": "yes", "generators_not_stated": []},
+        tmp_path / "audit",
+    )
     found = built.facts["sources"]["one"]
     assert (found["pairs"], found["length"]["chosen_words"], found["length"]["rejected_words"]) == (1, 1.0, 3.0)
     assert (found["candidates"], found["dropped"]) == (3, {"rating": 1})
