@@ -38,7 +38,10 @@ CODE_VERSIONS = {
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
     "mixture": CodeVersion(
         "4",
-        ("preferences/mixture.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
+        (
+            *("preferences/mixture.py", "preferences/response_mixture.py", "preferences/sql.py"),
+            *("preferences/normalise.py", "preferences/decontamination/*"),
+        ),
     ),
     "audit": CodeVersion(
         "1",
@@ -51,14 +54,14 @@ CODE_VERSIONS = {
         "2",
         ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
-    "tokens": CodeVersion("3", ("training/tokens.py", "models/tokens.py")),
+    "tokens": CodeVersion("4", ("training/tokens.py", "training/response_tokens.py", "models/tokens.py")),
     "run_config": CodeVersion("2", ("training/run_config.py", "training/data.py")),
     "checkpoint": CodeVersion(
         "3",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
             *("training/layouts.py", "training/attention.py", "training/saving.py", "training/canaries.py"),
-            "models/reward_model.py",
+            *("training/responses.py", "training/response_trainer.py", "models/reward_model.py"),
         ),
     ),
     "scores": CodeVersion(

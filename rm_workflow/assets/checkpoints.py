@@ -175,7 +175,7 @@ def _link_or_copy(source: str | Path, target: str | Path) -> None:
 def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
     """Take over what the trainer left in its folder and read what it says of itself."""
     result = json.loads((work / "result.json").read_text("utf-8"))
-    for name in ("model", "adapter", "metrics.jsonl", "result.json"):
+    for name in ("model", "adapter", "attributes.safetensors", "metrics.jsonl", "result.json"):
         if (work / name).exists():
             _link(work / name, out / name)
     reload = result["reload"]

@@ -129,6 +129,7 @@ class Flow:
         mixture = recipe.mixture
         upstream = (
             *map(self.pairs, mixture.pair_set_names),
+            *(self.raw(use.name) for use in mixture.responses),
             *map(self.benchmark, mixture.decontaminate_against),
         )
         return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, _keyed(mixture), upstream)

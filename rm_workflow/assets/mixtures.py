@@ -18,19 +18,22 @@ from rm_workflow.assets.publishing import (
     table,
 )
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog, Mixture
+from rm_workflow.catalog.models import Catalog, Mixture, ResponseUse
 from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
 from rm_workflow.preferences import mixture
 from rm_workflow.preferences.mixture import Member
+from rm_workflow.preferences.response_mixture import ResponsePart, build_response_mixture
 from rm_workflow.reporting import plots
 
 MIXTURE_CHECKS = (
-    ("candidates_accounted_for", "Every pair of the pair sets is kept or dropped under a named rule."),
-    ("groups_stay_on_one_side", "No group of prompts has pairs in train and in test."),
-    ("no_benchmark_prompt_in_train", "No train pair asks a benchmark's question, unless the policy is to mark them."),
+    ("candidates_accounted_for", "Every pair or response that came in is kept or dropped under a named rule."),
+    ("groups_stay_on_one_side", "No group of prompts stands in train and in test."),
+    ("no_benchmark_prompt_in_train", "No train prompt asks a benchmark's question, unless the policy is to mark them."),
 )
-TOKENS_CHECKS = (("pairs_accounted_for", "Every pair of the mixture is kept or dropped under a named rule."),)
+TOKENS_CHECKS = (
+    ("pairs_accounted_for", "Every pair (or labelled response) of the mixture is kept or dropped under a named rule."),
+)
 
 
 def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
@@ -40,21 +43,24 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         recipe = workplace.recipe(recipe_name)
         planned = workplace.flow.mixture(recipe)
         inputs = planned.inputs(workplace.store)
-        members = [_member(workplace, inputs[f"pairs_{name}"], name) for name in recipe.mixture.pair_set_names]
         benchmarks = {name: inputs[f"bench_{name}"].folder for name in recipe.mixture.decontaminate_against}
         request = planned.request(tuple(inputs.values()), workplace.overridden, guard_files(recipe.mixture))
 
         def build(out: Path) -> Built:
+            if recipe.mixture.kind == "responses":
+                parts = [_part(workplace, inputs[f"raw_{use.name}"], use) for use in recipe.mixture.responses]
+                return build_response_mixture(recipe.mixture, parts, benchmarks, out)
+            members = [_member(workplace, inputs[f"pairs_{name}"], name) for name in recipe.mixture.pair_set_names]
             return mixture.build_mixture(recipe.mixture, members, benchmarks, out)
 
         def describe(artifact: Artifact) -> Metadata:
-            facts = artifact.facts
+            facts, rows = artifact.facts, recipe.mixture.kind
             return {
-                **describe_pairs(artifact, [member.raw for member in members]),
-                "train_pairs": facts["train"],
-                "test_pairs": facts["test"],
-                "train_pairs_per_epoch": facts["train_per_epoch"],
-                "marked_pairs": facts["marked"],
+                **describe_pairs(artifact, raw_folders(workplace, artifact), rows),
+                f"train_{rows}": facts["train"],
+                f"test_{rows}": facts["test"],
+                f"train_{rows}_per_epoch": facts["train_per_epoch"],
+                f"marked_{rows}": facts["marked"],
                 "leaks": table([{"benchmark": name, **counts} for name, counts in facts["leaks"].items()]),
                 "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
                 **licence_metadata(licences.of_mixture(recipe, workplace.catalog)),
@@ -70,7 +76,7 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         group=recipe_name,
         kinds={"duckdb", "parquet"},
         description=(
-            f"Pairs of {', '.join(f'`{name}`' for name in recipe.mixture.pair_set_names)}, split by "
+            f"{_contents(recipe.mixture)}, split by "
             f"{recipe.mixture.split.by} and decontaminated against "
             f"{', '.join(f'`{name}`' for name in recipe.mixture.decontaminate_against) or 'nothing'}."
         ),
@@ -95,6 +101,16 @@ def guard_files(mixture: Mixture) -> tuple[ExternalFile, ...]:
     return tuple(ExternalFile(f"{path.parent.name}/{path.name}", path, file_sha256(path)) for _, path in paths)
 
 
+def _contents(mixture: Mixture) -> str:
+    if mixture.kind == "responses":
+        return f"Labelled responses of {', '.join(f'`{use.name}`' for use in mixture.responses)}"
+    return f"Pairs of {', '.join(f'`{name}`' for name in mixture.pair_set_names)}"
+
+
+def _part(workplace: Workplace, raw: Artifact, use: ResponseUse) -> ResponsePart:
+    return ResponsePart(use, workplace.catalog.sources[use.name], raw.folder)
+
+
 def _member(workplace: Workplace, pairs: Artifact, name: str) -> Member:
     source_name = workplace.catalog.pair_sets[name].source
     raw = workplace.store.inputs_of(pairs)[0]
@@ -102,9 +118,10 @@ def _member(workplace: Workplace, pairs: Artifact, name: str) -> Member:
 
 
 def raw_folders(workplace: Workplace, mixture_artifact: Artifact) -> list[Path]:
-    """Return the folders that hold the texts of a mixture's pairs."""
-    pair_sets = [a for a in workplace.store.inputs_of(mixture_artifact) if a.kind == "pairs"]
-    return [raw.folder for pairs in pair_sets for raw in workplace.store.inputs_of(pairs)]
+    """Return the folders that hold the texts of a mixture's pairs or responses."""
+    inputs = workplace.store.inputs_of(mixture_artifact)
+    of_pairs = [raw for pairs in inputs if pairs.kind == "pairs" for raw in workplace.store.inputs_of(pairs)]
+    return [raw.folder for raw in (*of_pairs, *inputs) if raw.kind == "raw"]
 
 
 def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
@@ -119,12 +136,17 @@ def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         def build(out: Path) -> Built:
             from rm_workflow.models.base import model_folder
+            from rm_workflow.training.response_tokens import build_response_tokens
             from rm_workflow.training.tokens import build_tokens
 
             raws = raw_folders(workplace, mixture_artifact)
-            return build_tokens(mixture_artifact.folder, raws, model_folder(base.folder), recipe.tokens, out)
+            build_it = build_response_tokens if recipe.mixture.kind == "responses" else build_tokens
+            return build_it(mixture_artifact.folder, raws, model_folder(base.folder), recipe.tokens, out)
 
-        yield from publish(context, workplace, request, build, _describe_tokens)
+        def describe(artifact: Artifact) -> Metadata:
+            return _describe_tokens(artifact, recipe.mixture.kind)
+
+        yield from publish(context, workplace, request, build, describe)
 
     recipe = catalog.recipes[recipe_name]
     return define_asset(
@@ -141,18 +163,18 @@ def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
     )
 
 
-def _describe_tokens(artifact: Artifact) -> Metadata:
+def _describe_tokens(artifact: Artifact, rows: str) -> Metadata:
     facts = artifact.facts
     histogram = facts["histogram"]
     lengths = plots.histogram(histogram["edges"], histogram["counts"], "tokens", "tokens of prompt and reply")
     return {
         "dagster/row_count": facts["kept"],
-        "pairs": facts["pairs"],
-        "train_pairs": facts["train"],
-        "test_pairs": facts["test"],
-        "train_pairs_per_epoch": facts["train_per_epoch"],
+        rows: facts[rows],
+        f"train_{rows}": facts["train"],
+        f"test_{rows}": facts["test"],
+        f"train_{rows}_per_epoch": facts["train_per_epoch"],
         "train_tokens": facts["train_tokens"],
-        "dropped_by_rule": table([{"rule": rule, "pairs": number} for rule, number in facts["dropped"].items()]),
+        "dropped_by_rule": table([{"rule": rule, rows: number} for rule, number in facts["dropped"].items()]),
         "lengths": image(lengths, "token lengths"),
         "template_hash": facts["template_hash"],
     }

@@ -46,15 +46,19 @@ def pairs_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
     )
 
 
-def describe_pairs(artifact: Artifact, raw_folders: list[Path]) -> Metadata:
-    """Return counts, funnel and example rows of a pair set or mixture."""
+def describe_pairs(artifact: Artifact, raw_folders: list[Path], rows: str = "pairs") -> Metadata:
+    """Return counts, funnel and example rows of a pair set or mixture.
+
+    Args:
+        rows: what is counted: pairs, or responses of a mixture of responses.
+    """
     facts = artifact.facts
     return {
         "dagster/row_count": facts["kept"],
         "candidates": facts["candidates"],
-        "pairs_kept": facts["kept"],
-        "pairs_dropped": facts["candidates"] - facts["kept"],
-        "dropped_by_rule": table([{"rule": rule, "pairs": number} for rule, number in facts["dropped"].items()]),
+        f"{rows}_kept": facts["kept"],
+        f"{rows}_dropped": facts["candidates"] - facts["kept"],
+        "dropped_by_rule": table([{"rule": rule, rows: number} for rule, number in facts["dropped"].items()]),
         "funnel": image(plots.funnel(funnel_steps(artifact), artifact.asset), "funnel"),
         "kept_rows": markdown(show.as_markdown(show.kept_rows(artifact.folder, raw_folders, 5))),
         "dropped_rows": markdown(show.as_markdown(show.dropped_rows(artifact.folder, raw_folders, 5))),

@@ -122,7 +122,9 @@ def of_mixture(recipe: Recipe, catalog: Catalog) -> dict[str, Any]:
 
 def sources_of(recipe: Recipe, catalog: Catalog) -> dict[str, Source]:
     """Return the sources of a recipe's mixture by name, in its order."""
-    names = dict.fromkeys(catalog.pair_sets[name].source for name in recipe.mixture.pair_set_names)
+    mixture = recipe.mixture
+    of_pairs = (catalog.pair_sets[name].source for name in mixture.pair_set_names)
+    names = dict.fromkeys([*of_pairs, *(use.name for use in mixture.responses)])
     return {name: catalog.sources[name] for name in names}
 
 

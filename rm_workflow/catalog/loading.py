@@ -349,6 +349,8 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
     benchmarks = catalog.benchmarks
     for number, name in enumerate(recipe.mixture.pair_set_names):
         _require(catalog.pair_sets, "pair set", name, title, document, ("mixture", "pair_sets", number))
+    for number, use in enumerate(recipe.mixture.responses):
+        _require(catalog.sources, "source", use.name, title, document, ("mixture", "responses", number))
     for number, name in enumerate(recipe.mixture.decontaminate_against):
         path: KeyPath = ("mixture", "decontaminate_against", number)
         _require(benchmarks, "benchmark", name, title, document, path)

@@ -48,6 +48,10 @@ Objective = Literal[
     "generative_orm",
     "generative_prm",
 ]
+# Which kind of mixture each of these is trained on (``rm_workflow/training/objectives.py``).
+PAIR_OBJECTIVES = ("bradley_terry", "margin_bt", "scaled_bt")
+RATING_OBJECTIVES = ("plackett_luce", "regression")
+RESPONSE_OBJECTIVES = (*RATING_OBJECTIVES, "scalar_orm")
 
 
 class Entry(BaseModel):
@@ -234,10 +238,22 @@ class Split(Entry):
 
 
 class Sample(Entry):
-    """The row cap of a mini recipe: train pairs only, chosen by a keyed hash of the pair's content."""
+    """The row cap of a mini recipe: train rows only, chosen by a keyed hash of their content.
 
-    train_pairs: NumPairs
+    Attributes:
+        train_pairs: so many train pairs at most, for a mixture of pairs.
+        train_prompts: so many train prompts at most, each with all its responses, for a mixture of responses.
+    """
+
+    train_pairs: NumPairs | None = None
+    train_prompts: NumPairs | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "Sample":
+        if (self.train_pairs is None) == (self.train_prompts is None):
+            raise ValueError("name exactly one of 'train_pairs' and 'train_prompts' (for a mixture of responses)")
+        return self
 
 
 class PairSetUse(Entry):
@@ -267,10 +283,45 @@ class PairSetUse(Entry):
     @model_serializer(mode="wrap")
     def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
         """Return the form that people write: the name, with what differs from the defaults where something does."""
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        values = {name: value for name, value in whole(self).items() if value != defaults[name]}
-        name = values.pop("name")
-        return {name: values} if values else name
+        return _shortened(type(self), whole(self))
+
+
+def _shortened(model: type[Entry], values: dict[str, Any]) -> Any:
+    defaults = {name: field.default for name, field in model.model_fields.items()}
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    name = changed.pop("name")
+    return {name: changed} if changed else name
+
+
+class ResponseUse(Entry):
+    """A source's labelled responses in a mixture of kind ``responses``.
+
+    Attributes:
+        name: of the source.
+        ratings: attributes that count; a response's score is the mean of those that it has. Empty takes the outcome
+            label (right 1, wrong 0) instead.
+        ranked: drops the responses of a prompt whose responses all have one score, which is no ranking
+            (``equal_score``).
+        repeat: how often each train response is seen in an epoch.
+        loss_weight: what each counts for in the loss, against 1 of a response without it.
+    """
+
+    name: Name
+    ratings: list[str] = []
+    ranked: bool = False
+    repeat: Positive = 1
+    loss_weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @field_validator("ratings")
+    @classmethod
+    def _no_repeated_rating(cls, names: list[str]) -> list[str]:
+        _refuse_repeats(names)
+        return names
+
+    @model_serializer(mode="wrap")
+    def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
+        """Return the form that people write, as ``PairSetUse`` does."""
+        return _shortened(type(self), whole(self))
 
 
 LeakPolicy = Literal["drop", "mark"]
@@ -328,22 +379,27 @@ class Guard(Entry):
 
 
 class Mixture(Entry):
-    """Pair sets joined, split and decontaminated.
+    """Pair sets, or the labelled responses of sources, joined, split and decontaminated.
 
     Attributes:
+        kind: ``pairs`` of pair sets, or ``responses`` with their ratings or outcome labels.
         pair_sets: in order of precedence: a duplicate across sources is kept by the first. Each is a name, or
             ``name: {count: 2000}`` with the fields of ``PairSetUse``.
+        responses: the same for sources of a mixture of responses: ``name: {ratings: [helpfulness]}`` with the fields
+            of ``ResponseUse``.
         decontaminate_against: benchmarks whose prompts and responses must not be trained on.
         decontaminate_files: the same for prompts in text files: ``.txt`` (one a line) or ``.jsonl`` (``text`` or
             ``prompt``); relative to the recipe's file, or with --set to the current folder.
         leak_policy: ``drop`` removes a train pair that asks a benchmark's prompt, ``mark`` keeps and counts it.
         response_leak_policy: the same for a train pair with a response of a benchmark.
         guard: what counts as the same text.
-        weight_per_prompt: divides a train pair's weight by the number of train pairs of its prompt in the mixture.
+        weight_per_prompt: divides a train pair's weight by the number of train pairs of its prompt in the mixture (or
+            a response's by that of the responses).
     """
 
-    kind: Literal["pairs"] = "pairs"
-    pair_sets: Annotated[list[PairSetUse], Field(min_length=1)]
+    kind: Literal["pairs", "responses"] = "pairs"
+    pair_sets: list[PairSetUse] = []
+    responses: list[ResponseUse] = []
     split: Split
     decontaminate_against: list[Name] = []
     decontaminate_files: list[str] = []
@@ -358,17 +414,40 @@ class Mixture(Entry):
         """Return the names of the pair sets, in order of precedence."""
         return [use.name for use in self.pair_sets]
 
-    @field_validator("pair_sets", mode="before")
+    @property
+    def attributes(self) -> list[str]:
+        """Return the names of all ratings of a mixture of responses, in the order of the alphabet."""
+        return sorted({rating for use in self.responses for rating in use.ratings})
+
+    @field_validator("pair_sets", "responses", mode="before")
     @classmethod
     def _short_forms(cls, uses: Any) -> Any:
         """Accept ``- name`` and ``- name: {count: 2000}`` beside the long form."""
         return [_long_use(use) for use in uses] if isinstance(uses, list) else uses
 
-    @field_validator("pair_sets")
+    @field_validator("pair_sets", "responses")
     @classmethod
-    def _no_repeated_pair_set(cls, uses: list[PairSetUse]) -> list[PairSetUse]:
+    def _no_repeated_part(cls, uses: list[Any]) -> list[Any]:
         _refuse_repeats([use.name for use in uses])
         return uses
+
+    @model_validator(mode="after")
+    def _parts_of_the_kind(self) -> "Mixture":
+        wanted, other = ("pair_sets", "responses") if self.kind == "pairs" else ("responses", "pair_sets")
+        if not getattr(self, wanted):
+            raise ValueError(
+                f"'{wanted}' names nothing, and a mixture of kind {self.kind} is made of it; list at least one"
+            )
+        if getattr(self, other):
+            raise ValueError(
+                f"'{other}' is no part of a mixture of kind {self.kind}; take it out (null in a child recipe)"
+            )
+        amount = "train_pairs" if self.kind == "pairs" else "train_prompts"
+        if self.sample and getattr(self.sample, amount) is None:
+            raise ValueError(
+                f"'sample' of a mixture of kind {self.kind} counts {amount}; set sample: {{{amount}: ...}}"
+            )
+        return self
 
     @field_validator("decontaminate_against")
     @classmethod
@@ -439,7 +518,9 @@ class Training(Entry):
 
     Attributes:
         lora: adapter shape, or null for full fine-tuning.
-        batch_size: pairs in one optimiser step, over all devices.
+        batch_size: pairs in one optimiser step, over all devices; prompts or responses where ``batch_unit`` says so.
+        batch_unit: what is counted: ``pairs``, for plackett_luce ``prompts`` (with all their responses), for
+            regression and scalar_orm ``responses``.
         grouping: ``pairs`` shuffles single pairs; ``prompts`` keeps all pairs of a prompt in one step and fills a step
             with whole prompts up to ``batch_size``.
         layout: how pairs lie in rows (``rm_workflow/training/layouts.py``); ``auto`` shares what responses begin with
@@ -449,6 +530,9 @@ class Training(Entry):
         precision: ``auto`` is bf16 autocast where the device really computes in it, else fp32.
         head_init_std: standard deviation of the fresh reward head; null is 1/(hidden size + 1) (OpenRLHF).
         center_rewards_coefficient: weight of mean((r_chosen + r_rejected)^2), see TRL; null leaves it out.
+        label_smoothing: assumed share of pairs whose label is the wrong way round (arXiv 2401.06080).
+        attribute_weights: for regression: attribute -> its factor in the one reward of the saved model, below 0 for
+            what is not wanted; null takes the mean of all.
         save_dtype: dtype of a merged or full model on disk.
     """
 
@@ -458,7 +542,7 @@ class Training(Entry):
     grouping: Literal["pairs", "prompts"] = "pairs"
     layout: Literal["auto", "padded", "grouped", "packed", "shared", "kwise"] = "auto"
     micro_batch_tokens: Positive = 4096
-    batch_unit: Literal["pairs", "blocks"] = "pairs"
+    batch_unit: Literal["pairs", "prompts", "responses", "blocks"] = "pairs"
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup: Annotated[float, Field(ge=0)] = 0.03
@@ -469,9 +553,20 @@ class Training(Entry):
     activation_checkpointing: bool = False
     head_init_std: Annotated[float, Field(gt=0)] | None = None
     center_rewards_coefficient: Annotated[float, Field(ge=0)] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    attribute_weights: dict[str, float] | None = None
     logging_steps: Positive = 5
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _prompts_hold_pairs(self) -> "Training":
+        if self.grouping == "prompts" and self.batch_unit != "pairs":
+            raise ValueError(
+                f"grouping prompts is about pairs and batch_unit is {self.batch_unit}; take grouping out, or set "
+                "batch_unit to pairs"
+            )
+        return self
 
 
 class Evaluation(Entry):
@@ -514,6 +609,51 @@ class Recipe(Entry):
     training: Training
     evaluation: Evaluation = Evaluation()
     published: PublishedFigures = PublishedFigures()
+
+    @model_validator(mode="after")
+    def _data_of_the_objective(self) -> "Recipe":
+        objective, kind = self.objective, self.mixture.kind
+        if objective in RESPONSE_OBJECTIVES and kind != "responses":
+            raise ValueError(
+                f"objective {objective} is trained on labelled responses, and the mixture is of {kind}; set "
+                "mixture.kind to responses and list sources under mixture.responses"
+            )
+        if objective in PAIR_OBJECTIVES and kind != "pairs":
+            raise ValueError(
+                f"objective {objective} is trained on pairs, and the mixture is of {kind}; set the objective"
+            )
+        for use in self.mixture.responses:
+            if objective in RATING_OBJECTIVES and not use.ratings:
+                raise ValueError(
+                    f"objective {objective} needs ratings, and mixture.responses names none of source {use.name}; "
+                    f"write {use.name}: {{ratings: [...]}}"
+                )
+            if objective == "scalar_orm" and use.ratings:
+                raise ValueError(
+                    f"objective {objective} needs outcome labels, and mixture.responses names ratings of source "
+                    f"{use.name}; take them out"
+                )
+        if objective == "plackett_luce" and self.mixture.weight_per_prompt:
+            raise ValueError("objective plackett_luce counts each prompt once; take mixture.weight_per_prompt out")
+        if objective in RESPONSE_OBJECTIVES:
+            for field in ("label_smoothing", "center_rewards_coefficient"):
+                if getattr(self.training, field):
+                    raise ValueError(f"training.{field} is for objectives on pairs, not for {objective}; take it out")
+        if self.training.attribute_weights is not None:
+            self._check_attribute_weights(self.training.attribute_weights)
+        return self
+
+    def _check_attribute_weights(self, weights: dict[str, float]) -> None:
+        if self.objective != "regression":
+            raise ValueError(f"training.attribute_weights is for regression, not for {self.objective}; take it out")
+        known = self.mixture.attributes
+        if sorted(weights) != known:
+            raise ValueError(
+                f"training.attribute_weights must name the ratings of the mixture ({', '.join(known)}), each once, and "
+                f"names {', '.join(sorted(weights))}"
+            )
+        if not any(weights.values()):
+            raise ValueError("training.attribute_weights are all 0, so that every reward would be 0; raise one")
 
 
 class Catalog(Entry):

@@ -86,7 +86,9 @@ def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int |
     for planned in (flow.tokens(recipe), flow.mixture(recipe)):
         artifact = planned.latest(store)
         if artifact:
-            return int(artifact.facts["train_per_epoch"])
+            # A mixture counts responses, and only tokens tell how many prompts they rank.
+            unit = "train_prompts_per_epoch" if recipe.training.batch_unit == "prompts" else "train_per_epoch"
+            return artifact.facts.get(unit)
     return None
 
 

@@ -64,7 +64,8 @@ def _print_rows(artifact: Artifact, rows: list[dict[str, Any]], all_rows: str, j
 def _all_rows(artifact: Artifact, dropped: str | None) -> str:
     """Return how many rows there are to show, as words."""
     facts = artifact.facts
-    what = "rows" if artifact.kind == "raw" else "pairs"
+    of_labels = "labelled.parquet" in artifact.manifest["files"]
+    what = "rows" if artifact.kind == "raw" else "responses" if of_labels else "pairs"
     if dropped is None:
         return f"{facts['used' if artifact.kind == 'raw' else 'kept']:,} {what} kept"
     if dropped == "any":

@@ -73,6 +73,32 @@ def _draw_head(head: nn.Linear, std: float, seed: int) -> None:
             head.bias.zero_()
 
 
+def widen_head(model: "PreTrainedModel", num_outputs: int, std: float | None = None, seed: int = 0) -> None:
+    """Replace the head by a fresh one of several outputs, to be combined before the model is saved.
+
+    Args:
+        std: standard deviation of the fresh head; None is 1/(H + 1).
+    """
+    old = head_module(model)
+    head = nn.Linear(old.in_features, num_outputs, bias=old.bias is not None)
+    _draw_head(head, std or 1 / (head.in_features + 1), seed)
+    sequence_classifier(model).score = head
+
+
+def combine_head(model: nn.Module, weights: Tensor) -> None:
+    """Make one output of several, the sum of weight x output.
+
+    Args:
+        weights: [A].
+    """
+    head = head_module(model)
+    with torch.no_grad():
+        head.weight = nn.Parameter((weights.to(head.weight) @ head.weight)[None])
+        if head.bias is not None:
+            head.bias = nn.Parameter((weights.to(head.bias) @ head.bias)[None])
+    head.out_features = 1
+
+
 def keep_head_fp32(model: nn.Module) -> None:
     """Turn the head back to fp32 after a body was cast to a smaller dtype."""
     head_module(model).to(torch.float32)
@@ -98,6 +124,19 @@ def rewards(
         position_ids: [R, T], or None for 0 .. T-1.
         attention_mask: what ``attention.arguments`` gives for a row of segments; None for plain causal attention.
     """
+    scored = outputs(model, input_ids, end_index, row_index, position_ids, attention_mask)
+    return _one_reward(scored)
+
+
+def outputs(
+    model: nn.Module,
+    input_ids: Tensor,
+    end_index: Tensor,
+    row_index: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+) -> Tensor:
+    """Return what the head says of each response, fp32 [N, A]; A is 1 but while several attributes are trained."""
     classifier = sequence_classifier(model)
     body = getattr(classifier, classifier.base_model_prefix)
     hidden_RTH = body(
@@ -105,18 +144,25 @@ def rewards(
     ).last_hidden_state
     if row_index is None:
         row_index = torch.arange(hidden_RTH.shape[0], device=hidden_RTH.device)
-    return head_rewards(model, hidden_RTH[row_index, end_index])
+    return _head_outputs(model, hidden_RTH[row_index, end_index])
 
 
 def head_rewards(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return the fp32 rewards [...] of hidden states [..., H], outside any autocast."""
+    return _one_reward(_head_outputs(model, hidden))
+
+
+def _head_outputs(model: nn.Module, hidden: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         scored: Tensor = sequence_classifier(model).score(hidden.float())
-    if scored.dtype != torch.float32 or scored.shape[-1] != 1:
-        raise ValueError(
-            f"the reward head must give one fp32 number, not {scored.shape[-1]} of {scored.dtype}; "
-            "call keep_head_fp32 first"
-        )
+    if scored.dtype != torch.float32:
+        raise ValueError(f"the reward head must give fp32 numbers, not {scored.dtype}; call keep_head_fp32 first")
+    return scored
+
+
+def _one_reward(scored: Tensor) -> Tensor:
+    if scored.shape[-1] != 1:
+        raise ValueError(f"the reward head must give one fp32 number, not {scored.shape[-1]}; call combine_head first")
     return scored.squeeze(-1)
 
 

@@ -333,8 +333,17 @@ def _literal(text: str) -> str:
 def _dropped(
     con: duckdb.DuckDBPyConnection, mixture: Path, pair_sets: Mapping[str, Path]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return candidates and drops by rule: of pair sets by their own rules, of sources by the mixture's as well."""
+    """Return candidates and drops by rule: of pair sets by their own rules, of sources by the mixture's as well.
+
+    The candidates of a mixture of responses are labelled responses, which it takes from sources without pair sets.
+    """
     found: dict[str, dict[str, dict[str, Any]]] = {"sources": {}, "pair_sets": {}}
+    labelled = mixture / "labelled.parquet"
+    if labelled.is_file():
+        for of_stage in found.values():
+            _add_drops(con, of_stage, "source", mixture / "dropped.parquet", "candidates")
+            _add_kept(con, of_stage, "source", labelled)
+        return found
     for name, folder in pair_sets.items():
         for stage, label in (("pair_sets", quote_literal(name)), ("sources", "source")):
             _add_drops(con, found[stage], label, folder / "dropped.parquet", "candidates")

@@ -32,9 +32,16 @@ def counts(raw: Facts, pair_sets: Facts, mixtures: Facts, tokens: Facts | None) 
         "tokens": tokens,
     }
     return {
-        stage: None if named is None else {name: _pick(facts, SHAPES[stage]) for name, facts in named.items()}
+        stage: None if named is None else {name: _pick(facts, _shape(stage, facts)) for name, facts in named.items()}
         for stage, named in stages.items()
     }
+
+
+def _shape(stage: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of a stage; the tokens of a mixture of responses count responses."""
+    if stage == "tokens" and "responses" in facts:
+        return ("responses", *SHAPES[stage][1:])
+    return SHAPES[stage]
 
 
 def _pick(facts: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
@@ -142,9 +149,9 @@ def funnel(counted: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     return [
         {"stage": stage, "name": name, **step}
-        for stage, keys in SHAPES.items()
+        for stage in SHAPES
         for name, facts in (counted[stage] or {}).items()
-        for step in _steps(facts, keys[0])
+        for step in _steps(facts, _shape(stage, facts)[0])
     ]
 
 

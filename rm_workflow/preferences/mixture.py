@@ -7,11 +7,11 @@
 were no evidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 
@@ -31,9 +31,23 @@ from rm_workflow.preferences.text import load_texts
 RULES = ("duplicate_across_sources", "group_in_test", "leak", "sample")
 # What the files under a split name of sources.yaml become.
 SIDES = {"train": "train", "test": "test", "validation": "test"}
+# File of what is kept -> the column that names a row of it.
+ROW_IDS = {"pairs": "pair_id", "labelled": "label_id"}
 # Digits of a hash that are compared with the share of test groups.
 SHARE_DIGITS = 12
 PROMPTS_AT_ONCE = 10_000
+
+
+class Part(Protocol):
+    """What a mixture is made of: a pair set, or the labelled responses of a source."""
+
+    @property
+    def source_name(self) -> str:
+        """Return the name of the source."""
+
+    @property
+    def source(self) -> Source:
+        """Return the source, whose files tell the native split."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +77,14 @@ DUPLICATE_ACROSS_SOURCES = """
     where later.position > twin.position
 """
 
-# group_in_test: a train pair whose group, or whose very prompt under another grouping, has pairs in test
+# group_in_test: a train row whose group, or whose very prompt under another grouping, has rows in test
 GROUP_IN_TEST = """
     with test as (select * from remaining where split = 'test')
-    select position, pair_id, 'its group of prompts has pairs in test' as reason, 'group ' || group_id as detail
+    select position, pair_id, 'its group of prompts has {rows} in test' as reason, 'group ' || group_id as detail
     from remaining
     where split = 'train' and group_id in (select group_id from test)
     union all
-    select position, pair_id, 'its prompt has pairs in test' as reason, 'prompt ' || prompt_id as detail
+    select position, pair_id, 'its prompt has {rows} in test' as reason, 'prompt ' || prompt_id as detail
     from remaining
     where split = 'train' and group_id not in (select group_id from test) and prompt_id in (select prompt_id from test)
 """
@@ -123,6 +137,7 @@ MARK = """
         and split = 'train' and policy = 'mark'
 """
 
+NO_DROPS = "create temp table drops as select *, '' as rule, '' as reason, '' as detail from remaining limit 0"
 NO_MATCH = "select position, pair_id, '' as reason, '' as detail from remaining where false"
 
 KEPT = """
@@ -168,8 +183,8 @@ def build_mixture(mixture: Mixture, members: Sequence[Member], benchmarks: Mappi
     """
     with work_database(out) as con:
         load_texts(con, [member.raw for member in members])
-        _read_members(con, members, mixture.split)
-        _find_leaks(con, mixture, benchmarks)
+        read_parts(con, map(_member_sql, range(len(members)), members), members, mixture.split, "pair set")
+        find_leaks(con, mixture, benchmarks)
         (candidates,) = one_row(con, "select count(*) from remaining")
         dropped = _apply_rules(con, mixture)
         _weigh(con, mixture)
@@ -177,18 +192,28 @@ def build_mixture(mixture: Mixture, members: Sequence[Member], benchmarks: Mappi
         write_parquet(con, DROPPED.format(characters=EXCERPT_CHARACTERS), out / "dropped.parquet")
         write_parquet(con, HITS_ORDERED, out / "leaks.parquet")
         write_parquet(con, USES_ORDERED, out / "boilerplate.parquet")
-        facts = {"candidates": candidates, **_facts(con, members, dropped)}
-        _check_train(facts)
-        checks = _checks(con, mixture, members, out)
+        facts = {"candidates": candidates, **count_kept(con, members, dropped)}
+        check_train(facts, "pairs")
+        (implied,) = one_row(
+            con, f"select count(*) from {read_table(*(member.pairs / 'pairs.parquet' for member in members))}"
+        )
+        checks = check_files(con, mixture, out, "pairs", implied)
     return Built(facts, checks)
 
 
-def _read_members(con: duckdb.DuckDBPyConnection, members: Sequence[Member], split: Split) -> None:
-    """Create ``remaining``: all pairs with position (of their pair set), pair_set, group_id, split, leak."""
+def read_parts(
+    con: duckdb.DuckDBPyConnection, queries: Iterable[str], parts: Sequence[Part], split: Split, what: str
+) -> None:
+    """Create ``remaining``: all rows with position (of their part), pair_set, group_id, split, leak, repeat.
+
+    Args:
+        queries: one for each part, with position, pair_set (the part's name), file and group_id among its columns.
+        what: a part is called, in a sentence.
+    """
     con.execute("create temp table files (position integer, file varchar, side varchar)")
-    rows = [(position, file, side) for position, member in enumerate(members) for file, side in _sides(member).items()]
+    rows = [(position, file, side) for position, part in enumerate(parts) for file, side in _sides(part).items()]
     con.executemany("insert into files values (?, ?, ?)", rows)
-    union = " union all ".join(_member_sql(position, member) for position, member in enumerate(members))
+    union = " union all ".join(queries)
     con.execute(
         f"""
         create temp table remaining as
@@ -200,19 +225,19 @@ def _read_members(con: duckdb.DuckDBPyConnection, members: Sequence[Member], spl
     unknown = con.execute("select pair_set, file from remaining where split is null order by all limit 1").fetchone()
     if unknown:
         raise UserError(
-            f"pair set '{unknown[0]}' has rows of the file {unknown[1]}, which its source does not list under a split; "
+            f"{what} '{unknown[0]}' has rows of the file {unknown[1]}, which its source does not list under a split; "
             "list it under train, test or validation in sources.yaml"
         )
 
 
-def _sides(member: Member) -> dict[str, str]:
+def _sides(part: Part) -> dict[str, str]:
     """Return train or test for each file of a source."""
-    lookup = member.source.lookup
-    with_rows = {split: files for split, files in member.source.files.items() if not lookup or split != lookup.split}
+    lookup = part.source.lookup
+    with_rows = {split: files for split, files in part.source.files.items() if not lookup or split != lookup.split}
     unknown = [split for split in with_rows if split not in SIDES]
     if unknown:
         raise UserError(
-            f"source '{member.source_name}': files stand under the split '{unknown[0]}', and a mixture knows "
+            f"source '{part.source_name}': files stand under the split '{unknown[0]}', and a mixture knows "
             f"{', '.join(SIDES)}; list them under one of these in sources.yaml"
         )
     return {file: SIDES[split] for split, files in with_rows.items() for file in files}
@@ -235,7 +260,7 @@ def _split_sql(split: Split) -> str:
     return f"if({draw} < '{threshold}', 'test', 'train')"
 
 
-def _find_leaks(con: duckdb.DuckDBPyConnection, mixture: Mixture, benchmarks: Mapping[str, Path]) -> None:
+def find_leaks(con: duckdb.DuckDBPyConnection, mixture: Mixture, benchmarks: Mapping[str, Path]) -> None:
     """Create ``hits``, ``boilerplate_uses`` and ``leaking_pairs`` (position, pair_id, policy, reason, detail).
 
     One hit stands for all of a pair: the first by kind, benchmark in the order given, item and turn.
@@ -251,11 +276,12 @@ def _find_leaks(con: duckdb.DuckDBPyConnection, mixture: Mixture, benchmarks: Ma
 
 def _apply_rules(con: duckdb.DuckDBPyConnection, mixture: Mixture) -> dict[str, int]:
     """Move what each rule selects from ``remaining`` to ``drops`` and return the numbers, in the order of the rules."""
-    con.execute("create temp table drops as select *, '' as rule, '' as reason, '' as detail from remaining limit 0")
-    queries = {"duplicate_across_sources": DUPLICATE_ACROSS_SOURCES, "group_in_test": GROUP_IN_TEST, "leak": LEAK}
+    con.execute(NO_DROPS)
+    queries = {"duplicate_across_sources": DUPLICATE_ACROSS_SOURCES, "leak": LEAK}
+    queries["group_in_test"] = GROUP_IN_TEST.format(rows="pairs")
     if mixture.sample or any(use.count or use.fraction for use in mixture.pair_sets):
         queries["sample"] = _sample_sql(mixture)
-    dropped = {rule: _apply(con, rule, queries[rule]) if rule in queries else 0 for rule in RULES}
+    dropped = {rule: apply_rule(con, rule, queries[rule]) if rule in queries else 0 for rule in RULES}
     con.execute(MARK)
     return dropped
 
@@ -311,18 +337,24 @@ def _capped_sql(sample: Sample) -> str:
 def _weigh(con: duckdb.DuckDBPyConnection, mixture: Mixture) -> None:
     """Set repeat and weight of the train pairs as the parts of the mixture say."""
     for position, use in enumerate(mixture.pair_sets):
-        con.execute(
-            f"""
-            -- repeat, loss_weight of one pair set
-            update remaining set repeat = {use.repeat}, weight = weight * {use.loss_weight!r}::double
-            where split = 'train' and position = {position}
-            """
-        )
+        weigh_part(con, position, use.repeat, use.loss_weight)
     if mixture.weight_per_prompt:
         con.execute(PER_PROMPT)
 
 
-def _apply(con: duckdb.DuckDBPyConnection, rule: str, query: str) -> int:
+def weigh_part(con: duckdb.DuckDBPyConnection, position: int, repeat: int, loss_weight: float) -> None:
+    """Set repeat and weight of the train rows of one part."""
+    con.execute(
+        f"""
+        -- repeat, loss_weight
+        update remaining set repeat = {repeat}, weight = weight * {loss_weight!r}::double
+        where split = 'train' and position = {position}
+        """
+    )
+
+
+def apply_rule(con: duckdb.DuckDBPyConnection, rule: str, query: str) -> int:
+    """Move what a query selects (position, pair_id, reason, detail) from ``remaining`` to ``drops`` and count it."""
     con.execute(f"create or replace temp table matched as {query}")
     con.execute(
         f"""
@@ -336,7 +368,8 @@ def _apply(con: duckdb.DuckDBPyConnection, rule: str, query: str) -> int:
     return number
 
 
-def _facts(con: duckdb.DuckDBPyConnection, members: Sequence[Member], dropped: Mapping[str, int]) -> dict[str, Any]:
+def count_kept(con: duckdb.DuckDBPyConnection, parts: Sequence[Part], dropped: Mapping[str, int]) -> dict[str, Any]:
+    """Return the facts of what ``remaining`` still holds, the drops among them."""
     kept, train, per_epoch, marked = one_row(
         con,
         """
@@ -346,11 +379,11 @@ def _facts(con: duckdb.DuckDBPyConnection, members: Sequence[Member], dropped: M
         from remaining
         """,
     )
-    sources = {member.source_name: {"train": 0, "test": 0} for member in members}
+    sources = {part.source_name: {"train": 0, "test": 0} for part in parts}
     for position, split, number in con.execute(
         "select position, split, count(*) from remaining group by all order by all"
     ).fetchall():
-        sources[members[position].source_name][split] += number
+        sources[parts[position].source_name][split] += number
     return {
         "kept": kept,
         "dropped": dict(dropped),
@@ -374,60 +407,67 @@ def _leaks(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
     return {name: {"prompts": prompts, "responses": responses} for name, prompts, responses in found.fetchall()}
 
 
-def _check_train(facts: Mapping[str, Any]) -> None:
+def check_train(facts: Mapping[str, Any], rows: str) -> None:
+    """Refuse a mixture without rows to train on.
+
+    Args:
+        rows: what they are: pairs or responses.
+    """
     if not facts["train"]:
         drops = ", ".join(f"{rule} {number}" for rule, number in facts["dropped"].items() if number)
         raise UserError(
-            f"the mixture has no train pairs: {facts['candidates']} candidates, {facts['test']} of them test, "
-            f"dropped: {drops or 'none'}; change its 'split' or its pair sets"
+            f"the mixture has no train {rows}: {facts['candidates']} candidates, {facts['test']} of them test, "
+            f"dropped: {drops or 'none'}; change its 'split' or its {'pair sets' if rows == 'pairs' else 'sources'}"
         )
 
 
-def _checks(
-    con: duckdb.DuckDBPyConnection, mixture: Mixture, members: Sequence[Member], out: Path
+def check_files(
+    con: duckdb.DuckDBPyConnection, mixture: Mixture, out: Path, rows: str, candidates: int
 ) -> tuple[Check, ...]:
-    """Judge the written files."""
-    pairs, dropped_file = read_table(out / "pairs.parquet"), read_table(out / "dropped.parquet")
-    (candidates,) = one_row(
-        con, f"select count(*) from {read_table(*(member.pairs / 'pairs.parquet' for member in members))}"
-    )
+    """Judge the written files.
+
+    Args:
+        rows: the file ``<rows>.parquet`` holds what is kept: pairs, or labelled responses.
+        candidates: how many there must be, counted from the inputs themselves.
+    """
+    kept_file, dropped_file = read_table(out / f"{rows}.parquet"), read_table(out / "dropped.parquet")
     (dropped,) = one_row(con, f"select count(*) from {dropped_file}")
-    kept, distinct = one_row(con, f"select count(*), count(distinct pair_id) from {pairs}")
+    kept, distinct = one_row(con, f"select count(*), count(distinct {ROW_IDS[rows]}) from {kept_file}")
     groups, prompts = (
         one_row(
             con,
             f"""
             select count(*) from (
-                select {key} from {pairs} group by {key} having count(distinct split) > 1
+                select {key} from {kept_file} group by {key} having count(distinct split) > 1
             )
             """,
         )[0]
         for key in ("group_id", "prompt_id")
     )
-    leaks = _num_exact_leaks(con, pairs, mixture.guard.min_words)
+    leaks = _num_exact_leaks(con, kept_file, mixture.guard.min_words)
     return (
         Check(
             "candidates_accounted_for",
             candidates == kept + dropped and kept == distinct,
-            "candidates = kept of the pair sets = kept + sum(dropped by rule), each pair once",
-            {"candidates": candidates, "kept": kept, "dropped": dropped, "distinct_pair_ids": distinct},
+            "candidates = kept + sum(dropped by rule), each once",
+            {"candidates": candidates, "kept": kept, "dropped": dropped, "distinct_ids": distinct},
         ),
         Check(
             "groups_stay_on_one_side",
             groups == prompts == 0,
-            "no group and no prompt has pairs in train and in test",
+            "no group and no prompt stands in train and in test",
             {"groups_on_both_sides": groups, "prompts_on_both_sides": prompts},
         ),
         Check(
             "no_benchmark_prompt_in_train",
             leaks == 0,
-            "no unmarked train pair has a user turn of a benchmark prompt",
+            "no unmarked train prompt has a user turn of a benchmark prompt",
             {"leaking_train_prompts": leaks, "policy": mixture.leak_policy},
         ),
     )
 
 
-def _num_exact_leaks(con: duckdb.DuckDBPyConnection, pairs: str, min_words: int) -> int:
+def _num_exact_leaks(con: duckdb.DuckDBPyConnection, kept_file: str, min_words: int) -> int:
     """Count the unmarked train prompts of the written file with a benchmark's user turn, text by text.
 
     The guard itself has no part in this, so that a fault in it cannot hide here.
@@ -437,7 +477,7 @@ def _num_exact_leaks(con: duckdb.DuckDBPyConnection, pairs: str, min_words: int)
     kept = con.execute(
         f"""
         select [message.content for message in messages if message.role = 'user'] from prompts
-        where prompt_id in (select prompt_id from {pairs} where split = 'train' and leak is null)
+        where prompt_id in (select prompt_id from {kept_file} where split = 'train' and leak is null)
         """
     )
     leaks = 0

@@ -45,6 +45,11 @@ TEST_TARGETS = """
     from responses where response_id in (select response_id from shown)
 """
 
+# a labelled response of a mixture of responses, as a pair of itself with itself
+LABELLED_AS_PAIRS = """
+    (select label_id as pair_id, prompt_id, response_id as chosen_id, response_id as rejected_id, split from {labelled})
+"""
+
 OVERLAP = """
     -- overlap.parquet: each hit with the train pairs that hold its text
     with held as (
@@ -140,6 +145,8 @@ def build_overlap(
         UserError: a text file cannot be read.
     """
     pairs = read_table(folder / "pairs.parquet")
+    if mixture.kind == "responses":
+        pairs = LABELLED_AS_PAIRS.format(labelled=read_table(folder / "labelled.parquet"))
     with work_database(out) as con:
         load_texts(con, raw_folders)
         con.execute(

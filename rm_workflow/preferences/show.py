@@ -30,6 +30,19 @@ KEPT_PAIRS = """
     order by {draw}, drawn.pair_id
 """
 
+# Rows drawn from labelled.parquet.
+KEPT_LABELLED = """
+    with drawn as (from {labelled} drawn order by {draw}, label_id limit $n)
+    select
+        label_id, messages as prompt, text as response, array_to_string(
+            [format('{{}} {{:g}}', label.key, label.value) for label in map_entries(values)], ', '
+        ) as labels, rank, split, leak, {origin} as origin
+    from drawn
+    left join prompts using (prompt_id)
+    left join responses using (response_id)
+    order by {draw}, label_id
+"""
+
 # Rows of a source with all their responses.
 KEPT_RAW = """
     with rows as (select distinct source, file, row, prompt_id from occurrences),
@@ -73,7 +86,8 @@ DROPPED = """
         select response_id, prompt_id, text from responses semi join shown using (response_id)
     )
     select
-        rule, reason, detail, drawn.pair_id, messages as prompt, c.text as chosen, r.text as rejected,
+        rule, reason, detail, drawn.pair_id, messages as prompt, if(stage = 'response', c.text, null) as response,
+        if(stage = 'response', null, c.text) as chosen, r.text as rejected,
         if(stage = 'row', excerpt, null) as excerpt, twin, nullif(twin_c.text, c.text) as twin_chosen,
         nullif(twin_r.text, r.text) as twin_rejected, {drawn_origin} as origin
     from drawn
@@ -98,12 +112,18 @@ def kept_rows(folder: Path, raw_folders: Sequence[Path], n: int) -> list[Row]:
 
     Returns:
         rows with pair_id, prompt, chosen, rejected, scores, origin (``source:file:row``) and marks (rules that marked
-        the pair, or None); of a mixture also split, pair_set and leak.
+        the pair, or None); of a mixture also split, pair_set and leak. Of a mixture of responses label_id, prompt,
+        response, labels, rank, split, leak and origin.
     """
     with connect() as con:
         load_texts(con, raw_folders)
         if not (folder / "pairs.parquet").is_file():
             return _readable(dict_rows(con, KEPT_RAW.format(origin=_origin()), {"n": n}))
+        if (folder / "labelled.parquet").is_file():
+            draw = keyed_hash_sql("show", 0, "label_id")
+            labelled = read_table(folder / "labelled.parquet")
+            query = KEPT_LABELLED.format(labelled=labelled, draw=draw, origin=_origin("drawn."))
+            return _readable(dict_rows(con, query, {"n": n}))
         pairs = read_table(folder / "pairs.parquet")
         more = ", nullif(array_to_string(marks, ', '), '') as marks"
         if "split" in _columns(con, pairs):
@@ -133,7 +153,11 @@ def dropped_rows(folder: Path, raw_folders: Sequence[Path], n: int, rule: str | 
             origin=_origin(),
             drawn_origin=_origin("drawn."),
         )
-        return _readable(dict_rows(con, query, {"n": n, "rule": rule}))
+        rows = _readable(dict_rows(con, query, {"n": n, "rule": rule}))
+    # Only a mixture of responses and its tokens drop responses.
+    if any(row["response"] is not None for row in rows):
+        return rows
+    return [{name: value for name, value in row.items() if name != "response"} for row in rows]
 
 
 def _origin(table: str = "") -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rm_workflow.keys import content_id, file_sha256
-from rm_workflow.samples import accounting, benchmarks, dialogues, native_sources, plants, ratings
+from rm_workflow.samples import accounting, benchmarks, dialogues, native_sources, plants, ratings, solutions
 from rm_workflow.samples.benchmarks import Item
 from rm_workflow.samples.native_rows import NativeRow
 from rm_workflow.samples.rows import Row, to_line
@@ -29,6 +29,7 @@ FILES = (
     "rewardbench/filtered.jsonl",
     "rewardbench2/test.jsonl",
     *native_sources.FILES,
+    *solutions.FILES,
     "planted.json",
 )
 
@@ -138,6 +139,7 @@ def write(folder: Path) -> None:
         f"{source}/{split}.jsonl": _lines(row.line for row in rows) for (source, split), rows in sample.rows.items()
     }
     texts |= {file: _lines(row.line for row in rows) for file, rows in sample.native.items()}
+    texts |= {file: _lines(lines) for file, lines in solutions.build().items()}
     texts["rewardbench/filtered.jsonl"] = _lines(to_line(item.row) for item in sample.rewardbench)
     texts["rewardbench2/test.jsonl"] = _lines(to_line(item.row) for item in sample.rewardbench2)
     texts["planted.json"] = _readable(manifest(sample))

@@ -15,6 +15,7 @@ import numpy as np
 from rm_workflow.errors import UserError
 from rm_workflow.training import objectives
 from rm_workflow.training.data import TrainPairs
+from rm_workflow.training.responses import TrainResponses
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +29,7 @@ LAYOUT_TOLERANCE = 1e-4
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 
 
-def check_tokens(pairs: TrainPairs, pad_token_id: int | None, eos_token_id: int | None) -> None:
+def check_tokens(pairs: TrainPairs | TrainResponses, pad_token_id: int | None, eos_token_id: int | None) -> None:
     """Refuse a pad token that stands for something else too.
 
     Plain transformers reads the reward at the last token that is not the pad: where the pad ends a turn, the reward is
@@ -126,14 +127,7 @@ def check_start(
         UserError: chosen and rejected are equal in every pair, the loss is not finite, or it is further than 0.3 from
             that of equal rewards.
     """
-    total = weights.sum().item()
-    loss = (weights * losses).sum().item() / total
-    expected = (weights * losses_at_zero).sum().item() / total
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss of the first pairs is {loss} before any step; set training.precision to fp32 or "
-            "check the base model's weights"
-        )
+    loss = _finite_loss(losses, weights, "pairs")
     size = max(chosen.abs().max().item(), rejected.abs().max().item())
     if (chosen - rejected).abs().max().item() <= EQUAL_REWARDS * size:
         raise UserError(
@@ -141,12 +135,69 @@ def check_start(
             "nothing can be learnt: the reward is read inside the prompt they share; check the end and pad tokens of "
             "the token recipe"
         )
-    if fresh_head and abs(loss - expected) > FRESH_LOSS_TOLERANCE:
+    if fresh_head:
+        _check_fresh_loss(loss, _mean(losses_at_zero, weights))
+    return loss
+
+
+def check_response_start(
+    outputs: "Tensor",
+    prompts: "Tensor",
+    losses: "Tensor",
+    losses_at_zero: "Tensor",
+    weights: "Tensor",
+    fresh_head: bool,
+) -> float:
+    """Do for labelled responses what ``check_start`` does for pairs.
+
+    Args:
+        outputs: [R, A] of the first responses before any step.
+        prompts: [R] number of the prompt that each answers.
+        losses: [items]; ``losses_at_zero`` (outputs of zero) and ``weights`` have the same shape.
+
+    Raises:
+        UserError: the responses of each prompt have equal outputs, the loss is not finite, or far from that of a model
+            that says nothing.
+    """
+    loss = _finite_loss(losses, weights, "responses")
+    size = outputs.abs().max().item()
+    of_prompts = [outputs[prompts == prompt] for prompt in sorted(set(prompts.tolist()))]
+    spreads = [_spread(of_prompt) for of_prompt in of_prompts if len(of_prompt) > 1]
+    if max(spreads or [_spread(outputs)]) <= EQUAL_REWARDS * size:
+        raise UserError(
+            f"the rewards of the responses of a prompt are equal in all {len(outputs)} first responses, so nothing can "
+            "be learnt: the reward is read inside the prompt they share; check the end and pad tokens of the token "
+            "recipe"
+        )
+    if fresh_head:
+        _check_fresh_loss(loss, _mean(losses_at_zero, weights))
+    return loss
+
+
+def _spread(outputs: "Tensor") -> float:
+    return float((outputs.max(0).values - outputs.min(0).values).max())
+
+
+def _mean(losses: "Tensor", weights: "Tensor") -> float:
+    return float((weights * losses).sum() / weights.sum())
+
+
+def _finite_loss(losses: "Tensor", weights: "Tensor", what: str) -> float:
+    loss = _mean(losses, weights)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss of the first {what} is {loss} before any step; set training.precision to fp32 or "
+            "check the base model's weights"
+        )
+    return loss
+
+
+def _check_fresh_loss(loss: float, expected: float) -> None:
+    if abs(loss - expected) > FRESH_LOSS_TOLERANCE:
         raise UserError(
             f"the loss of a fresh head is {loss:.3f} where equal rewards give {expected:.3f} (more than "
             f"{FRESH_LOSS_TOLERANCE} apart); lower training.head_init_std"
         )
-    return loss
 
 
 def check_reload(before: "Tensor", after: "Tensor", missing: list[str], what: str, save_dtype: str) -> float:

@@ -139,8 +139,8 @@ def load_pairs(folder: Path, split: str = "train") -> TrainPairs:
         starts=np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int64),
         prompt_length=np.asarray(responses["prompt_length"].to_numpy(), dtype=np.int64),
         response_ids=responses["response_id"].to_pylist(),
-        chosen=_rows(pairs["chosen_id"], responses["response_id"], folder),
-        rejected=_rows(pairs["rejected_id"], responses["response_id"], folder),
+        chosen=response_rows(pairs["chosen_id"], responses["response_id"], folder / "pairs.parquet"),
+        rejected=response_rows(pairs["rejected_id"], responses["response_id"], folder / "pairs.parquet"),
         weight=_floats(pairs["weight"]),
         score_gap=_floats(pairs["chosen_score"]) - _floats(pairs["rejected_score"]),
         source=pairs["source"].to_pylist(),
@@ -164,12 +164,20 @@ def _keys(pairs: pa.Table) -> dict[str, Any]:
     return {**{name: pairs[name].to_pylist() for name in names}, "repeat": repeat}
 
 
-def _rows(wanted: pa.ChunkedArray, have: pa.ChunkedArray, folder: Path) -> npt.NDArray[np.int64]:
+def response_rows(wanted: pa.ChunkedArray, have: pa.ChunkedArray, file: Path) -> npt.NDArray[np.int64]:
+    """Return the row of each wanted response among those of ``responses.parquet``.
+
+    Args:
+        file: where the wanted ones stand, for the sentence.
+
+    Raises:
+        UserError: one is not there.
+    """
     rows = pc.index_in(wanted, value_set=have.combine_chunks())
     if rows.null_count:
         missing = wanted.filter(pc.is_null(rows))[0].as_py()
         raise UserError(
-            f"{folder.name}/pairs.parquet: response {missing} is not in responses.parquet; rebuild the tokens"
+            f"{file.parent.name}/{file.name}: response {missing} is not in responses.parquet; rebuild the tokens"
         )
     return np.asarray(rows.to_numpy(), dtype=np.int64)
 

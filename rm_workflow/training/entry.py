@@ -5,6 +5,7 @@ the Dagster log. The folder OUT belongs to one trainer at a time and holds, at t
 
     model/          reward model for AutoModelForSequenceClassification, tokenizer, token_recipe.json
     adapter/        PEFT adapter with the head (LoRA only)
+    attributes.safetensors   head of each attribute (regression only)
     metrics.jsonl   one line a logging step
     result.json     figures of the run; written last, so without it nothing here is a checkpoint
 
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
     from rm_workflow.models.tokens import Encoder
     from rm_workflow.training.data import TrainPairs
     from rm_workflow.training.layouts import MicroBatch
+    from rm_workflow.training.response_trainer import ResponseTrainer
+    from rm_workflow.training.responses import TrainResponses
     from rm_workflow.training.trainer import PairTrainer
 
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-OUTPUTS = ("model", "adapter", METRICS, RESULT)
+OUTPUTS = ("model", "adapter", "attributes.safetensors", METRICS, RESULT)
 PROBE_PAIRS = 8
 # In fp32, which a CPU is slow at.
 LAYOUT_PROBE_PAIRS = 2
@@ -98,7 +101,6 @@ def train(
     """
     from rm_workflow.models.tokens import Encoder
     from rm_workflow.training import saving
-    from rm_workflow.training.data import load_pairs
     from rm_workflow.training.metrics import Progress
 
     quiet_libraries()
@@ -106,9 +108,15 @@ def train(
         _remove(out / name)
     run_config = json.loads(run_config_file.read_text("utf-8"))
     encoder = Encoder.load(base, TokenRecipe(**run_config["token_recipe"]))
-    pairs = load_pairs(tokens)
+    pairs = load_data(run_config, tokens)
     _check_inputs(run_config, encoder, pairs, tokens)
-    progress = Progress(out / METRICS, run_config["num_steps"], run_config["num_train_pairs"], tell)
+    progress = Progress(
+        out / METRICS,
+        run_config["num_steps"],
+        run_config["num_train_pairs"],
+        tell,
+        run_config["training"]["batch_unit"],
+    )
     _announce(run_config, pairs, progress)
 
     trainer = make_trainer(run_config, encoder, pairs, base, progress, out)
@@ -122,6 +130,7 @@ def train(
     trainer.train()
     seconds = time.monotonic() - progress.started
 
+    trainer.finish(out)
     model, parameters = trainer.trained_model, _parameter_counts(trainer)
     layout, layout_reason = trainer.layout, trainer.layout_reason
     del trainer
@@ -145,6 +154,7 @@ def train(
         "layout": layout,
         "layout_reason": layout_reason,
         "unshared_pairs": pairs.unshared,
+        **_attribute_facts(run_config, pairs),
         **parameters,
         "peak_memory_gb": _peak_memory_gb(run_config["device"]),
         "reload": reload,
@@ -152,6 +162,28 @@ def train(
     fsync_tree(out)
     _write_last(out / RESULT, result)
     return result
+
+
+def load_data(run_config: Mapping[str, Any], tokens: Path) -> "TrainPairs | TrainResponses":
+    """Read the train split as the objective takes it: pairs, or labelled responses."""
+    from rm_workflow.training import objectives
+    from rm_workflow.training.data import load_pairs
+    from rm_workflow.training.responses import load_responses
+
+    if run_config["objective"] in objectives.ON_RESPONSES:
+        return load_responses(tokens, run_config["objective"], run_config["attributes"])
+    return load_pairs(tokens)
+
+
+def _attribute_facts(run_config: Mapping[str, Any], data: "TrainPairs | TrainResponses") -> dict[str, Any]:
+    """Return, for regression, the weight of each attribute in the reward and the scales of its ratings by source."""
+    from rm_workflow.training.response_trainer import attribute_weights
+    from rm_workflow.training.responses import TrainResponses
+
+    if not isinstance(data, TrainResponses) or not data.scales:
+        return {}
+    weights = attribute_weights(run_config)
+    return {"attributes": {name: {"weight": weights[name], "scales": data.scales[name]} for name in data.scales}}
 
 
 def quiet_libraries() -> None:
@@ -171,29 +203,35 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_inputs(run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs", tokens: Path) -> None:
+def _check_inputs(
+    run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs | TrainResponses", tokens: Path
+) -> None:
     from rm_workflow.training import canaries
+    from rm_workflow.training.data import TrainPairs
 
     if encoder.template_hash != run_config["template_hash"]:
         raise UserError(
             f"the tokens in {tokens} were made with another chat template than the base model has under this token "
             "recipe (template_hash differs); rebuild the tokens"
         )
+    unit = run_config["training"]["batch_unit"]
     if pairs.per_epoch != run_config["num_train_pairs"]:
         raise UserError(
-            f"{tokens}/pairs.parquet has {pairs.per_epoch} train pairs where the run config says "
+            f"{tokens} has {pairs.per_epoch} train {unit} an epoch where the run config says "
             f"{run_config['num_train_pairs']}; rebuild the run config"
         )
     canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
-    canaries.check_scores(pairs, run_config["objective"])
+    if isinstance(pairs, TrainPairs):
+        canaries.check_scores(pairs, run_config["objective"])
 
 
-def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs", progress: Any) -> None:
+def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs | TrainResponses", progress: Any) -> None:
     training = run_config["training"]
+    unit = training["batch_unit"]
     kind = f"LoRA r {training['lora']['r']}" if training["lora"] else "all weights"
     progress.say(
-        f"training {run_config['recipe']}: {len(pairs)} pairs, {pairs.num_tokens} tokens an epoch, "
-        f"{run_config['num_steps']} steps of {training['batch_size']} pairs, {kind}, "
+        f"training {run_config['recipe']}: {len(pairs)} {unit}, {pairs.num_tokens} tokens an epoch, "
+        f"{run_config['num_steps']} steps of {training['batch_size']} {unit}, {kind}, "
         f"objective {run_config['objective']}, {run_config['device']}, {run_config['precision']}"
     )
     for note in run_config["notes"]:
@@ -201,22 +239,33 @@ def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs", progress: Any)
 
 
 def make_trainer(
-    run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs", base: Path, progress: Any, out: Path
+    run_config: Mapping[str, Any],
+    encoder: "Encoder",
+    pairs: "TrainPairs | TrainResponses",
+    base: Path,
+    progress: Any,
+    out: Path,
 ) -> "PairTrainer":
     """Return a trainer with the model of a run config, its fresh head and its adapters, all drawn by the seed."""
     from transformers import set_seed
 
-    from rm_workflow.models.reward_model import load_reward_model
+    from rm_workflow.models.reward_model import load_reward_model, widen_head
     from rm_workflow.training import canaries
+    from rm_workflow.training.response_trainer import ResponseTrainer
+    from rm_workflow.training.responses import TrainResponses
     from rm_workflow.training.trainer import PairTrainer, add_lora
 
     training, seed = run_config["training"], run_config["seed"]
     model: Any = load_reward_model(base, training["head_init_std"], seed, encoder.pad_token_id)
     canaries.check_head(model)
+    if len(run_config["attributes"]) > 1:
+        widen_head(model, len(run_config["attributes"]), training["head_init_std"], seed)
     set_seed(seed)
     if training["lora"]:
         model = add_lora(model, training["lora"], adapter_base(run_config["base"], base))
-    return PairTrainer(model, encoder.tokenizer, pairs, run_config, progress, out)
+    kind: Any = ResponseTrainer if isinstance(pairs, TrainResponses) else PairTrainer
+    trainer: PairTrainer = kind(model, encoder.tokenizer, pairs, run_config, progress, out)
+    return trainer
 
 
 def adapter_base(base: str, folder: Path) -> str:
@@ -231,9 +280,14 @@ def _fresh_head(base: Path) -> bool:
     return not holds_head(base)
 
 
-def _probe(trainer: "PairTrainer", pairs: "TrainPairs", pad_token_id: int) -> "MicroBatch":
+def _probe(trainer: "PairTrainer", pairs: "TrainPairs | TrainResponses", pad_token_id: int) -> "MicroBatch":
+    from rm_workflow.training.data import TrainPairs
     from rm_workflow.training.layouts import padded_batch
+    from rm_workflow.training.response_trainer import ResponseTrainer
 
+    if isinstance(trainer, ResponseTrainer):
+        return trainer.probe()
+    assert isinstance(pairs, TrainPairs)
     first = list(itertools.islice(itertools.chain.from_iterable(trainer.steps), PROBE_PAIRS))
     return padded_batch(pairs, first, pad_token_id)
 
@@ -243,14 +297,33 @@ def check_start(trainer: "PairTrainer", probe: "MicroBatch", fresh_head: bool) -
     import torch
 
     from rm_workflow.training import canaries
+    from rm_workflow.training.response_trainer import ResponseTrainer
 
     batch = trainer._prepare_inputs(dict(probe))
+    if isinstance(trainer, ResponseTrainer):
+        return _check_response_start(trainer, batch, fresh_head)
     with torch.no_grad():
         chosen, rejected = trainer.pair_rewards(trainer.trained_model.eval(), batch)
         zero = torch.zeros_like(chosen)
         losses = trainer.pair_loss(chosen, rejected, batch["score_gap"])
         losses_at_zero = trainer.pair_loss(zero, zero, batch["score_gap"])
     return canaries.check_start(chosen, rejected, losses, losses_at_zero, batch["weight"], fresh_head)
+
+
+def _check_response_start(trainer: "ResponseTrainer", batch: "MicroBatch", fresh_head: bool) -> float:
+    import torch
+
+    from rm_workflow.training import canaries
+
+    targets, item = batch["targets"], batch["item_index"]
+    data = trainer.pairs
+    rows = [data.prompt[data.rows_of(one)] for one in batch["pair"].tolist()]
+    prompts = torch.tensor([int(prompt) for of_item in rows for prompt in of_item], device=targets.device)
+    with torch.no_grad():
+        outputs = trainer.outputs(trainer.trained_model.eval(), batch)
+        losses = trainer.objective.loss(outputs, targets, item)
+        losses_at_zero = trainer.objective.loss(torch.zeros_like(outputs), targets, item)
+    return canaries.check_response_start(outputs, prompts, losses, losses_at_zero, batch["weight"], fresh_head)
 
 
 def prove_layout(trainer: "PairTrainer", probe: "MicroBatch") -> None:
@@ -299,7 +372,7 @@ def _exact_rewards(trainer: "PairTrainer", batch: "MicroBatch") -> "Tensor":
         return torch.cat(trainer.pair_rewards(trainer.trained_model.eval(), trainer._prepare_inputs(dict(batch))))
 
 
-def _unshared_line(pairs: "TrainPairs") -> str:
+def _unshared_line(pairs: "TrainPairs | TrainResponses") -> str:
     counts = pairs.unshared
     return (
         f"pairs whose sides share no tokens: {counts['other_context']} answer different conversations, in "

@@ -7,7 +7,8 @@ A line of ``metrics.jsonl``::
      "tokens_per_second": 773.0, "total_pairs": 80, "elapsed": 14.9, "sources": {"hh": {"accuracy": 0.59, "pairs": 64}}}
 
 All figures but ``step``, ``epoch``, ``learning_rate``, ``grad_norm``, ``total_pairs`` and ``elapsed`` are over the
-pairs since the line before.
+pairs since the line before. Where a step counts responses or prompts (``training.batch_unit``), these are called pairs
+here too; ``ResponseTrainer.item_losses`` says what their margin is, above 0 where the reward is right.
 """
 
 import json
@@ -73,11 +74,19 @@ class Window:
 class Progress:
     """Writes each logging step to a file, to stderr and to whoever else listens."""
 
-    def __init__(self, file: Path, num_steps: int, num_pairs: int, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        num_steps: int,
+        num_pairs: int,
+        tell: Callable[[str], None] | None = None,
+        unit: str = "pairs",
+    ) -> None:
         self.file = file
         self.num_steps = num_steps
         self.num_pairs = num_pairs
         self.tell = tell
+        self.unit = unit
         self.window = Window()
         self.total_pairs = 0
         self.total_tokens = 0
@@ -127,7 +136,8 @@ class Progress:
         return (
             f"step {row['step']}/{self.num_steps}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.3f}  "
             f"margin {row['margin']:.3f}  lr {row['learning_rate']:.2e}  grad norm {row['grad_norm']:.2f}  "
-            f"{row['pairs_per_second']:.1f} pairs/s  {row['tokens_per_second']:.0f} tokens/s  ETA {clock(remaining)}"
+            f"{row['pairs_per_second']:.1f} {self.unit}/s  {row['tokens_per_second']:.0f} tokens/s  "
+            f"ETA {clock(remaining)}"
         )
 
 

@@ -31,6 +31,9 @@ GB = 1e9
 FILLED_SHARE = 0.4
 TYPICAL_TOKENS = 600
 
+# Sequences of what a step counts; ranked lists mostly have four responses (UltraFeedback, HelpSteer).
+SEQUENCES = {"pairs": 2, "prompts": 4, "responses": 1}
+
 # Share of the peak that training reaches (torchtitan, 8B on H100: 33 to 39 %), padding not counted.
 MODEL_FLOPS_UTILISATION = 0.35
 
@@ -188,11 +191,13 @@ def _planned_steps(training: Training, num_pairs: int | None, keys: "PairKeys | 
 
 
 def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
-    """Return the train pairs of an epoch that the publishers' own counts add up to.
+    """Return the train pairs of an epoch that the publishers' own counts add up to, None for a mixture of responses.
 
     Each pair set gives its ``count`` or ``fraction``; of all together ``sample`` takes at most so many, from each pair
     set as many as its share; what is left counts as often as it is repeated.
     """
+    if recipe.mixture.kind != "pairs":
+        return None
     uses = recipe.mixture.pair_sets
     pair_sets = [catalog.pair_sets[use.name] for use in uses]
     counts = [_published_of(pair_set, catalog.sources[pair_set.source]) for pair_set in pair_sets]
@@ -201,7 +206,7 @@ def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
         return None
     sample = recipe.mixture.sample
     per_epoch = sum(count * use.repeat for count, use in zip(known, uses, strict=True))
-    if sample is None or sample.train_pairs >= sum(known):
+    if sample is None or sample.train_pairs is None or sample.train_pairs >= sum(known):
         return per_epoch
     return round(sample.train_pairs * per_epoch / sum(known))
 
@@ -226,9 +231,10 @@ def _pairs_origin(counted: int | None, published: int | None) -> str | None:
 
 
 def estimated_tokens(num_pairs: int, recipe: Recipe) -> int:
-    """Return the tokens that training reads: two sequences a pair, filled as ``FILLED_SHARE`` says."""
+    """Return the tokens that training reads, each sequence filled as ``FILLED_SHARE`` says."""
     length = min(FILLED_SHARE * recipe.tokens.max_length, TYPICAL_TOKENS)
-    return round(2 * num_pairs * recipe.training.epochs * length)
+    sequences = SEQUENCES.get(recipe.training.batch_unit, 2)
+    return round(sequences * num_pairs * recipe.training.epochs * length)
 
 
 def estimated_memory_gb(architecture: Architecture, recipe: Recipe, device: str) -> float:

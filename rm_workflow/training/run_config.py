@@ -23,8 +23,8 @@ def resolve(
     """Return everything that one checkpoint needs and that is not data or weights.
 
     Args:
-        tokens_facts: facts of the tokens artifact; ``train_per_epoch`` is the number of train pairs with their repeats,
-            ``test`` that of test pairs.
+        tokens_facts: facts of the tokens artifact; ``train_per_epoch`` is the number of train pairs (or labelled
+            responses, see ``response_tokens.py``) with their repeats, ``test`` that of test ones.
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
         keys: of the train pairs; needed where ``training.grouping`` is prompts.
@@ -33,17 +33,19 @@ def resolve(
         UserError: the objective or the batch unit is not built, or there is no pair to train on or to test on.
     """
     training = recipe.training
-    objectives.get(recipe.objective)
-    if training.batch_unit != "pairs":
+    unit = objectives.unit(recipe.objective)
+    if training.batch_unit != unit:
         raise UserError(
-            f"recipe {recipe.name}: training.batch_unit {training.batch_unit!r} is not built yet; set it to pairs"
+            f"recipe {recipe.name}: training.batch_unit is {training.batch_unit!r}, and an optimiser step of objective "
+            f"{recipe.objective} counts {unit}; set it to {unit}"
         )
-    num_pairs = int(tokens_facts["train_per_epoch"])
+    num_pairs = num_per_epoch(tokens_facts, unit)
     if num_pairs == 0:
         raise UserError(
-            f"recipe {recipe.name}: the tokens hold no train pair; raise tokens.max_length or add pair sets"
+            f"recipe {recipe.name}: the tokens hold no train {unit[:-1]}; raise tokens.max_length or add "
+            f"{'pair sets' if unit == 'pairs' else 'sources whose responses have different labels'}"
         )
-    if "test" in recipe.evaluation.evaluate_on and int(tokens_facts["test"]) == 0:
+    if "test" in recipe.evaluation.evaluate_on and int(tokens_facts.get("test_pairs", tokens_facts["test"])) == 0:
         raise UserError(
             f"recipe {recipe.name}: evaluate_on names 'test', and the tokens hold no test pair; set mixture.split to "
             "{by: hash, test_share: 0.1}, or take 'test' out of evaluation.evaluate_on"
@@ -56,6 +58,7 @@ def resolve(
         "recipe": recipe.name,
         "base": recipe.base,
         "objective": recipe.objective,
+        "attributes": recipe.mixture.attributes if recipe.objective == "regression" else [],
         "token_recipe": recipe.tokens.model_dump(),
         "template_hash": tokens_facts["template_hash"],
         "training": training.model_dump(),
@@ -66,8 +69,20 @@ def resolve(
         "num_train_tokens": tokens_facts.get("train_tokens"),
         "num_steps": steps,
         "warmup_steps": warmup,
-        "notes": _notes(warmup, steps, training.learning_rate),
+        "notes": [*_notes(warmup, steps, training.learning_rate), *_unranked(tokens_facts, unit)],
     }
+
+
+def num_per_epoch(tokens_facts: Mapping[str, Any], unit: str) -> int:
+    """Return what an epoch shows, repeats included, in what an optimiser step counts: pairs, responses or prompts."""
+    return int(tokens_facts["train_prompts_per_epoch" if unit == "prompts" else "train_per_epoch"])
+
+
+def _unranked(tokens_facts: Mapping[str, Any], unit: str) -> list[str]:
+    unranked = int(tokens_facts.get("unranked_prompts", 0))
+    if unit != "prompts" or not unranked:
+        return []
+    return [f"{unranked} train prompts are left out: their responses have one rank, so they teach no order"]
 
 
 def num_items(num_pairs: int, epochs: float) -> int:

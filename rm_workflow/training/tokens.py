@@ -185,21 +185,22 @@ def build_tokens(mixture: Path, raws: Sequence[Path], model_folder: Path, recipe
     encoder = Encoder.load(model_folder, recipe)
     with tempfile.TemporaryDirectory(dir=out) as scratch, connect(Path(scratch)) as con:
         _open_inputs(con, mixture, raws)
-        _encode_all(con, encoder, Path(scratch) / "encoded.parquet")
-        _judge(con, encoder)
+        encode_all(con, encoder, Path(scratch) / "encoded.parquet")
+        fit(con, encoder)
+        con.execute(JUDGED, {"max_length": recipe.max_length})
         counts = con.execute(COUNTS).fetchall()
         _write(con, encoder, out)
         facts = {
-            **_count_facts(counts),
-            "histogram": _histogram(con),
-            "histogram_by_source": _histogram_by_source(con),
+            **count_facts(counts),
+            "histogram": histogram(con),
+            "histogram_by_source": histogram_by_source(con),
             "template_hash": encoder.template_hash,
         }
         accounted = _accounted(con, facts)
     encoder.write_recipe(out)
     if facts["train"] == 0:
         raise UserError(
-            f"no train pair is left after tokenising: of {facts['pairs']} pairs, {_told_drops(facts['dropped'])} were "
+            f"no train pair is left after tokenising: of {facts['pairs']} pairs, {told_drops(facts['dropped'])} were "
             f"dropped; raise tokens.max_length ({recipe.max_length}) or set tokens.over_length to truncate_prompt_left"
         )
     return Built(facts, (accounted,))
@@ -208,13 +209,18 @@ def build_tokens(mixture: Path, raws: Sequence[Path], model_folder: Path, recipe
 def _open_inputs(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[Path]) -> None:
     pairs = quote_literal(str(mixture / "pairs.parquet"))
     con.execute(f"create view pairs as select * from read_parquet({pairs})")
+    open_texts(con, raws)
+
+
+def open_texts(con: duckdb.DuckDBPyConnection, raws: Sequence[Path]) -> None:
+    """Create the views ``raw_prompts`` and ``raw_responses`` over all raw folders."""
     for table in ("prompts", "responses"):
         files = ", ".join(quote_literal(str(raw / f"{table}.parquet")) for raw in raws)
         con.execute(f"create view raw_{table} as select * from read_parquet([{files}], union_by_name = true)")
 
 
-def _encode_all(con: duckdb.DuckDBPyConnection, encoder: Encoder, path: Path) -> None:
-    """Tokenise batch by batch into a scratch file, so that memory does not grow with the mixture."""
+def encode_all(con: duckdb.DuckDBPyConnection, encoder: Encoder, path: Path) -> None:
+    """Create ``encoded`` for the responses in ``pairs``, batch by batch in a scratch file, whatever their number."""
     batches: Any = con.sql(TEXTS).to_arrow_reader(ROWS_AT_ONCE)
     done = 0
     with pq.ParquetWriter(path, ENCODED, compression="zstd") as writer:
@@ -246,7 +252,8 @@ def _ids_hash(encoded: Encoded) -> str:
     return hashlib.sha256(np.asarray(encoded.input_ids, dtype="<i4").tobytes()).hexdigest()
 
 
-def _judge(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
+def fit(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
+    """Create ``fitted`` (how many first tokens each response loses, whether it fits) and ``reasons`` of the rules."""
     recipe = encoder.recipe
     con.execute(
         FITTED,
@@ -256,7 +263,6 @@ def _judge(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
             "max_length": recipe.max_length,
         },
     )
-    con.execute(JUDGED, {"max_length": recipe.max_length})
     con.execute("create table reasons (rule varchar, reason varchar)")
     con.executemany("insert into reasons values (?, ?)", list(REASONS.items()))
 
@@ -268,7 +274,9 @@ def _write(con: duckdb.DuckDBPyConnection, encoder: Encoder, out: Path) -> None:
     write_parquet(con, DROPPED_PAIRS, out / "dropped.parquet")
 
 
-def _count_facts(counts: Sequence[tuple[str, str, int, int, int]]) -> dict[str, Any]:
+def count_facts(counts: Sequence[tuple[str, str, int, int, int]]) -> dict[str, Any]:
+    """Return the facts of rows (verdict, split, number, number of an epoch, tokens of an epoch)."""
+
     def pairs(verdict: str, *splits: str) -> int:
         return sum(row[2] for row in counts if row[0] == verdict and row[1] in splits)
 
@@ -284,12 +292,12 @@ def _count_facts(counts: Sequence[tuple[str, str, int, int, int]]) -> dict[str, 
     }
 
 
-def _histogram(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
+def histogram(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
     """Return tokens of a conversation against number of responses, before any is cut or dropped."""
     return _binned(np.asarray(con.execute("select length from encoded").fetchnumpy()["length"], dtype=np.int64))
 
 
-def _histogram_by_source(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[int]]]:
+def histogram_by_source(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[int]]]:
     """Return the same for the responses of each source."""
     lengths = con.execute(BY_SOURCE).fetchnumpy()
     sources, numbers = lengths["source"], np.asarray(lengths["length"], dtype=np.int64)
@@ -319,5 +327,6 @@ def _accounted(con: duckdb.DuckDBPyConnection, facts: Mapping[str, Any]) -> Chec
     )
 
 
-def _told_drops(dropped: Mapping[str, int]) -> str:
+def told_drops(dropped: Mapping[str, int]) -> str:
+    """Return the drops of each rule as words."""
     return ", ".join(f"{count} as {rule}" for rule, count in dropped.items())

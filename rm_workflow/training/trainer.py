@@ -57,20 +57,10 @@ class PairTrainer(RewardTrainer):
         progress: Progress,
         out: Path,
     ) -> None:
-        training = run_config["training"]
         self.pairs = pairs
         self.progress = progress
-        self.pair_loss = objectives.get(run_config["objective"])
-        self.center_coefficient = float(training["center_rewards_coefficient"] or 0.0)
         self.autocast = run_config["precision"] == "bf16"
-        classifier = reward_model.sequence_classifier(model)
-        dropout = training["lora"]["dropout"] if training["lora"] else 0.0
-        device, budget = run_config["device"], training["micro_batch_tokens"]
-        self.steps = training_steps(
-            pairs, run_config["seed"], training["epochs"], training["batch_size"], training["grouping"]
-        )
-        layout, reason = layouts.choose(training["layout"], pairs, self.steps, budget, classifier, device, dropout)
-        self.collator = StepCollator(pairs, layout, budget, tokenizer.pad_token_id, device)
+        self.set_up(run_config, model, tokenizer.pad_token_id)
         super().__init__(
             model=model,
             args=training_arguments(run_config, out),
@@ -78,10 +68,26 @@ class PairTrainer(RewardTrainer):
             train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
             processing_class=tokenizer,
         )
-        self.use_layout(layout, reason)
+        self.use_layout(self.layout, self.layout_reason)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(LogLastStep())
+
+    def set_up(self, run_config: Mapping[str, Any], model: PreTrainedModel | PeftModel, pad_token_id: int) -> None:
+        """Choose objective, steps and layout."""
+        training = run_config["training"]
+        self.pair_loss = objectives.smoothed(objectives.get(run_config["objective"]), training["label_smoothing"])
+        self.center_coefficient = float(training["center_rewards_coefficient"] or 0.0)
+        self.steps = training_steps(
+            self.pairs, run_config["seed"], training["epochs"], training["batch_size"], training["grouping"]
+        )
+        classifier = reward_model.sequence_classifier(model)
+        dropout = training["lora"]["dropout"] if training["lora"] else 0.0
+        device, budget = run_config["device"], training["micro_batch_tokens"]
+        self.layout, self.layout_reason = layouts.choose(
+            training["layout"], self.pairs, self.steps, budget, classifier, device, dropout
+        )
+        self.collator = StepCollator(self.pairs, self.layout, budget, pad_token_id, device)
 
     def use_layout(self, layout: layouts.Layout, reason: str) -> None:
         """Lay the pairs out in another way from now on."""
@@ -108,6 +114,9 @@ class PairTrainer(RewardTrainer):
         """Return the model itself, without the wrappers of a launcher."""
         model: PreTrainedModel | PeftModel = self.accelerator.unwrap_model(self.model)
         return model
+
+    def finish(self, out: Path) -> None:
+        """Do what is left between the last step and saving; a model of pairs is ready."""
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         """Return the rows as they are: the tokens artifact has dropped and counted what is too long."""
@@ -152,19 +161,24 @@ class PairTrainer(RewardTrainer):
         self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Return the sum of weight x loss over the pairs of one micro-batch, shape []."""
-        chosen, rejected = self.pair_rewards(model, inputs)
-        losses = self.pair_loss(chosen, rejected, inputs["score_gap"])
-        if self.center_coefficient:
-            losses = losses + self.center_coefficient * objectives.center_rewards(chosen, rejected)
+        losses, margins = self.item_losses(model, inputs)
         loss = objectives.weighted_sum(losses, inputs["weight"])
         self.progress.window.add(
             weighted_loss=loss.item(),
             weight=inputs["weight"].sum().item(),
-            margins=(chosen - rejected).tolist(),
+            margins=margins.tolist(),
             sources=[self.pairs.source[pair] for pair in inputs["pair"].tolist()],
             tokens=int(inputs["num_tokens"].sum().item()),
         )
         return loss
+
+    def item_losses(self, model: torch.nn.Module, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return loss and margin of each pair, both of shape [pairs]."""
+        chosen, rejected = self.pair_rewards(model, inputs)
+        losses = self.pair_loss(chosen, rejected, inputs["score_gap"])
+        if self.center_coefficient:
+            losses = losses + self.center_coefficient * objectives.center_rewards(chosen, rejected)
+        return losses, (chosen - rejected).detach()
 
     def pair_rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the float32 rewards of the chosen and of the rejected side, each of shape [pairs]."""

@@ -233,6 +233,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(catalog: Catalog):
 
 SOURCE = "a:\n  path: rows\n  files: {train: [a.jsonl]}\n  adapter: hh_transcript\n  licence: MIT\n"
 
+RESPONSES = ("  pair_sets: [sample_dialogues]", "  kind: responses\n  responses: [{{{}}}]")
 BAD_RECIPES = [
     ("  batch_size: 16", "  batch_siez: 16", 7, "unknown key 'training.batch_siez' (did you mean 'batch_size'?)"),
     ("training:", "trainings:", 5, "unknown key 'trainings' (did you mean 'training'?)"),
@@ -263,7 +264,7 @@ BAD_RECIPES = [
     ("batch_size: 16", "batch_size: 16\n  activation_checkpointing: yes", 8, "must be true or false, not 'yes'"),
     ("by: hash", "by: hashed", 4, "mixture.split.by is 'hashed' (did you mean 'hash'?)"),
     ("[sample_dialogues]", "sample_dialogues", 3, "mixture.pair_sets must be a list, not 'sample_dialogues'"),
-    ("[sample_dialogues]", "[]", 3, "mixture.pair_sets must be a list with at least one entry, not []"),
+    ("[sample_dialogues]", "[]", 2, "mixture: 'pair_sets' names nothing, and a mixture of kind pairs is made of it"),
     ("base: org/model-1B", "base: ''", 1, "base must be text that is not empty, not ''"),
     ("[sample_dialogues]", "[1]", 3, "mixture.pair_sets[0] must be text"),
     ("[sample_dialogues]", "[Bad-Name]", 3, "mixture.pair_sets[0] must be a name of 1 to 64 characters"),
@@ -355,6 +356,32 @@ BAD_RECIPES = [
     ("base:", "objective: bradly_terry\nbase:", 1, "objective is 'bradly_terry' (did you mean 'bradley_terry'?)"),
     ("base:", "base: x\nbase:", 2, "key 'base' is written twice (first in line 1)"),
     ("{by: hash}", "{by: hash", 5, "not valid YAML"),
+    (
+        "  pair_sets: [sample_dialogues]",
+        "  kind: responses",
+        2,
+        "mixture: 'responses' names nothing, and a mixture of kind",
+    ),
+    (
+        "  split:",
+        "  kind: responses\n  responses: [sample_ratings]\n  split:",
+        2,
+        "'pair_sets' is no part of a mixture",
+    ),
+    ("  split:", "  sample: {train_prompts: 5}\n  split:", 2, "'sample' of a mixture of kind pairs counts train_pairs"),
+    ("  split:", "  sample: {seed: 5}\n  split:", 4, "mixture.sample: name exactly one of 'train_pairs' and"),
+    (
+        "base:",
+        "objective: regression\nbase:",
+        1,
+        "objective regression is trained on labelled responses, and the mixture is",
+    ),
+    (
+        RESPONSES[0],
+        RESPONSES[1].format("sample_ratings: {ratings: [h, h]}"),
+        4,
+        "h is listed twice; list each name once",
+    ),
 ]
 
 
@@ -555,3 +582,68 @@ def test_the_resolved_text_is_a_recipe_with_the_same_meaning(settings: Settings,
 def test_a_recipe_file_has_origins_too(settings: Settings, write: Write):
     write("my.yaml", "extends: quickstart\ntraining: {epochs: 5}\n")
     assert _origin(recipe_with_origins(settings, "./my.yaml"), "epochs") == "my.yaml:2"
+
+
+@pytest.mark.parametrize(
+    ("objective", "use", "training", "words"),
+    [
+        (
+            "bradley_terry",
+            "sample_solutions",
+            {},
+            "objective bradley_terry is trained on pairs, and the mixture is of resp",
+        ),
+        (
+            "plackett_luce",
+            "sample_solutions",
+            {},
+            "plackett_luce needs ratings, and mixture.responses names none of source",
+        ),
+        ("scalar_orm", {"sample_ratings": {"ratings": ["h"]}}, {}, "objective scalar_orm needs outcome labels"),
+        (
+            "scalar_orm",
+            "sample_solutions",
+            {"label_smoothing": 0.1},
+            "training.label_smoothing is for objectives on pairs",
+        ),
+        ("scalar_orm", "sample_solutions", {"attribute_weights": {"h": 1.0}}, "attribute_weights is for regression"),
+        (
+            "regression",
+            {"sample_ratings": {"ratings": ["h", "c"]}},
+            {"attribute_weights": {"h": 1.0}},
+            r"attribute_weights must name the ratings of the mixture \(c, h\), each once, and names h",
+        ),
+        (
+            "regression",
+            {"sample_ratings": {"ratings": ["h"]}},
+            {"attribute_weights": {"h": 0.0}},
+            "attribute_weights are all 0",
+        ),
+    ],
+)
+def test_an_objective_and_the_labels_of_its_mixture_must_fit(objective, use, training, words):
+    mixture = {"kind": "responses", "responses": [use], "split": {"by": "native"}}
+    values = {"learning_rate": 1e-4, "batch_size": 8, **training}
+    with pytest.raises(ValueError, match=words):
+        Recipe.model_validate(
+            {"name": "mine", "base": "b", "objective": objective, "mixture": mixture, "training": values}
+        )
+
+
+def test_a_ranking_has_no_weight_per_prompt():
+    use = {"sample_ratings": {"ratings": ["h"]}}
+    mixture = {"kind": "responses", "responses": [use], "split": {"by": "native"}, "weight_per_prompt": True}
+    values = {"learning_rate": 1e-4, "batch_size": 8}
+    with pytest.raises(ValueError, match="plackett_luce counts each prompt once"):
+        Recipe.model_validate(
+            {"name": "mine", "base": "b", "objective": "plackett_luce", "mixture": mixture, "training": values}
+        )
+
+
+def test_a_source_of_responses_that_is_not_in_the_catalogue_is_named(settings: Settings, write: Write):
+    text = OWN.replace(RESPONSES[0], RESPONSES[1].format("sample_raitings: {ratings: [h]}"))
+    write("catalog/recipes/mine.yaml", f"objective: regression\n{text}")
+    with pytest.raises(
+        UserError, match=r"mine\.yaml:\d: .*mixture\.responses\[0\]: source 'sample_raitings' is not in"
+    ):
+        load_catalog(settings)

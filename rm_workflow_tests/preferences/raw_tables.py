@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from rm_workflow.evaluation.benchmarks import ITEMS
 from rm_workflow.keys import canonical_json, content_id
 from rm_workflow.preferences.normalise import normalise
-from rm_workflow.preferences.tables import DROPPED, OCCURRENCES, PROMPTS, RESPONSES
+from rm_workflow.preferences.tables import DROPPED, LABELS, OCCURRENCES, PROMPTS, RESPONSES
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Shown:
     slot: str
     text: str
     ratings: Mapping[str, float] = field(default_factory=dict)
+    outcome: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def rated(
 def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path:
     """Write the tables of a source and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    prompts, responses, occurrences = {}, {}, []
+    prompts, responses, occurrences, labels = {}, {}, [], []
     for row in rows:
         prompts[row.prompt_id] = {"prompt_id": row.prompt_id, "group_id": row.group_id, "messages": row.messages}
         for shown in row.responses:
@@ -89,9 +90,13 @@ def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path
                     "extra": canonical_json(row.extra),
                 }
             )
+            if shown.outcome is not None:
+                place = {name: occurrences[-1][name] for name in ("response_id", "source", "file", "row", "slot")}
+                labels.append({**place, "step": None, "value": shown.outcome, "kind": "outcome"})
     write(folder / "prompts.parquet", sorted(prompts.values(), key=lambda one: one["prompt_id"]), PROMPTS)
     write(folder / "responses.parquet", sorted(responses.values(), key=lambda one: one["response_id"]), RESPONSES)
     write(folder / "occurrences.parquet", occurrences, OCCURRENCES)
+    write(folder / "labels.parquet", labels, LABELS)
     write(folder / "dropped.parquet", [], DROPPED)
     return folder
 

@@ -212,7 +212,7 @@ def test_what_an_ended_trainer_left_is_not_taken_for_a_result(tiny_base, tokens,
 def test_tokens_that_do_not_fit_the_run_config_are_refused(tiny_base, tokens, encoder, tmp_path):
     config = toy.resolved(toy.recipe(), encoder, 23)
     run_config = toy.write_run_config(tmp_path / "run_config.json", config)
-    with pytest.raises(UserError, match="has 22 train pairs where the run config says 23"):
+    with pytest.raises(UserError, match="has 22 train pairs an epoch where the run config says 23"):
         entry.train(run_config, tokens, tiny_base, tmp_path)
 
 

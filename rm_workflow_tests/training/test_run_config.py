@@ -56,7 +56,9 @@ def test_the_run_config_is_json_and_names_everything_a_checkpoint_needs():
 def test_what_is_not_built_is_refused():
     with pytest.raises(UserError, match="objective token_prm is not built yet"):
         run_config.resolve(toy.recipe("token_prm"), FACTS, "cpu", "fp32")
-    with pytest.raises(UserError, match="batch_unit 'blocks' is not built yet"):
+    with pytest.raises(
+        UserError, match="batch_unit is 'blocks', and an optimiser step of objective bradley_terry counts pairs"
+    ):
         run_config.resolve(toy.recipe(batch_unit="blocks"), FACTS, "cpu", "fp32")
 
 

@@ -106,6 +106,13 @@ def test_the_centre_term_is_weighted_like_the_pairs(tiny_base, encoder, pairs, t
     assert_same(one_step(trainer, positions), slow_reference(trainer.model, pairs, positions, center=0.25))
 
 
+def test_the_label_smoothing_of_the_recipe_reaches_the_loss(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, label_smoothing=0.25)
+    one, zero = torch.ones(1), torch.zeros(1)
+    expected = -0.75 * logsigmoid(one) - 0.25 * logsigmoid(-one)
+    assert torch.allclose(trainer.pair_loss(one, zero, zero), expected)
+
+
 def test_a_step_with_equal_weights_equals_stock_trl(tiny_base, encoder, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
