@@ -334,7 +334,12 @@ def prove_layout(trainer: "PairTrainer", probe: "MicroBatch") -> None:
     """
     from rm_workflow.models.reward_model import first_line
     from rm_workflow.training import canaries, layouts
+    from rm_workflow.training.response_trainer import ResponseTrainer
 
+    if isinstance(trainer, ResponseTrainer):
+        followed = layouts.followed(probe, CAUSAL_PROBE_TOKENS, trainer.collator.pad_token_id)
+        canaries.check_causal(_exact_rewards(trainer, probe), _exact_rewards(trainer, followed))
+        return
     for batch in trainer.collator.micro_batches(_layout_probe(trainer, probe)):
         padded = layouts.padded_batch(trainer.pairs, batch["pair"].tolist(), trainer.collator.pad_token_id)
         rewards = _exact_rewards(trainer, padded)
@@ -365,10 +370,14 @@ def _layout_probe(trainer: "PairTrainer", probe: "MicroBatch") -> list[int]:
 
 
 def _exact_rewards(trainer: "PairTrainer", batch: "MicroBatch") -> "Tensor":
-    """Return the rewards of the chosen, then of the rejected sides, in float32."""
+    """Return the rewards of the chosen, then of the rejected sides, or of all responses, in float32."""
     import torch
 
+    from rm_workflow.training.response_trainer import ResponseTrainer
+
     with torch.no_grad(), trainer.exactly():
+        if isinstance(trainer, ResponseTrainer):
+            return trainer.outputs(trainer.trained_model.eval(), trainer._prepare_inputs(dict(batch)))
         return torch.cat(trainer.pair_rewards(trainer.trained_model.eval(), trainer._prepare_inputs(dict(batch))))
 
 
