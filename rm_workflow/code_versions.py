@@ -52,12 +52,13 @@ CODE_VERSIONS = {
         ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
     "tokens": CodeVersion("3", ("training/tokens.py", "models/tokens.py")),
-    "run_config": CodeVersion("1", ("training/run_config.py",)),
+    "run_config": CodeVersion("2", ("training/run_config.py",)),
     "checkpoint": CodeVersion(
-        "2",
+        "3",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
             *("training/layouts.py", "training/saving.py", "training/canaries.py", "models/reward_model.py"),
+            "training/resuming.py",
         ),
     ),
     "scores": CodeVersion(

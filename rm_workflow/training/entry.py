@@ -6,6 +6,7 @@ the Dagster log. The folder OUT belongs to one trainer at a time and holds, at t
     model/          reward model for AutoModelForSequenceClassification, tokenizer, token_recipe.json
     adapter/        PEFT adapter with the head (LoRA only)
     metrics.jsonl   one line a logging step
+    states/         while it trains: the states from which the same command goes on after it was ended
     result.json     figures of the run; written last, so without it nothing here is a checkpoint
 
 Exit code 0 on success, 1 with one line ``error: ...``, 130 and 143 after SIGINT and SIGTERM.
@@ -16,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import sys
 import time
@@ -58,9 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except process.Terminated as ended:
-        print(f"ended by {ended}; nothing is published", file=sys.stderr, flush=True)
+        print(f"ended by {ended}; nothing is published{_kept(options.out)}", file=sys.stderr, flush=True)
         return ended.exit_code
     return 0
+
+
+def _kept(out: Path) -> str:
+    from rm_workflow.training import training_state
+
+    states = training_state.kept_states(out / training_state.STATES, 1)
+    return f"; the same command goes on after step {states[0].step}" if states else ""
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -93,9 +100,11 @@ def train(
         tell: gets each line that is printed.
     """
     from rm_workflow.models.tokens import Encoder
-    from rm_workflow.training import saving
+    from rm_workflow.training import resuming, saving
     from rm_workflow.training.data import load_pairs
     from rm_workflow.training.metrics import Progress
+    from rm_workflow.training.speed import peak_memory_gb, speed_of
+    from rm_workflow.training.training_state import STATES
 
     _quiet_libraries()
     for name in OUTPUTS:
@@ -107,16 +116,19 @@ def train(
     progress = Progress(out / METRICS, run_config["num_steps"], run_config["num_train_pairs"], tell)
     _announce(run_config, pairs, progress)
 
-    trainer = make_trainer(run_config, encoder, pairs, base, progress, out)
+    identity = resuming.run_identity(run_config, tokens, base)
+    trainer = make_trainer(run_config, encoder, pairs, base, progress, out, identity)
     probe = _probe(trainer, pairs, encoder.pad_token_id)
     first_loss = check_start(trainer, probe, _fresh_head(base))
     prove_layout(trainer, probe)
     progress.say(f"layout {trainer.layout}: {trainer.layout_reason}")
+    progress.speed = speed_of(trainer.trained_model, run_config["device"], run_config["precision"])
     progress.start()
-    trainer.train()
+    run_to_the_end(trainer)
     seconds = time.monotonic() - progress.started
 
     model, parameters, layout = trainer.trained_model, _parameter_counts(trainer), trainer.layout
+    saved = {"resumed_from": resuming.resumed_from(out), "states": len(trainer.schedule.costs)}
     del trainer
     save_dtype = run_config["training"]["save_dtype"]
     reload = saving.save_and_prove(model, encoder, base, save_dtype, probe, out)
@@ -137,12 +149,32 @@ def train(
         "precision": run_config["precision"],
         "layout": layout,
         **parameters,
-        "peak_memory_gb": _peak_memory_gb(run_config["device"]),
+        **saved,
+        "peak_memory_gb": peak_memory_gb(run_config["device"]),
         "reload": reload,
     }
     fsync_tree(out)
     _write_last(out / RESULT, result)
+    _remove(out / STATES)
     return result
+
+
+def run_to_the_end(trainer: "PairTrainer") -> None:
+    """Train from the newest whole state, or from the start; a signal first gets the last whole step written.
+
+    Raises:
+        Terminated: a signal came.
+    """
+    from rm_workflow.training.resuming import find_state
+
+    state = find_state(trainer)
+    with process.deferring_signals():
+        try:
+            trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
+            process.raise_if_asked()
+        except process.Terminated:
+            trainer.save_state()
+            raise
 
 
 def _quiet_libraries() -> None:
@@ -192,9 +224,19 @@ def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs", progress: Any)
 
 
 def make_trainer(
-    run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs", base: Path, progress: Any, out: Path
+    run_config: Mapping[str, Any],
+    encoder: "Encoder",
+    pairs: "TrainPairs",
+    base: Path,
+    progress: Any,
+    out: Path,
+    identity: str = "",
 ) -> "PairTrainer":
-    """Return a trainer with the model of a run config, its fresh head and its adapters, all drawn by the seed."""
+    """Return a trainer with the model of a run config, its fresh head and its adapters, all drawn by the seed.
+
+    Args:
+        identity: what its states are written for (``resuming.run_identity``).
+    """
     from transformers import set_seed
 
     from rm_workflow.models.reward_model import load_reward_model
@@ -207,7 +249,7 @@ def make_trainer(
     set_seed(seed)
     if training["lora"]:
         model = add_lora(model, training["lora"], adapter_base(run_config["base"], base))
-    return PairTrainer(model, encoder.tokenizer, pairs, run_config, progress, out)
+    return PairTrainer(model, encoder.tokenizer, pairs, run_config, progress, out, identity)
 
 
 def adapter_base(base: str, folder: Path) -> str:
@@ -271,14 +313,6 @@ def _parameter_counts(trainer: "PairTrainer") -> dict[str, int]:
         "num_parameters": sum(count for count, _ in counts),
         "num_trainable_parameters": sum(count for count, trained in counts if trained),
     }
-
-
-def _peak_memory_gb(device: str) -> float:
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _reload_line(reload: Mapping[str, Any]) -> str:

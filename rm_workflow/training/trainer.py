@@ -8,6 +8,7 @@ What differs from the stock trainer (TRL 1.16), and why:
 - Rewards are read at an explicit end index by a head in float32, not at the last token that is not the pad.
 - The order of pairs is a function of their content and the seed.
 - Accuracy, margin and loss are counted over pairs, by source.
+- A run that was ended goes on as if it had not been (see ``resuming.py``).
 """
 
 import math
@@ -32,20 +33,20 @@ from transformers import (
 )
 from transformers.trainer_callback import ProgressCallback
 from trl.trainer.reward_config import RewardConfig
-from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import reward_model
-from rm_workflow.training import layouts, objectives
+from rm_workflow.training import layouts, objectives, process
 from rm_workflow.training.data import TrainPairs, training_order
 from rm_workflow.training.layouts import MicroBatch, StepCollator
 from rm_workflow.training.metrics import Progress
+from rm_workflow.training.resuming import AskForState, ResumableTrainer, Schedule
 
 HEAD = "score"
 
 
-class PairTrainer(RewardTrainer):
+class PairTrainer(ResumableTrainer):
     """Trains a reward model on the pairs of a tokens artifact as a run config says."""
 
     def __init__(
@@ -56,8 +57,11 @@ class PairTrainer(RewardTrainer):
         run_config: Mapping[str, Any],
         progress: Progress,
         out: Path,
+        identity: str = "",
     ) -> None:
         training = run_config["training"]
+        self.out, self.identity = out, identity
+        self.schedule = Schedule(**training["save"])
         self.pairs = pairs
         self.progress = progress
         self.pair_loss = objectives.get(run_config["objective"])
@@ -80,6 +84,7 @@ class PairTrainer(RewardTrainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(LogLastStep())
+        self.add_callback(AskForState(self.schedule))
 
     def use_layout(self, layout: layouts.Layout, reason: str) -> None:
         """Lay the pairs out in another way from now on."""
@@ -116,12 +121,15 @@ class PairTrainer(RewardTrainer):
 
         Raises:
             UserError: the loss is NaN or infinite.
+            Terminated: a signal came; weights and optimizer are still those after the step before.
         """
+        self.enter_step()
         model.train()
         step = [self._prepare_inputs(batch) for batch in inputs["micro_batches"]]
         total_weight = torch.stack([batch["weight"].sum() for batch in step]).sum()
         loss = torch.zeros((), device=self.args.device)
         for batch in step:
+            process.raise_if_asked()
             share = self.compute_loss(model, batch) / total_weight
             self.accelerator.backward(share)
             loss += share.detach()
@@ -130,6 +138,8 @@ class PairTrainer(RewardTrainer):
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}; lower training.learning_rate "
                 "or set training.precision to fp32"
             )
+        self.progress.window.steps += 1
+        self.leave_step()
         return loss
 
     def compute_loss(
@@ -147,6 +157,9 @@ class PairTrainer(RewardTrainer):
             margins=(chosen - rejected).tolist(),
             sources=[self.pairs.source[pair] for pair in inputs["pair"].tolist()],
             tokens=int(inputs["num_tokens"].sum().item()),
+            # No conversation holds the pad (see canaries), so this counts what is no padding in any layout.
+            filled=int((inputs["input_ids"] != self.collator.pad_token_id).sum().item()),
+            computed=inputs["input_ids"].numel(),
         )
         return loss
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rm_workflow.errors import UserError
-from rm_workflow.training import entry, layouts
+from rm_workflow.training import entry, layouts, training_state
 from rm_workflow_tests.training import toy
 
 # What a cluster node without the Dagster side has: these packages cannot be found.
@@ -91,6 +91,10 @@ def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path
     assert lines[-1]["step"] == result["num_steps"] == 22
     expected = {"model", "metrics.jsonl", "result.json"} | ({"adapter"} if lora else set())
     assert {path.name for path in out.iterdir()} == expected
+    assert result["resumed_from"] == []
+    assert lines[-1]["useful_share"] > 0.5
+    assert lines[-1]["mfu"] is None
+    assert 0.1 < lines[-1]["memory_gb"] < 50
 
 
 def test_a_body_whose_rewards_depend_on_the_layout_is_trained_in_another_with_a_word(
@@ -197,6 +201,10 @@ def test_a_second_trainer_is_refused_and_the_first_ends_with_its_killed_parent(t
             os.kill(pid, signal.SIGKILL)
     assert not (out / "result.json").exists()
     assert not (out / "model").exists()
+    # The signal that its parent's end sends it is enough for a state; the same command goes on from there.
+    found = training_state.newest_whole(out / "states", print)
+    assert found
+    assert found.step > 0
 
 
 def test_lines_reach_the_dagster_log_where_dagster_pipes_started_it(tmp_path, monkeypatch):
