@@ -52,13 +52,13 @@ CODE_VERSIONS = {
         ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
     "tokens": CodeVersion("3", ("training/tokens.py", "models/tokens.py")),
-    "run_config": CodeVersion("2", ("training/run_config.py",)),
+    "run_config": CodeVersion("2", ("training/run_config.py", "training/held_out.py")),
     "checkpoint": CodeVersion(
         "3",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
             *("training/layouts.py", "training/saving.py", "training/canaries.py", "models/reward_model.py"),
-            "training/resuming.py",
+            *("training/resuming.py", "training/validating.py", "training/held_out.py"),
         ),
     ),
     "scores": CodeVersion(

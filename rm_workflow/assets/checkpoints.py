@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -47,15 +48,17 @@ def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         request = planned.request(tuple(inputs.values()), workplace.overridden, resolved=resolved)
 
         def build(out: Path) -> Built:
-            from rm_workflow.training import run_config
+            from rm_workflow.training import held_out, run_config
 
-            config = run_config.resolve(recipe, tokens.facts, resolved["device"], resolved["precision"])
+            facts = held_out.facts_for_training(tokens.folder, tokens.facts, recipe.training.validation)
+            config = run_config.resolve(recipe, facts, resolved["device"], resolved["precision"])
             (out / "run_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
             return Built(facts=config)
 
         def describe(artifact: Artifact) -> Metadata:
             return {
                 "num_train_pairs": artifact.facts["num_train_pairs"],
+                "num_validation_pairs": artifact.facts["num_validation_pairs"],
                 "num_steps": artifact.facts["num_steps"],
                 "run_config": markdown(f"```json\n{json.dumps(dict(artifact.facts), indent=1, sort_keys=True)}\n```"),
             }
@@ -164,7 +167,7 @@ def _link_or_copy(source: str | Path, target: str | Path) -> None:
 def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
     """Take over what the trainer left in its folder and read what it says of itself."""
     result = json.loads((work / "result.json").read_text("utf-8"))
-    for name in ("model", "adapter", "metrics.jsonl", "result.json"):
+    for name in ("model", "adapter", "metrics.jsonl", "validation.jsonl", "runs", "result.json"):
         if (work / name).exists():
             _link(work / name, out / name)
     reload = result["reload"]
@@ -174,8 +177,13 @@ def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
 
 
 def _describe_checkpoint(artifact: Artifact) -> Metadata:
-    lines = artifact.file("metrics.jsonl").read_text("utf-8").splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = _lines(artifact.file("metrics.jsonl"))
+    validations = _lines(artifact.folder / "validation.jsonl")
     figures = {key: value for key, value in artifact.facts.items() if isinstance(value, str | int | float)}
-    curves = image(plots.training_curves(metrics, artifact.asset), "training curves")
+    curves = image(plots.training_curves(metrics, artifact.asset, validations), "training curves")
     return {"curves": curves, **figures}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file, none where there is no such file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []

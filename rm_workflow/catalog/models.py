@@ -442,6 +442,43 @@ class Save(Entry):
     keep: Positive = 2
 
 
+class Validation(Entry):
+    """Evaluation while training, on train pairs that are held out; the test split is never used to choose by.
+
+    Attributes:
+        share: least share of the train pairs that is held out, in whole groups.
+        max_pairs: no more groups are held out once they have so many pairs.
+        steps: an evaluation every so many optimiser steps, and after the last one.
+        metric: what the best weights are chosen by: lowest ``loss`` or highest ``accuracy``, the first of equals.
+        keep_best: the best weights become the checkpoint; else the last ones.
+        patience: stop after so many evaluations with nothing better; null trains to the end.
+        seed: of the choice of groups.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    max_pairs: Positive = 1000
+    steps: Positive = 50
+    metric: Literal["loss", "accuracy"] = "loss"
+    keep_best: bool = True
+    patience: Positive | None = None
+    seed: int = 0
+
+
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adamw_bnb_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "lion_32bit",
+    "lion_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+]
+
+
 class Training(Entry):
     """Optimisation of one checkpoint. Names are those of TRL and transformers.
 
@@ -456,6 +493,10 @@ class Training(Entry):
         head_init_std: standard deviation of the fresh reward head; null is 1/(hidden size + 1) (OpenRLHF).
         center_rewards_coefficient: weight of mean((r_chosen + r_rejected)^2), see TRL; null leaves it out.
         save: when states are written from which an ended run goes on.
+        validation: held-out pairs, best weights, early stop; null evaluates nothing while training.
+        optimizer: those with bnb, lion, paged or 8bit in their names need the package bitsandbytes.
+        compile: compile the body with torch.compile; pays for long runs, and digits may differ from those without.
+        report_to: trackers that get the figures of each logging step beside ``metrics.jsonl``.
         save_dtype: dtype of a merged or full model on disk.
     """
 
@@ -470,13 +511,16 @@ class Training(Entry):
     warmup: Annotated[float, Field(ge=0)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    optimizer: str = "adamw_torch"
+    optimizer: Optimizer = "adamw_torch"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     activation_checkpointing: bool = False
+    compile: bool = False
     head_init_std: Annotated[float, Field(gt=0)] | None = None
     center_rewards_coefficient: Annotated[float, Field(ge=0)] | None = None
     logging_steps: Positive = 5
     save: Save = Save()
+    validation: Validation | None = None
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 

@@ -7,6 +7,8 @@ the Dagster log. The folder OUT belongs to one trainer at a time and holds, at t
     adapter/        PEFT adapter with the head (LoRA only)
     metrics.jsonl   one line a logging step
     states/         while it trains: the states from which the same command goes on after it was ended
+    validation.jsonl  one line an evaluation on held-out pairs (where the recipe has training.validation)
+    runs/           files of trackers (where the recipe has training.report_to)
     result.json     figures of the run; written last, so without it nothing here is a checkpoint
 
 Exit code 0 on success, 1 with one line ``error: ...``, 130 and 143 after SIGINT and SIGTERM.
@@ -25,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rm_workflow.catalog.models import TokenRecipe
+from rm_workflow.catalog.models import TokenRecipe, Validation
 from rm_workflow.durable_files import fsync_tree
 from rm_workflow.errors import UserError
 from rm_workflow.training import process
@@ -33,13 +35,15 @@ from rm_workflow.training import process
 if TYPE_CHECKING:
     from rm_workflow.models.tokens import Encoder
     from rm_workflow.training.data import TrainPairs
+    from rm_workflow.training.held_out import Positions
     from rm_workflow.training.layouts import MicroBatch
     from rm_workflow.training.trainer import PairTrainer
 
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-OUTPUTS = ("model", "adapter", METRICS, RESULT)
+VALIDATION = "validation.jsonl"
+OUTPUTS = ("model", "adapter", METRICS, VALIDATION, RESULT)
 PROBE_PAIRS = 8
 # In fp32, which a CPU is slow at.
 LAYOUT_PROBE_PAIRS = 2
@@ -100,7 +104,7 @@ def train(
         tell: gets each line that is printed.
     """
     from rm_workflow.models.tokens import Encoder
-    from rm_workflow.training import resuming, saving
+    from rm_workflow.training import canaries, held_out, resuming, saving
     from rm_workflow.training.data import load_pairs
     from rm_workflow.training.metrics import Progress
     from rm_workflow.training.speed import peak_memory_gb, speed_of
@@ -112,12 +116,18 @@ def train(
     run_config = json.loads(run_config_file.read_text("utf-8"))
     encoder = Encoder.load(base, TokenRecipe(**run_config["token_recipe"]))
     pairs = load_pairs(tokens)
-    _check_inputs(run_config, encoder, pairs, tokens)
+    validation = run_config["training"]["validation"]
+    positions = held_out.split(tokens, Validation(**validation) if validation else None)
+    _check_inputs(run_config, encoder, pairs, positions, tokens)
     progress = Progress(out / METRICS, run_config["num_steps"], run_config["num_train_pairs"], tell)
     _announce(run_config, pairs, progress)
 
     identity = resuming.run_identity(run_config, tokens, base)
-    trainer = make_trainer(run_config, encoder, pairs, base, progress, out, identity)
+    trainer = make_trainer(run_config, encoder, pairs, base, progress, out, identity, positions)
+    lora = run_config["training"]["lora"]
+    canaries.check_learning_rate(
+        run_config["training"]["learning_rate"], trainer.trained_model.num_parameters(), lora is None
+    )
     probe = _probe(trainer, pairs, encoder.pad_token_id)
     first_loss = check_start(trainer, probe, _fresh_head(base))
     prove_layout(trainer, probe)
@@ -126,16 +136,23 @@ def train(
     progress.start()
     run_to_the_end(trainer)
     seconds = time.monotonic() - progress.started
+    trainer.load_best()
 
     model, parameters, layout = trainer.trained_model, _parameter_counts(trainer), trainer.layout
-    saved = {"resumed_from": resuming.resumed_from(out), "states": len(trainer.schedule.costs)}
+    told = {
+        "num_steps": trainer.state.global_step,
+        "stopped_early": trainer.has_stopped_early,
+        "validation": trainer.best,
+        "resumed_from": resuming.resumed_from(out),
+        "num_states": len(trainer.schedule.costs),
+        "seconds_saving": sum(trainer.schedule.costs),
+    }
     del trainer
     save_dtype = run_config["training"]["save_dtype"]
     reload = saving.save_and_prove(model, encoder, base, save_dtype, probe, out)
     progress.say(_reload_line(reload))
     result = {
         "recipe": run_config["recipe"],
-        "num_steps": run_config["num_steps"],
         "num_pairs": progress.total_pairs,
         "num_tokens": progress.total_tokens,
         "seconds": seconds,
@@ -149,7 +166,7 @@ def train(
         "precision": run_config["precision"],
         "layout": layout,
         **parameters,
-        **saved,
+        **told,
         "peak_memory_gb": peak_memory_gb(run_config["device"]),
         "reload": reload,
     }
@@ -165,9 +182,12 @@ def run_to_the_end(trainer: "PairTrainer") -> None:
     Raises:
         Terminated: a signal came.
     """
-    from rm_workflow.training.resuming import find_state
+    from rm_workflow.training.resuming import PROGRESS, find_state
 
     state = find_state(trainer)
+    if state and state.read(PROGRESS)["beside"]["has_stopped_early"]:
+        trainer.take_up_ended(state.folder)
+        return
     with process.deferring_signals():
         try:
             trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
@@ -194,20 +214,29 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_inputs(run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs", tokens: Path) -> None:
-    from rm_workflow.training import canaries
+def _check_inputs(
+    run_config: Mapping[str, Any],
+    encoder: "Encoder",
+    pairs: "TrainPairs",
+    positions: tuple["Positions", "Positions"],
+    tokens: Path,
+) -> None:
+    from rm_workflow.training import canaries, extras
 
+    extras.check(run_config["training"])
     if encoder.template_hash != run_config["template_hash"]:
         raise UserError(
             f"the tokens in {tokens} were made with another chat template than the base model has under this token "
             "recipe (template_hash differs); rebuild the tokens"
         )
-    if len(pairs) != run_config["num_train_pairs"]:
+    per_epoch = int(pairs.repeat[positions[0]].sum())
+    if per_epoch != run_config["num_train_pairs"]:
         raise UserError(
-            f"{tokens}/pairs.parquet has {len(pairs)} train pairs where the run config says "
+            f"{tokens}/pairs.parquet has {per_epoch} train pairs where the run config says "
             f"{run_config['num_train_pairs']}; rebuild the run config"
         )
     canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
+    canaries.check_bos(pairs, encoder.tokenizer.bos_token_id)
     canaries.check_scores(pairs, run_config["objective"])
 
 
@@ -219,6 +248,8 @@ def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs", progress: Any)
         f"{run_config['num_steps']} steps of {training['batch_size']} pairs, {kind}, "
         f"objective {run_config['objective']}, {run_config['device']}, {run_config['precision']}"
     )
+    if run_config["num_validation_pairs"]:
+        progress.say(f"{run_config['num_validation_pairs']} of the train pairs are held out for validation")
     for note in run_config["notes"]:
         progress.say(f"note: {note}")
 
@@ -231,11 +262,13 @@ def make_trainer(
     progress: Any,
     out: Path,
     identity: str = "",
+    positions: tuple["Positions", "Positions"] | None = None,
 ) -> "PairTrainer":
     """Return a trainer with the model of a run config, its fresh head and its adapters, all drawn by the seed.
 
     Args:
         identity: what its states are written for (``resuming.run_identity``).
+        positions: of the pairs to train on and of those held out; None trains on all.
     """
     from transformers import set_seed
 
@@ -249,7 +282,7 @@ def make_trainer(
     set_seed(seed)
     if training["lora"]:
         model = add_lora(model, training["lora"], adapter_base(run_config["base"], base))
-    return PairTrainer(model, encoder.tokenizer, pairs, run_config, progress, out, identity)
+    return PairTrainer(model, encoder.tokenizer, pairs, run_config, progress, out, identity, positions)
 
 
 def adapter_base(base: str, folder: Path) -> str:
@@ -282,6 +315,7 @@ def check_start(trainer: "PairTrainer", probe: "MicroBatch", fresh_head: bool) -
         zero = torch.zeros_like(chosen)
         losses = trainer.pair_loss(chosen, rejected, batch["score_gap"])
         losses_at_zero = trainer.pair_loss(zero, zero, batch["score_gap"])
+    canaries.check_shapes(chosen, batch["score_gap"], losses)
     return canaries.check_start(chosen, rejected, losses, losses_at_zero, batch["weight"], fresh_head)
 
 

@@ -182,8 +182,18 @@ class ResumableTrainer(RewardTrainer):
         progress = json.loads((folder / PROGRESS).read_text("utf-8"))
         self.optimizer.load_state_dict(unpack(progress["optimizer"], tensors))
         self.lr_scheduler.load_state_dict(unpack(progress["schedule"], tensors))
+        self._take_up_progress(folder)
+
+    def _take_up_progress(self, folder: Path) -> None:
+        progress = json.loads((folder / PROGRESS).read_text("utf-8"))
         self.progress.go_on(progress["counters"], (folder / METRICS).read_text("utf-8"))
         self.take_up(progress["beside"])
+
+    def take_up_ended(self, folder: Path) -> None:
+        """Take up the state of a run that had come to its end, without training on."""
+        self._load_from_checkpoint(str(folder))
+        self._take_up_progress(folder)
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         file = Path(checkpoint or "") / f"rng_{self.args.process_index}.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 from rm_workflow.catalog.models import Recipe
 from rm_workflow.errors import UserError
-from rm_workflow.training import objectives
+from rm_workflow.training import extras, objectives
 
 
 def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precision: str) -> dict[str, Any]:
@@ -15,12 +15,13 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
 
     Args:
         tokens_facts: facts of the tokens artifact; ``train_per_epoch`` is the number of train pairs with their repeats,
-            ``test`` that of test pairs.
+            ``test`` that of test pairs, ``validation`` that of train pairs held out (not among ``train_per_epoch``).
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
 
     Raises:
-        UserError: the objective or the batch unit is not built, or there is no pair to train on or to test on.
+        UserError: the objective or the batch unit is not built, a package is missing, or there is no pair to train on
+            or to test on.
     """
     training = recipe.training
     objectives.get(recipe.objective)
@@ -38,6 +39,7 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
             f"recipe {recipe.name}: evaluate_on names 'test', and the tokens hold no test pair; set mixture.split to "
             "{by: hash, test_share: 0.1}, or take 'test' out of evaluation.evaluate_on"
         )
+    extras.check(training.model_dump())
     steps = num_steps(num_pairs, training.epochs, training.batch_size)
     warmup = warmup_steps(training.warmup, steps)
     return {
@@ -51,6 +53,7 @@ def resolve(recipe: Recipe, tokens_facts: Mapping[str, Any], device: str, precis
         "precision": precision,
         "seed": training.seed,
         "num_train_pairs": num_pairs,
+        "num_validation_pairs": tokens_facts.get("validation", 0),
         "num_train_tokens": tokens_facts.get("train_tokens"),
         "num_steps": steps,
         "warmup_steps": warmup,

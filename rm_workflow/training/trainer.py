@@ -15,9 +15,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -37,16 +39,18 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import reward_model
-from rm_workflow.training import layouts, objectives, process
+from rm_workflow.training import canaries, held_out, layouts, memory, objectives, process
 from rm_workflow.training.data import TrainPairs, training_order
+from rm_workflow.training.held_out import Positions
 from rm_workflow.training.layouts import MicroBatch, StepCollator
 from rm_workflow.training.metrics import Progress
-from rm_workflow.training.resuming import AskForState, ResumableTrainer, Schedule
+from rm_workflow.training.resuming import AskForState, Schedule
+from rm_workflow.training.validating import AskForValidation, ValidatedTrainer
 
 HEAD = "score"
 
 
-class PairTrainer(ResumableTrainer):
+class PairTrainer(ValidatedTrainer):
     """Trains a reward model on the pairs of a tokens artifact as a run config says."""
 
     def __init__(
@@ -58,10 +62,13 @@ class PairTrainer(ResumableTrainer):
         progress: Progress,
         out: Path,
         identity: str = "",
+        positions: tuple[Positions, Positions] | None = None,
     ) -> None:
         training = run_config["training"]
         self.out, self.identity = out, identity
         self.schedule = Schedule(**training["save"])
+        trained, self.held_out = positions or (np.arange(len(pairs)), np.arange(0))
+        self.validation, self.validations = training["validation"], []
         self.pairs = pairs
         self.progress = progress
         self.pair_loss = objectives.get(run_config["objective"])
@@ -73,7 +80,11 @@ class PairTrainer(ResumableTrainer):
             training["layout"], pairs, classifier, run_config["device"], dropout
         )
         self.collator = StepCollator(pairs, self.layout, training["micro_batch_tokens"], tokenizer.pad_token_id)
-        self.order = training_order(pairs, run_config["seed"], training["epochs"])
+        order = training_order(held_out.subset(pairs, trained), run_config["seed"], training["epochs"])
+        self.order = trained[order].tolist()
+        if training["compile"]:
+            # In place: names of weights stay, and the reward is read from the body (see ``reward_model.rewards``).
+            getattr(classifier, classifier.base_model_prefix).compile(dynamic=True)
         super().__init__(
             model=model,
             args=training_arguments(run_config, out),
@@ -85,6 +96,8 @@ class PairTrainer(ResumableTrainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(LogLastStep())
         self.add_callback(AskForState(self.schedule))
+        if self.validation:
+            self.add_callback(AskForValidation(self.validation["steps"]))
 
     def use_layout(self, layout: layouts.Layout, reason: str) -> None:
         """Lay the pairs out in another way from now on."""
@@ -130,9 +143,7 @@ class PairTrainer(ResumableTrainer):
         loss = torch.zeros((), device=self.args.device)
         for batch in step:
             process.raise_if_asked()
-            share = self.compute_loss(model, batch) / total_weight
-            self.accelerator.backward(share)
-            loss += share.detach()
+            loss += memory.guarded(self, batch, partial(self.add_gradient, model, batch, total_weight))
         if not math.isfinite(loss.item()):
             raise UserError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}; lower training.learning_rate "
@@ -141,6 +152,12 @@ class PairTrainer(ResumableTrainer):
         self.progress.window.steps += 1
         self.leave_step()
         return loss
+
+    def add_gradient(self, model: torch.nn.Module, batch: MicroBatch, total_weight: torch.Tensor) -> torch.Tensor:
+        """Add the gradients of one micro-batch and return its share of the step's loss, shape []."""
+        share = self.compute_loss(model, batch) / total_weight
+        self.accelerator.backward(share)
+        return share.detach()
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -176,8 +193,19 @@ class PairTrainer(ResumableTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write the line of a logging step; transformers' summary at the end is in ``result.json``."""
-        if "loss" in logs:
-            self.progress.record(self.state.global_step, logs["learning_rate"], logs["grad_norm"])
+        if "loss" not in logs:
+            return
+        window, step = self.progress.window, self.state.global_step
+        canaries.check_margins(window.largest_margin, window.pairs, step)
+        row = self.progress.record(step, logs["learning_rate"], logs["grad_norm"])
+        if self.args.report_to:
+            figures = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            super().log({**figures, **{f"{name}_accuracy": s["accuracy"] for name, s in row["sources"].items()}})
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        grad_norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        canaries.check_gradient(float(grad_norm), self.state.global_step + 1)
+        return grad_norm
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: transformers would look for one ``input_ids`` in a batch of micro-batches."""
@@ -198,7 +226,16 @@ class FixedOrder(Sampler[int]):
 
 
 class LogLastStep(TrainerCallback):
-    """Makes the last step a logging step, so that no pair is missing from the metrics."""
+    """Makes the last step a logging step, so that no pair is missing from the metrics.
+
+    The end of the epoch is that of the run, and the moment after an early stop.
+    """
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a log where the last step had none."""
+        control.should_log = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a log at the last step."""
@@ -229,7 +266,8 @@ def training_arguments(run_config: Mapping[str, Any], out: Path) -> RewardConfig
         disable_dropout=training["lora"] is None,
         use_cpu=run_config["device"] == "cpu",
         disable_tqdm=True,
-        report_to="none",
+        report_to=training["report_to"] or "none",
+        run_name=run_config["recipe"],
         save_strategy="no",
         remove_unused_columns=False,
         dataloader_pin_memory=run_config["device"] != "cpu",

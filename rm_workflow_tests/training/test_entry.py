@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rm_workflow.catalog.models import Validation
 from rm_workflow.errors import UserError
-from rm_workflow.training import entry, layouts, training_state
+from rm_workflow.training import entry, held_out, layouts, training_state
 from rm_workflow_tests.training import toy
 
 # What a cluster node without the Dagster side has: these packages cannot be found.
@@ -95,6 +96,21 @@ def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path
     assert lines[-1]["useful_share"] > 0.5
     assert lines[-1]["mfu"] is None
     assert 0.1 < lines[-1]["memory_gb"] < 50
+
+
+def test_the_best_of_a_run_with_validation_is_what_is_saved(tiny_base, tokens, encoder, tmp_path):
+    validation = {"share": 0.2, "steps": 2, "metric": "accuracy"}
+    facts = held_out.facts_for_training(tokens, {}, Validation(**validation))
+    recipe = toy.recipe(validation=validation, epochs=4, learning_rate=3e-3)
+    config = toy.resolved(recipe, encoder, facts["train_per_epoch"], validation=facts["validation"])
+    out = tmp_path / "out"
+    told = []
+    result = entry.train(toy.write_run_config(tmp_path / "r.json", config), tokens, tiny_base, out, told.append)
+    lines = [json.loads(line) for line in (out / "validation.jsonl").read_text("utf-8").splitlines()]
+    assert result["validation"] == max(lines, key=lambda line: line["accuracy"])
+    assert result["num_pairs"] == 4 * facts["train_per_epoch"]
+    assert f"{facts['validation']} of the train pairs are held out for validation" in told
+    assert {path.name for path in out.iterdir()} == {"model", "metrics.jsonl", "validation.jsonl", "result.json"}
 
 
 def test_a_body_whose_rewards_depend_on_the_layout_is_trained_in_another_with_a_word(

@@ -91,9 +91,12 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
     return folder
 
 
-def resolved(toy_recipe: Recipe, encoder: Encoder, num_pairs: int, precision: str = "fp32") -> dict[str, Any]:
+def resolved(
+    toy_recipe: Recipe, encoder: Encoder, num_pairs: int, precision: str = "fp32", validation: int = 0
+) -> dict[str, Any]:
     """Return the run config of a toy recipe."""
     facts = {"train_per_epoch": num_pairs, "test": 1, "train_tokens": 0, "template_hash": encoder.template_hash}
+    facts["validation"] = validation
     return run_config.resolve(toy_recipe, facts, "cpu", precision)
 
 
