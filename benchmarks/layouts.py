@@ -23,7 +23,8 @@ def main(recipe_name: str = "quickstart") -> None:
     from rm_workflow.settings import load_settings, wait_without_spinning
 
     wait_without_spinning()
-    trainers = _trainers(recipe_name, load_settings())
+    parts = parts_of(recipe_name, load_settings())
+    trainers = {layout: _trainer(layout, *parts) for layout in LAYOUTS}
     rounds = [_round(trainers, number) for number in range(NUM_ROUNDS + 1)][1:]
     padded = [seconds["padded"] for seconds in rounds]
     pairs = trainers["padded"].args.train_batch_size
@@ -37,7 +38,8 @@ def main(recipe_name: str = "quickstart") -> None:
         )
 
 
-def _trainers(recipe_name: str, settings: Any) -> dict[str, Any]:
+def parts_of(recipe_name: str, settings: Any) -> tuple[dict[str, Any], Any, Any, Path]:
+    """Return run config, encoder, pairs and the base's folder of a recipe; what is missing is made first."""
     from rm_workflow.artifacts import ArtifactStore
     from rm_workflow.assets.flow import Flow
     from rm_workflow.assets.headless import run_recipe
@@ -58,8 +60,7 @@ def _trainers(recipe_name: str, settings: Any) -> dict[str, Any]:
     tokens, base, run_config = (artifact.folder for artifact in found if artifact)
     config = _read_json(run_config / "run_config.json")
     encoder = Encoder.load(model_folder(base), TokenRecipe(**config["token_recipe"]))
-    pairs = load_pairs(tokens)
-    return {layout: _trainer(layout, config, encoder, pairs, model_folder(base)) for layout in LAYOUTS}
+    return config, encoder, load_pairs(tokens), model_folder(base)
 
 
 def _read_json(path: Path) -> Any:
