@@ -18,6 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,9 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line on stderr and pass it on."""
-        print(text, file=sys.stderr, flush=True)
+        # A parent that was killed leaves a broken pipe, and the state must still be written.
+        with suppress(BrokenPipeError):
+            print(text, file=sys.stderr, flush=True)
         if self.tell:
             self.tell(text)
 

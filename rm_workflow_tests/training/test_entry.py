@@ -24,12 +24,13 @@ def find_spec(name, path=None, target=None):
     return None if name.split(".")[0] in ("dagster", "duckdb") else find(name, path, target)
 PathFinder.find_spec = staticmethod(find_spec)
 """
-# Starts the trainer as a Dagster step does and waits until it is killed.
+# Starts the trainer as a Dagster step does, its lines through a pipe that breaks when this process is killed.
 PARENT = """
 import subprocess, sys
-child = subprocess.Popen(sys.argv[1:])
+child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE)
 print(child.pid, flush=True)
-child.wait()
+for line in child.stderr:
+    pass
 """
 # A stand-in for the trainer while it computes: no torch, one endless loop.
 BUSY = """

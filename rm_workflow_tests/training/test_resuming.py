@@ -1,8 +1,11 @@
 """A run that is ended and goes on equals one that is not, bit for bit."""
 
 import json
+import os
 import random
+import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -236,3 +239,18 @@ def test_the_clock_of_a_resumed_run_goes_on_without_the_time_between(tmp_path):
     later = Progress(tmp_path / "metrics.jsonl", 10, 22)
     later.go_on(counters, "")
     assert time.monotonic() - later.started == pytest.approx(100.0, abs=1.0)
+
+
+def test_a_broken_pipe_to_a_killed_parent_does_not_stop_the_run_before_its_state_is_written(tmp_path, monkeypatch):
+    told = []
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as broken:
+        monkeypatch.setattr(sys, "stderr", broken)
+        with pytest.raises(BrokenPipeError):
+            print("a line", file=broken, flush=True)
+        Progress(tmp_path / "metrics.jsonl", 10, 22, told.append).say("step 1/10")
+        monkeypatch.undo()
+        with suppress(BrokenPipeError):
+            broken.close()
+    assert told == ["step 1/10"]
