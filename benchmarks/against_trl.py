@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import end
-from benchmarks.recipe import PreparedRecipe, prepare
+from benchmarks.layouts import with_four_responses
+from benchmarks.recipe import PreparedRecipe, count_flops, prepare
 
 NUM_STEPS = 5
 DEFAULT_SIZE = 8
@@ -67,13 +68,14 @@ def main(recipe_name: str = "qwen25_7b_hh_lora_mini", num_steps: int | str = NUM
 
     wait_without_spinning()
     prepared = prepare(recipe_name, load_settings())
-    compare(prepared, int(num_steps))
+    compare("its pairs", prepared, int(num_steps))
+    compare("four responses a prompt, all six pairs", with_four_responses(prepared), int(num_steps))
 
 
-def compare(prepared: PreparedRecipe, num_steps: int) -> None:
+def compare(what: str, prepared: PreparedRecipe, num_steps: int) -> None:
     """Time the sides on steps of a prepared recipe, after one step to warm up."""
     ours = Side(_with_optimizer(prepared.trainer("auto")))
-    steps = _steps(ours.trainer, num_steps + 2)
+    steps = ours.trainer.steps[: num_steps + 2]
     sides = {
         "ours": ours,
         "default": Side(_stock(prepared, recompute=True), DEFAULT_SIZE),
@@ -81,24 +83,19 @@ def compare(prepared: PreparedRecipe, num_steps: int) -> None:
     }
     flops = {name: _flops(side, steps[0]) for name, side in sides.items()}
     rounds = [{name: _timed(side, step) for name, side in sides.items()} for step in steps[1:]][1:]
-    pairs = len(steps[0])
+    pairs = sum(map(len, steps[2:])) / len(rounds)
     print(
-        f"{prepared.name}: {num_steps} steps of {pairs} pairs in turn; ours: layout {ours.trainer.layout}; tuned: "
-        f"{sides['tuned'].size} pairs a micro-batch; median (least to most)"
+        f"{prepared.name}: {what}: {len(rounds)} steps of {pairs:g} pairs in turn; ours: layout {ours.trainer.layout}; "
+        f"tuned: {sides['tuned'].size} pairs a micro-batch; median (least to most)"
     )
     for name in sides:
-        speeds = [pairs / seconds[name][0] for seconds in rounds]
+        speeds = [len(step) / seconds[name][0] for step, seconds in zip(steps[2:], rounds, strict=True)]
         ratios = [seconds[name][0] / seconds["ours"][0] for seconds in rounds]
         apart = max(abs(seconds[name][1] - seconds["ours"][1]) for seconds in rounds)
         print(
             f"  {name:8s} {_spread(speeds)} pairs/s  ours is {_spread(ratios)} times as fast  "
             f"{flops[name] / 1e12:.2f} TFLOP a step ({flops[name] / flops['ours']:.2f})  losses apart by {apart:.1e}"
         )
-
-
-def _steps(trainer: Any, number: int) -> list[list[int]]:
-    size = trainer.args.train_batch_size
-    return [trainer.order[start : start + size] for start in range(0, number * size, size)]
 
 
 def _timed(side: Side, step: Sequence[int]) -> tuple[float, float]:
@@ -112,12 +109,9 @@ def _timed(side: Side, step: Sequence[int]) -> tuple[float, float]:
 
 
 def _flops(side: Side, step: Sequence[int]) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        side.gradients(step)
+    flops = count_flops(lambda: side.gradients(step))
     side.trainer.model.zero_grad()
-    return int(counter.get_total_flops())
+    return flops
 
 
 def _tuned(prepared: PreparedRecipe, step: Sequence[int]) -> Side:

@@ -14,20 +14,18 @@ drops included) over those of ``padded``. The recipe's tokens and base model are
 import itertools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks import end
+from benchmarks.recipe import PreparedRecipe, count_flops, prepare
 
 if TYPE_CHECKING:
     from rm_workflow.training.data import TrainPairs
-    from rm_workflow.training.trainer import PairTrainer
 
 NUM_ROUNDS = 5
 MOST_PROMPTS = 200
@@ -38,37 +36,16 @@ def main(recipe_name: str = "quickstart") -> None:
     from rm_workflow.settings import load_settings, wait_without_spinning
 
     wait_without_spinning()
-    made = _make(recipe_name, load_settings())
-    _compare(f"{recipe_name}: its pairs", made, made["pairs"], {})
-    changed = {"grouping": "prompts", "batch_size": max(12, made["config"]["training"]["batch_size"])}
-    _compare(f"{recipe_name}: four responses a prompt, all six pairs", made, four_responses(made["pairs"]), changed)
+    prepared = prepare(recipe_name, load_settings())
+    _compare("its pairs", prepared)
+    _compare("four responses a prompt, all six pairs", with_four_responses(prepared))
 
 
-def _make(recipe_name: str, settings: Any) -> dict[str, Any]:
-    """Return run config, encoder, pairs and base model's folder of a recipe."""
-    import json
-
-    from rm_workflow.artifacts import ArtifactStore
-    from rm_workflow.assets.flow import Flow
-    from rm_workflow.assets.headless import run_recipe
-    from rm_workflow.catalog.loading import load_catalog, resolve_recipe
-    from rm_workflow.catalog.models import TokenRecipe
-    from rm_workflow.definitions import build_definitions
-    from rm_workflow.models.base import model_folder
-    from rm_workflow.models.tokens import Encoder
-    from rm_workflow.training.data import load_pairs
-
-    catalog = load_catalog(settings)
-    recipe = resolve_recipe(catalog, recipe_name)
-    run_recipe(settings, catalog, recipe, {}, "run_config", build_definitions)
-    store, flow = ArtifactStore(settings.home), Flow(catalog)
-    found = [
-        planned.latest(store) for planned in (flow.tokens(recipe), flow.base(recipe.base), flow.run_config(recipe))
-    ]
-    tokens, base, run_config = (artifact.folder for artifact in found if artifact)
-    config = json.loads((run_config / "run_config.json").read_text("utf-8"))
-    encoder = Encoder.load(model_folder(base), TokenRecipe(**config["token_recipe"]))
-    return {"config": config, "encoder": encoder, "pairs": load_pairs(tokens), "base": model_folder(base)}
+def with_four_responses(prepared: PreparedRecipe) -> PreparedRecipe:
+    """Return a recipe whose steps are whole prompts with four responses and all their pairs."""
+    batch_size = max(12, prepared.config["training"]["batch_size"])
+    training = {**prepared.config["training"], "grouping": "prompts", "batch_size": batch_size}
+    return replace(prepared, pairs=four_responses(prepared.pairs), config={**prepared.config, "training": training})
 
 
 def four_responses(pairs: "TrainPairs") -> "TrainPairs":
@@ -107,16 +84,16 @@ def _reply(pairs: "TrainPairs", response: int) -> Any:
     return pairs.ids(int(response))[pairs.prompt_length[response] :]
 
 
-def _compare(title: str, made: dict[str, Any], pairs: "TrainPairs", changed: dict[str, Any]) -> None:
+def _compare(what: str, prepared: PreparedRecipe) -> None:
     from rm_workflow.training.layouts import LAYOUTS
 
-    trainer = _trainer(made, pairs, changed)
+    trainer, pairs = prepared.trainer("packed"), prepared.pairs
     rounds = [{layout: _seconds(trainer, layout, number) for layout in LAYOUTS} for number in range(NUM_ROUNDS + 1)][1:]
     steps = [trainer.steps[number % len(trainer.steps)] for number in range(1, NUM_ROUNDS + 1)]
     num_pairs = sum(map(len, steps)) / len(steps)
     tokens = sum(sum(pairs.lengths(position)) for step in steps for position in step)
     flops = {layout: _flops(trainer, layout, steps[0]) for layout in LAYOUTS}
-    print(f"{title}: steps of {num_pairs:g} pairs, {NUM_ROUNDS} interleaved rounds: median (least to most)")
+    print(f"{prepared.name}: {what}: steps of {num_pairs:g} pairs, {NUM_ROUNDS} rounds in turn: median (least to most)")
     for layout in LAYOUTS:
         speeds = [len(step) / seconds[layout] for step, seconds in zip(steps, rounds, strict=True)]
         ratios = [seconds["padded"] / seconds[layout] for seconds in rounds]
@@ -128,22 +105,12 @@ def _compare(title: str, made: dict[str, Any], pairs: "TrainPairs", changed: dic
         )
 
 
-def _trainer(made: dict[str, Any], pairs: "TrainPairs", changed: dict[str, Any]) -> "PairTrainer":
-    from rm_workflow.training import entry
-    from rm_workflow.training.metrics import Progress
-
-    out = Path(tempfile.mkdtemp(prefix="layouts-"))
-    config = {**made["config"], "training": {**made["config"]["training"], "layout": "packed", **changed}}
-    progress = Progress(out / "metrics.jsonl", config["num_steps"], len(pairs))
-    return entry.make_trainer(config, made["encoder"], pairs, made["base"], progress, out)
-
-
-def _micro_batches(trainer: "PairTrainer", layout: Any, step: Sequence[int]) -> list[Any]:
+def _micro_batches(trainer: Any, layout: Any, step: Sequence[int]) -> list[Any]:
     trainer.use_layout(layout, "asked for")
     return list(trainer.collator.micro_batches(step))
 
 
-def _seconds(trainer: "PairTrainer", layout: Any, number: int) -> float:
+def _seconds(trainer: Any, layout: Any, number: int) -> float:
     """Return the seconds of one step, collation left out; the same pairs in all layouts."""
     batches = _micro_batches(trainer, layout, trainer.steps[number % len(trainer.steps)])
     started = time.perf_counter()
@@ -153,24 +120,15 @@ def _seconds(trainer: "PairTrainer", layout: Any, number: int) -> float:
     return seconds
 
 
-def _computed(trainer: "PairTrainer", layout: Any, step: Sequence[int]) -> int:
+def _computed(trainer: Any, layout: Any, step: Sequence[int]) -> int:
     return sum(batch["input_ids"].numel() for batch in _micro_batches(trainer, layout, step))
 
 
-def _flops(trainer: "PairTrainer", layout: Any, step: Sequence[int]) -> int:
-    """Return the FLOPs of one step; the CPU's attention kernels are counted as torch counts a GPU's."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
-
-    cpu_attention = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
-    }
+def _flops(trainer: Any, layout: Any, step: Sequence[int]) -> int:
     batches = _micro_batches(trainer, layout, step)
-    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
-        trainer.training_step(trainer.model, {"micro_batches": batches})
+    flops = count_flops(lambda: trainer.training_step(trainer.model, {"micro_batches": batches}))
     trainer.model.zero_grad()
-    return counter.get_total_flops()
+    return flops
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,17 @@ def prepare(recipe_name: str, settings: Any) -> PreparedRecipe:
     config = json.loads((run_config / "run_config.json").read_text("utf-8"))
     encoder = Encoder.load(model_folder(base), TokenRecipe(**config["token_recipe"]))
     return PreparedRecipe(recipe_name, config, encoder, load_pairs(tokens), model_folder(base))
+
+
+def count_flops(work: Callable[[], Any]) -> int:
+    """Return the FLOPs of some work; the CPU's attention kernels are counted as torch counts a GPU's."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+    cpu_attention = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    }
+    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+        work()
+    return int(counter.get_total_flops())

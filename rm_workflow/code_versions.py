@@ -55,13 +55,14 @@ CODE_VERSIONS = {
         ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
     "tokens": CodeVersion("4", ("training/tokens.py", "training/response_tokens.py", "models/tokens.py")),
-    "run_config": CodeVersion("2", ("training/run_config.py", "training/data.py")),
+    "run_config": CodeVersion("2", ("training/run_config.py", "training/held_out.py", "training/data.py")),
     "checkpoint": CodeVersion(
         "3",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
             *("training/layouts.py", "training/attention.py", "training/saving.py", "training/canaries.py"),
             *("training/responses.py", "training/response_trainer.py", "models/reward_model.py"),
+            *("training/resuming.py", "training/validating.py", "training/held_out.py"),
         ),
     ),
     "scores": CodeVersion(

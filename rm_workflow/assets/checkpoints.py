@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import dagster as dg
 
@@ -25,9 +25,6 @@ from rm_workflow.assets.trainer_process import run_trainer
 from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.reporting import plots
-
-if TYPE_CHECKING:
-    from rm_workflow.training.data import PairKeys
 
 GPU_POOL = "gpu"
 CONFIGURED_FACTS = ("base", "objective", "num_train_pairs")
@@ -51,16 +48,20 @@ def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         request = planned.request(tuple(inputs.values()), workplace.overridden, resolved=resolved)
 
         def build(out: Path) -> Built:
-            from rm_workflow.training import run_config
+            from rm_workflow.training import held_out, run_config
 
-            keys = _pair_keys(tokens) if recipe.training.grouping == "prompts" else None
-            config = run_config.resolve(recipe, tokens.facts, resolved["device"], resolved["precision"], keys)
+            validation = recipe.training.validation
+            facts = held_out.facts_for_training(tokens.folder, tokens.facts, validation)
+            by_prompt = recipe.training.grouping == "prompts"
+            keys = held_out.keys_for_training(tokens.folder, validation) if by_prompt else None
+            config = run_config.resolve(recipe, facts, resolved["device"], resolved["precision"], keys)
             (out / "run_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
             return Built(facts=config)
 
         def describe(artifact: Artifact) -> Metadata:
             return {
                 "num_train_pairs": artifact.facts["num_train_pairs"],
+                "num_validation_pairs": artifact.facts["num_validation_pairs"],
                 "num_steps": artifact.facts["num_steps"],
                 "run_config": markdown(f"```json\n{json.dumps(dict(artifact.facts), indent=1, sort_keys=True)}\n```"),
             }
@@ -128,12 +129,6 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
     )
 
 
-def _pair_keys(tokens: Artifact) -> "PairKeys":
-    from rm_workflow.training.data import load_pair_keys
-
-    return load_pair_keys(tokens.folder)
-
-
 def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path) -> list[str]:
     from rm_workflow.models.base import model_folder
 
@@ -175,7 +170,9 @@ def _link_or_copy(source: str | Path, target: str | Path) -> None:
 def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
     """Take over what the trainer left in its folder and read what it says of itself."""
     result = json.loads((work / "result.json").read_text("utf-8"))
-    for name in ("model", "adapter", "attributes.safetensors", "metrics.jsonl", "result.json"):
+    for name in (
+        *("model", "adapter", "attributes.safetensors", "metrics.jsonl", "validation.jsonl", "runs", "result.json"),
+    ):
         if (work / name).exists():
             _link(work / name, out / name)
     reload = result["reload"]
@@ -185,8 +182,13 @@ def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
 
 
 def _describe_checkpoint(artifact: Artifact) -> Metadata:
-    lines = artifact.file("metrics.jsonl").read_text("utf-8").splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = _lines(artifact.file("metrics.jsonl"))
+    validations = _lines(artifact.folder / "validation.jsonl")
     figures = {key: value for key, value in artifact.facts.items() if isinstance(value, str | int | float)}
-    curves = image(plots.training_curves(metrics, artifact.asset), "training curves")
+    curves = image(plots.training_curves(metrics, artifact.asset, validations), "training curves")
     return {"curves": curves, **figures}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file, none where there is no such file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []

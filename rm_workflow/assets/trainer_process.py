@@ -17,7 +17,8 @@ import dagster as dg
 
 from rm_workflow.errors import UserError
 
-GRACE_SECONDS = 30.0
+# Longer than the trainer gives itself for writing its state.
+GRACE_SECONDS = 100.0
 KEPT_LINES = 30
 STDERR_DESCRIPTOR = 2
 

@@ -513,6 +513,59 @@ class Lora(Entry):
     target_modules: str | list[str] = "all-linear"
 
 
+class Save(Entry):
+    """When the state of a training run is written, from which it goes on after it was ended.
+
+    A signal (SIGTERM, Ctrl-C) writes one too. Saving by time never takes more than 2 % of the time.
+
+    Attributes:
+        minutes: a state every so many minutes; null saves by steps alone.
+        steps: a state every so many optimiser steps; null saves by time alone.
+        keep: newest states that are kept.
+    """
+
+    minutes: Annotated[float, Field(gt=0)] | None = 10
+    steps: Positive | None = None
+    keep: Positive = 2
+
+
+class Validation(Entry):
+    """Evaluation while training, on train pairs that are held out; the test split is never used to choose by.
+
+    Attributes:
+        share: least share of the train pairs that is held out, in whole groups.
+        max_pairs: no more groups are held out once they have so many pairs.
+        steps: an evaluation every so many optimiser steps, and after the last one.
+        metric: what the best weights are chosen by: lowest ``loss`` or highest ``accuracy``, the first of equals.
+        keep_best: the best weights become the checkpoint; else the last ones.
+        patience: stop after so many evaluations with nothing better; null trains to the end.
+        seed: of the choice of groups.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    max_pairs: Positive = 1000
+    steps: Positive = 50
+    metric: Literal["loss", "accuracy"] = "loss"
+    keep_best: bool = True
+    patience: Positive | None = None
+    seed: int = 0
+
+
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adamw_bnb_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "lion_32bit",
+    "lion_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+]
+
+
 class Training(Entry):
     """Optimisation of one checkpoint. Names are those of TRL and transformers.
 
@@ -533,6 +586,11 @@ class Training(Entry):
         label_smoothing: assumed share of pairs whose label is the wrong way round (arXiv 2401.06080).
         attribute_weights: for regression: attribute -> its factor in the one reward of the saved model, below 0 for
             what is not wanted; null takes the mean of all.
+        save: when states are written from which an ended run goes on.
+        validation: held-out pairs, best weights, early stop; null evaluates nothing while training.
+        optimizer: those with bnb, lion, paged or 8bit in their names need the package bitsandbytes.
+        compile: compile the body with torch.compile; pays for long runs, and digits may differ from those without.
+        report_to: trackers that get the figures of each logging step beside ``metrics.jsonl``.
         save_dtype: dtype of a merged or full model on disk.
     """
 
@@ -548,14 +606,18 @@ class Training(Entry):
     warmup: Annotated[float, Field(ge=0)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    optimizer: str = "adamw_torch"
+    optimizer: Optimizer = "adamw_torch"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     activation_checkpointing: bool = False
+    compile: bool = False
     head_init_std: Annotated[float, Field(gt=0)] | None = None
     center_rewards_coefficient: Annotated[float, Field(ge=0)] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     attribute_weights: dict[str, float] | None = None
     logging_steps: Positive = 5
+    save: Save = Save()
+    validation: Validation | None = None
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 

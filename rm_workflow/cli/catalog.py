@@ -96,10 +96,10 @@ def pair_keys(recipe: Recipe, catalog: Catalog, settings: Settings) -> "PairKeys
     """Return the keys of this very recipe's tokenised pairs where its steps depend on them."""
     if recipe.training.grouping != "prompts":
         return None
-    from rm_workflow.training.data import load_pair_keys
+    from rm_workflow.training.held_out import keys_for_training
 
     tokens = Flow(catalog).tokens(recipe).latest(ArtifactStore(settings.home))
-    return load_pair_keys(tokens.folder) if tokens else None
+    return keys_for_training(tokens.folder, recipe.training.validation) if tokens else None
 
 
 def machine_memory_gb() -> float:

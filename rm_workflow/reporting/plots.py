@@ -17,6 +17,8 @@ CURVES = (
     ("accuracy", "accuracy (strict)"),
     ("margin", "margin r(chosen) - r(rejected)"),
     ("learning_rate", "learning rate"),
+    ("grad_norm", "gradient norm"),
+    ("tokens_per_second", "tokens per second, no padding"),
 )
 
 
@@ -44,15 +46,26 @@ def funnel(steps: Sequence[tuple[str, int, int]], title: str) -> bytes:
     return _png(figure)
 
 
-def training_curves(metrics: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    """Draw loss, accuracy, margin and learning rate over optimiser steps."""
+def training_curves(
+    metrics: Sequence[Mapping[str, Any]], title: str, validations: Sequence[Mapping[str, Any]] = ()
+) -> bytes:
+    """Draw the figures of training over optimiser steps, with those on held-out pairs where there are any.
+
+    Args:
+        metrics: lines of ``metrics.jsonl``.
+        validations: lines of ``validation.jsonl``.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 7), layout="constrained")
     for index, (name, label) in enumerate(CURVES):
-        axes = figure.add_subplot(2, 2, index + 1)
-        points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
-        axes.plot([step for step, _ in points], [value for _, value in points], color=KEPT_COLOUR, linewidth=1.2)
+        axes = figure.add_subplot(3, 2, index + 1)
+        for rows, colour, what in ((metrics, KEPT_COLOUR, "training"), (validations, DROPPED_COLOUR, "held out")):
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=what)
+        if len(axes.get_lines()) > 1:
+            axes.legend(fontsize=6, frameon=False)
         axes.set_title(label, fontsize=8)
         axes.set_xlabel("step", fontsize=7)
         axes.tick_params(labelsize=7)

@@ -26,6 +26,9 @@ RELOAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 EQUAL_REWARDS = 1e-6
 # Largest difference of rewards between layouts in fp32, as a share of the largest reward; rounding gives about 1e-6.
 LAYOUT_TOLERANCE = 1e-4
+# Full tuning in published recipes takes 1e-6 to 2e-4; bodies below this size are toys, which may learn faster.
+LARGEST_FULL_LEARNING_RATE = 1e-3
+TOY_PARAMETERS = 50_000_000
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 
 
@@ -54,6 +57,59 @@ def check_tokens(pairs: TrainPairs | TrainResponses, pad_token_id: int | None, e
         raise UserError(
             f"responses.parquet: response {pairs.response_ids[response]} {where} the pad token (id {pad_token_id}); "
             "rebuild the tokens with this token recipe"
+        )
+
+
+def check_bos(pairs: TrainPairs | TrainResponses, bos_token_id: int | None) -> None:
+    """Refuse conversations that begin with two BOS, as a template with one and a tokenizer that adds one give.
+
+    Scoring through plain transformers would then see one BOS less or more than training did.
+    """
+    starts = pairs.starts[:-1][np.diff(pairs.starts) > 1]
+    doubled = np.flatnonzero((pairs.token_ids[starts] == bos_token_id) & (pairs.token_ids[starts + 1] == bos_token_id))
+    if bos_token_id is not None and doubled.size:
+        raise UserError(
+            f"responses.parquet: {doubled.size} of {len(starts)} conversations begin with two BOS tokens (id "
+            f"{bos_token_id}), from the template and from the tokenizer; take the BOS out of one of them and rebuild "
+            "the tokens"
+        )
+
+
+def check_learning_rate(learning_rate: float, num_parameters: int, is_full: bool) -> None:
+    """Refuse a learning rate for full tuning that is far above every published one; often it was meant for LoRA."""
+    if is_full and num_parameters >= TOY_PARAMETERS and learning_rate > LARGEST_FULL_LEARNING_RATE:
+        raise UserError(
+            f"training.learning_rate {learning_rate:g} is absurd for full tuning of {num_parameters:,} parameters, "
+            f"where published recipes take 1e-6 to 2e-4 (at most {LARGEST_FULL_LEARNING_RATE:g} is accepted); lower it "
+            "or set training.lora"
+        )
+
+
+def check_shapes(chosen: "Tensor", score_gap: "Tensor", losses: "Tensor") -> None:
+    """Refuse scores or losses that are not one number a pair: [pairs, 1] against [pairs] would give [pairs, pairs]."""
+    for what, tensor in (("the score gap", score_gap), ("the loss of the objective", losses)):
+        if tensor.shape != chosen.shape:
+            raise UserError(
+                f"{what} has shape {list(tensor.shape)} where the pairs are {list(chosen.shape)}; a margin is one "
+                "number a pair"
+            )
+
+
+def check_gradient(grad_norm: float, step: int) -> None:
+    """Refuse a step whose gradient is NaN or infinite, before it reaches the weights."""
+    if not math.isfinite(grad_norm):
+        raise UserError(
+            f"the gradient norm of step {step} is {grad_norm}, and the weights are still those of the step before; "
+            "lower training.learning_rate or set training.precision to fp32"
+        )
+
+
+def check_margins(largest: float, num_pairs: int, step: int) -> None:
+    """Refuse to go on where all pairs since the last line have equal rewards, so that no gradient tells them apart."""
+    if largest == 0.0:
+        raise UserError(
+            f"up to step {step} the rewards of both sides are equal in all of the last {num_pairs} pairs, so nothing "
+            "is learnt any more; lower training.learning_rate"
         )
 
 

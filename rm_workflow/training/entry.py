@@ -7,6 +7,9 @@ the Dagster log. The folder OUT belongs to one trainer at a time and holds, at t
     adapter/        PEFT adapter with the head (LoRA only)
     attributes.safetensors   head of each attribute (regression only)
     metrics.jsonl   one line a logging step
+    states/         while it trains: the states from which the same command goes on after it was ended
+    validation.jsonl  one line an evaluation on held-out pairs (where the recipe has training.validation)
+    runs/           files of trackers (where the recipe has training.report_to)
     result.json     figures of the run; written last, so without it nothing here is a checkpoint
 
 Exit code 0 on success, 1 with one line ``error: ...``, 130 and 143 after SIGINT and SIGTERM.
@@ -18,7 +21,6 @@ import itertools
 import json
 import os
 import re
-import resource
 import shutil
 import sys
 import time
@@ -27,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rm_workflow.catalog.models import TokenRecipe
+from rm_workflow.catalog.models import TokenRecipe, Validation
 from rm_workflow.durable_files import fsync_tree
 from rm_workflow.errors import UserError
 from rm_workflow.training import process
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from rm_workflow.models.tokens import Encoder
     from rm_workflow.training.data import TrainPairs
+    from rm_workflow.training.held_out import Positions
     from rm_workflow.training.layouts import MicroBatch
     from rm_workflow.training.response_trainer import ResponseTrainer
     from rm_workflow.training.responses import TrainResponses
@@ -45,7 +48,8 @@ if TYPE_CHECKING:
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-OUTPUTS = ("model", "adapter", "attributes.safetensors", METRICS, RESULT)
+VALIDATION = "validation.jsonl"
+OUTPUTS = ("model", "adapter", "attributes.safetensors", METRICS, VALIDATION, RESULT)
 PROBE_PAIRS = 8
 # In fp32, which a CPU is slow at.
 LAYOUT_PROBE_PAIRS = 2
@@ -65,9 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except process.Terminated as ended:
-        print(f"ended by {ended}; nothing is published", file=sys.stderr, flush=True)
+        print(f"ended by {ended}; nothing is published{_kept(options.out)}", file=sys.stderr, flush=True)
         return ended.exit_code
     return 0
+
+
+def _kept(out: Path) -> str:
+    from rm_workflow.training import training_state
+
+    states = training_state.kept_states(out / training_state.STATES, 1)
+    return f"; the same command goes on after step {states[0].step}" if states else ""
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -100,8 +111,10 @@ def train(
         tell: gets each line that is printed.
     """
     from rm_workflow.models.tokens import Encoder
-    from rm_workflow.training import saving
+    from rm_workflow.training import canaries, held_out, resuming, saving
     from rm_workflow.training.metrics import Progress
+    from rm_workflow.training.speed import peak_memory_gb, speed_of
+    from rm_workflow.training.training_state import STATES
 
     quiet_libraries()
     for name in OUTPUTS:
@@ -109,7 +122,9 @@ def train(
     run_config = json.loads(run_config_file.read_text("utf-8"))
     encoder = Encoder.load(base, TokenRecipe(**run_config["token_recipe"]))
     pairs = load_data(run_config, tokens)
-    _check_inputs(run_config, encoder, pairs, tokens)
+    validation = run_config["training"]["validation"]
+    positions = held_out.split(tokens, Validation(**validation)) if validation else None
+    _check_inputs(run_config, encoder, pairs, positions, tokens)
     progress = Progress(
         out / METRICS,
         run_config["num_steps"],
@@ -119,27 +134,41 @@ def train(
     )
     _announce(run_config, pairs, progress)
 
-    trainer = make_trainer(run_config, encoder, pairs, base, progress, out)
+    identity = resuming.run_identity(run_config, tokens, base)
+    trainer = make_trainer(run_config, encoder, pairs, base, progress, out, identity, positions)
+    lora = run_config["training"]["lora"]
+    canaries.check_learning_rate(
+        run_config["training"]["learning_rate"], trainer.trained_model.num_parameters(), lora is None
+    )
     probe = _probe(trainer, pairs, encoder.pad_token_id)
     first_loss = check_start(trainer, probe, _fresh_head(base))
     prove_layout(trainer, probe)
     progress.say(f"layout {trainer.layout}: {trainer.layout_reason}")
     if any(pairs.unshared.values()):
         progress.say(_unshared_line(pairs))
+    progress.speed = speed_of(trainer.trained_model, run_config["device"], run_config["precision"])
     progress.start()
-    trainer.train()
+    run_to_the_end(trainer)
     seconds = time.monotonic() - progress.started
+    trainer.load_best()
 
     trainer.finish(out)
     model, parameters = trainer.trained_model, _parameter_counts(trainer)
     layout, layout_reason = trainer.layout, trainer.layout_reason
+    told = {
+        "num_steps": trainer.state.global_step,
+        "stopped_early": trainer.has_stopped_early,
+        "validation": trainer.best,
+        "resumed_from": resuming.resumed_from(out),
+        "num_states": len(trainer.schedule.costs),
+        "seconds_saving": sum(trainer.schedule.costs),
+    }
     del trainer
     save_dtype = run_config["training"]["save_dtype"]
     reload = saving.save_and_prove(model, encoder, base, save_dtype, probe, out)
     progress.say(_reload_line(reload))
     result = {
         "recipe": run_config["recipe"],
-        "num_steps": run_config["num_steps"],
         "num_pairs": progress.total_pairs,
         "num_tokens": progress.total_tokens,
         "seconds": seconds,
@@ -156,12 +185,35 @@ def train(
         "unshared_pairs": pairs.unshared,
         **_attribute_facts(run_config, pairs),
         **parameters,
-        "peak_memory_gb": _peak_memory_gb(run_config["device"]),
+        **told,
+        "peak_memory_gb": peak_memory_gb(run_config["device"]),
         "reload": reload,
     }
     fsync_tree(out)
     _write_last(out / RESULT, result)
+    _remove(out / STATES)
     return result
+
+
+def run_to_the_end(trainer: "PairTrainer") -> None:
+    """Train from the newest whole state, or from the start; a signal first gets the last whole step written.
+
+    Raises:
+        Terminated: a signal came.
+    """
+    from rm_workflow.training.resuming import PROGRESS, find_state
+
+    state = find_state(trainer)
+    if state and state.read(PROGRESS)["beside"]["has_stopped_early"]:
+        trainer.take_up_ended(state.folder)
+        return
+    with process.deferring_signals():
+        try:
+            trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
+            process.raise_if_asked()
+        except process.Terminated:
+            trainer.save_state()
+            raise
 
 
 def load_data(run_config: Mapping[str, Any], tokens: Path) -> "TrainPairs | TrainResponses":
@@ -204,23 +256,30 @@ def _remove(path: Path) -> None:
 
 
 def _check_inputs(
-    run_config: Mapping[str, Any], encoder: "Encoder", pairs: "TrainPairs | TrainResponses", tokens: Path
+    run_config: Mapping[str, Any],
+    encoder: "Encoder",
+    pairs: "TrainPairs | TrainResponses",
+    positions: tuple["Positions", "Positions"] | None,
+    tokens: Path,
 ) -> None:
-    from rm_workflow.training import canaries
+    from rm_workflow.training import canaries, extras
     from rm_workflow.training.data import TrainPairs
 
+    extras.check(run_config["training"])
     if encoder.template_hash != run_config["template_hash"]:
         raise UserError(
             f"the tokens in {tokens} were made with another chat template than the base model has under this token "
             "recipe (template_hash differs); rebuild the tokens"
         )
     unit = run_config["training"]["batch_unit"]
-    if pairs.per_epoch != run_config["num_train_pairs"]:
+    per_epoch = int(pairs.repeat[positions[0]].sum()) if positions else pairs.per_epoch
+    if per_epoch != run_config["num_train_pairs"]:
         raise UserError(
-            f"{tokens} has {pairs.per_epoch} train {unit} an epoch where the run config says "
+            f"{tokens} has {per_epoch} train {unit} an epoch where the run config says "
             f"{run_config['num_train_pairs']}; rebuild the run config"
         )
     canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
+    canaries.check_bos(pairs, encoder.tokenizer.bos_token_id)
     if isinstance(pairs, TrainPairs):
         canaries.check_scores(pairs, run_config["objective"])
 
@@ -234,6 +293,8 @@ def _announce(run_config: Mapping[str, Any], pairs: "TrainPairs | TrainResponses
         f"{run_config['num_steps']} steps of {training['batch_size']} {unit}, {kind}, "
         f"objective {run_config['objective']}, {run_config['device']}, {run_config['precision']}"
     )
+    if run_config["num_validation_pairs"]:
+        progress.say(f"{run_config['num_validation_pairs']} of the train pairs are held out for validation")
     for note in run_config["notes"]:
         progress.say(f"note: {note}")
 
@@ -245,8 +306,15 @@ def make_trainer(
     base: Path,
     progress: Any,
     out: Path,
+    identity: str = "",
+    positions: tuple["Positions", "Positions"] | None = None,
 ) -> "PairTrainer":
-    """Return a trainer with the model of a run config, its fresh head and its adapters, all drawn by the seed."""
+    """Return a trainer with the model of a run config, its fresh head and its adapters, all drawn by the seed.
+
+    Args:
+        identity: what its states are written for (``resuming.run_identity``).
+        positions: of the pairs to train on and of those held out; None trains on all.
+    """
     from transformers import set_seed
 
     from rm_workflow.models.reward_model import load_reward_model, widen_head
@@ -264,7 +332,7 @@ def make_trainer(
     if training["lora"]:
         model = add_lora(model, training["lora"], adapter_base(run_config["base"], base))
     kind: Any = ResponseTrainer if isinstance(pairs, TrainResponses) else PairTrainer
-    trainer: PairTrainer = kind(model, encoder.tokenizer, pairs, run_config, progress, out)
+    trainer: PairTrainer = kind(model, encoder.tokenizer, pairs, run_config, progress, out, identity, positions)
     return trainer
 
 
@@ -307,6 +375,7 @@ def check_start(trainer: "PairTrainer", probe: "MicroBatch", fresh_head: bool) -
         zero = torch.zeros_like(chosen)
         losses = trainer.pair_loss(chosen, rejected, batch["score_gap"])
         losses_at_zero = trainer.pair_loss(zero, zero, batch["score_gap"])
+    canaries.check_shapes(chosen, batch["score_gap"], losses)
     return canaries.check_start(chosen, rejected, losses, losses_at_zero, batch["weight"], fresh_head)
 
 
@@ -395,14 +464,6 @@ def _parameter_counts(trainer: "PairTrainer") -> dict[str, int]:
         "num_parameters": sum(count for count, _ in counts),
         "num_trainable_parameters": sum(count for count, trained in counts if trained),
     }
-
-
-def _peak_memory_gb(device: str) -> float:
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _reload_line(reload: Mapping[str, Any]) -> str:

@@ -3,12 +3,15 @@
 A line of ``metrics.jsonl``::
 
     {"step": 5, "epoch": 0.27, "loss": 0.6712, "accuracy": 0.59, "margin": 0.041, "learning_rate": 0.0002,
-     "grad_norm": 1.92, "pairs": 64, "tokens": 9120, "seconds": 11.8, "pairs_per_second": 5.4,
-     "tokens_per_second": 773.0, "total_pairs": 80, "elapsed": 14.9, "sources": {"hh": {"accuracy": 0.59, "pairs": 64}}}
+     "grad_norm": 1.92, "pairs": 64, "tokens": 9120, "seconds": 11.8, "steps_per_second": 0.34, "pairs_per_second": 5.4,
+     "tokens_per_second": 773.0, "useful_share": 0.96, "mfu": null, "memory_gb": 2.9, "total_pairs": 80,
+     "elapsed": 14.9, "sources": {"hh": {"accuracy": 0.59, "pairs": 64}}}
 
-All figures but ``step``, ``epoch``, ``learning_rate``, ``grad_norm``, ``total_pairs`` and ``elapsed`` are over the
-pairs since the line before. Where a step counts responses or prompts (``training.batch_unit``), these are called pairs
-here too; ``ResponseTrainer.item_losses`` says what their margin is, above 0 where the reward is right.
+All figures but ``step``, ``epoch``, ``learning_rate``, ``grad_norm``, ``memory_gb`` (the most so far), ``total_pairs``
+and ``elapsed`` are over the pairs since the line before. Where a step counts responses or prompts
+(``training.batch_unit``), these are called pairs here too; ``ResponseTrainer.item_losses`` says what their margin is,
+above 0 where the reward is right. ``tokens`` are those of both sides without padding, as if nothing were shared;
+``useful_share`` is the share of computed positions that are no padding; ``mfu`` is explained in ``speed.py``.
 """
 
 import json
@@ -16,9 +19,12 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rm_workflow.training.speed import Speed, peak_memory_gb
 
 
 @dataclass
@@ -31,6 +37,10 @@ class Window:
     correct: int = 0
     pairs: int = 0
     tokens: int = 0
+    filled: int = 0
+    computed: int = 0
+    steps: int = 0
+    largest_margin: float = 0.0
     by_source: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
 
     def add(
@@ -40,6 +50,8 @@ class Window:
         margins: Sequence[float],
         sources: Sequence[str],
         tokens: int,
+        filled: int,
+        computed: int,
     ) -> None:
         """Add one micro-batch.
 
@@ -47,12 +59,17 @@ class Window:
             weighted_loss: sum of weight x loss over its pairs.
             margins: [pairs] reward of chosen - reward of rejected; a tie counts as wrong.
             tokens: tokens of both sides without padding.
+            filled: positions that were computed and are no padding.
+            computed: positions that were computed.
         """
         self.weighted_loss += weighted_loss
         self.weight += weight
         self.tokens += tokens
+        self.filled += filled
+        self.computed += computed
         for margin, source in zip(margins, sources, strict=True):
             self.margin += margin
+            self.largest_margin = max(self.largest_margin, abs(margin))
             self.correct += margin > 0
             self.pairs += 1
             self.by_source[source][0] += margin > 0
@@ -69,6 +86,13 @@ class Window:
                 for name, (correct, pairs) in sorted(self.by_source.items())
             },
         }
+
+
+def window_of(stored: dict[str, Any]) -> Window:
+    """Return the window whose fields were stored as JSON."""
+    window = Window(**{name: value for name, value in stored.items() if name != "by_source"})
+    window.by_source.update(stored["by_source"])
+    return window
 
 
 class Progress:
@@ -90,6 +114,7 @@ class Progress:
         self.window = Window()
         self.total_pairs = 0
         self.total_tokens = 0
+        self.speed: Speed | None = None
         self.records: list[dict[str, Any]] = []
         self.started = self.last = time.monotonic()
 
@@ -98,9 +123,34 @@ class Progress:
         self.file.write_text("", "utf-8")
         self.started = self.last = time.monotonic()
 
+    def counters(self) -> dict[str, Any]:
+        """Return what a resumed run must go on counting from, as JSON takes it, without the lines already written."""
+        now = time.monotonic()
+        return {
+            "window": {
+                **vars(self.window),
+                "by_source": {name: [*sums] for name, sums in self.window.by_source.items()},
+            },
+            "total_pairs": self.total_pairs,
+            "total_tokens": self.total_tokens,
+            "elapsed": now - self.started,
+            "since_last_line": now - self.last,
+        }
+
+    def go_on(self, counters: dict[str, Any], lines: str) -> None:
+        """Take over the counters and lines of a run that was ended; the time in between is not counted."""
+        now = time.monotonic()
+        self.window = window_of(counters["window"])
+        self.total_pairs, self.total_tokens = counters["total_pairs"], counters["total_tokens"]
+        self.started, self.last = now - counters["elapsed"], now - counters["since_last_line"]
+        self.records = [json.loads(line) for line in lines.splitlines()]
+        self.file.write_text(lines, "utf-8")
+
     def say(self, text: str) -> None:
         """Print a line on stderr and pass it on."""
-        print(text, file=sys.stderr, flush=True)
+        # A parent that was killed leaves a broken pipe, and the state must still be written.
+        with suppress(BrokenPipeError):
+            print(text, file=sys.stderr, flush=True)
         if self.tell:
             self.tell(text)
 
@@ -120,8 +170,12 @@ class Progress:
             "pairs": window.pairs,
             "tokens": window.tokens,
             "seconds": seconds,
+            "steps_per_second": window.steps / seconds,
             "pairs_per_second": window.pairs / seconds,
             "tokens_per_second": window.tokens / seconds,
+            "useful_share": window.filled / window.computed,
+            "mfu": self.speed.mfu(window.filled / seconds) if self.speed else None,
+            "memory_gb": peak_memory_gb(self.speed.device) if self.speed else None,
             "total_pairs": self.total_pairs,
             "elapsed": now - self.started,
         }
@@ -133,10 +187,13 @@ class Progress:
 
     def _line(self, row: dict[str, Any]) -> str:
         remaining = row["elapsed"] / row["step"] * (self.num_steps - row["step"])
+        mfu = "" if row["mfu"] is None else f"  MFU {row['mfu']:.1%}"
+        memory = "" if row["memory_gb"] is None else f"  {row['memory_gb']:.1f} GB"
         return (
             f"step {row['step']}/{self.num_steps}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.3f}  "
             f"margin {row['margin']:.3f}  lr {row['learning_rate']:.2e}  grad norm {row['grad_norm']:.2f}  "
-            f"{row['pairs_per_second']:.1f} {self.unit}/s  {row['tokens_per_second']:.0f} tokens/s  "
+            f"{row['steps_per_second']:.2f} steps/s  {row['pairs_per_second']:.1f} {self.unit}/s  "
+            f"{row['tokens_per_second']:.0f} tokens/s  {row['useful_share']:.0%} useful{mfu}{memory}  "
             f"ETA {clock(remaining)}"
         )
 

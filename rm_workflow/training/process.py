@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,8 @@ from rm_workflow.settings import wait_without_spinning
 PR_SET_PDEATHSIG = 1
 PARENT_POLL_SECONDS = 1.0
 GRACE_SECONDS = 10.0
+# While a training state may have to be written: a few seconds for adapters, a minute for all weights of a small model.
+SAVING_GRACE_SECONDS = 90.0
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -34,6 +37,40 @@ class Terminated(BaseException):
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number
         super().__init__(signal.Signals(number).name)
+
+
+@dataclass
+class Ending:
+    """Whether a signal ends the process at once or is noted for a moment at which its work can be kept."""
+
+    deferred: bool = False
+    asked: int | None = None
+
+    @property
+    def grace_seconds(self) -> float:
+        """Return how long the clean end may take."""
+        return SAVING_GRACE_SECONDS if self.deferred else GRACE_SECONDS
+
+
+ENDING = Ending()
+
+
+@contextlib.contextmanager
+def deferring_signals() -> Iterator[None]:
+    """Only note SIGTERM and SIGINT within the context, which asks for them by ``raise_if_asked``."""
+    ENDING.deferred = True
+    try:
+        yield
+    finally:
+        ENDING.deferred = False
+    raise_if_asked()
+
+
+def raise_if_asked() -> None:
+    """Raise ``Terminated`` where a signal was noted."""
+    if ENDING.asked is not None:
+        number, ENDING.asked = ENDING.asked, None
+        raise Terminated(number)
 
 
 def set_environment() -> None:
@@ -53,10 +90,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     for other in (signal.SIGTERM, signal.SIGINT):
         signal.signal(other, signal.SIG_IGN)
     exit_code = 128 + number
-    timer = threading.Timer(GRACE_SECONDS, os._exit, (exit_code,))
+    timer = threading.Timer(ENDING.grace_seconds, os._exit, (exit_code,))
     timer.daemon = True
     timer.start()
-    raise Terminated(number)
+    ENDING.asked = number
+    if not ENDING.deferred:
+        raise_if_asked()
 
 
 def end_with_parent(parent: int | None = None) -> None:
@@ -79,7 +118,7 @@ def _watch_parent(parent: int) -> None:
         time.sleep(PARENT_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
     # Signal handlers run between bytecodes of the main thread; one long call into a library delays them.
-    time.sleep(GRACE_SECONDS)
+    time.sleep(ENDING.grace_seconds)
     os._exit(128 + signal.SIGTERM)
 
 

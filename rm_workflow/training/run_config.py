@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rm_workflow.catalog.models import Recipe, Training
 from rm_workflow.errors import UserError
-from rm_workflow.training import objectives
+from rm_workflow.training import extras, objectives
 
 if TYPE_CHECKING:
     from rm_workflow.training.data import PairKeys
@@ -24,13 +24,15 @@ def resolve(
 
     Args:
         tokens_facts: facts of the tokens artifact; ``train_per_epoch`` is the number of train pairs (or labelled
-            responses, see ``response_tokens.py``) with their repeats, ``test`` that of test ones.
+            responses, see ``response_tokens.py``) with their repeats, ``test`` that of test ones, ``validation`` that
+            of train pairs held out (not among ``train_per_epoch``).
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
         keys: of the train pairs; needed where ``training.grouping`` is prompts.
 
     Raises:
-        UserError: the objective or the batch unit is not built, or there is no pair to train on or to test on.
+        UserError: the objective or the batch unit is not built, a package is missing, or there is no pair to train on
+            or to test on.
     """
     training = recipe.training
     unit = objectives.unit(recipe.objective)
@@ -50,6 +52,12 @@ def resolve(
             f"recipe {recipe.name}: evaluate_on names 'test', and the tokens hold no test pair; set mixture.split to "
             "{by: hash, test_share: 0.1}, or take 'test' out of evaluation.evaluate_on"
         )
+    if training.validation and unit != "pairs":
+        raise UserError(
+            f"recipe {recipe.name}: training.validation holds out pairs, and objective {recipe.objective} trains on "
+            f"{unit}; take it out"
+        )
+    extras.check(training.model_dump())
     steps = num_steps(num_pairs, training.epochs, training.batch_size)
     if training.grouping == "prompts":
         steps = num_steps_of_prompts(keys, training)
@@ -66,6 +74,7 @@ def resolve(
         "precision": precision,
         "seed": training.seed,
         "num_train_pairs": num_pairs,
+        "num_validation_pairs": tokens_facts.get("validation", 0),
         "num_train_tokens": tokens_facts.get("train_tokens"),
         "num_steps": steps,
         "warmup_steps": warmup,

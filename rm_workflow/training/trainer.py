@@ -8,15 +8,18 @@ What differs from the stock trainer (TRL 1.16), and why:
 - Rewards are read at an explicit end index by a head in float32, not at the last token that is not the pad.
 - Which pairs a step holds is a function of their content and the seed.
 - Accuracy, margin and loss are counted over pairs, by source.
+- A run that was ended goes on as if it had not been (see ``resuming.py``).
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -32,20 +35,22 @@ from transformers import (
 )
 from transformers.trainer_callback import ProgressCallback
 from trl.trainer.reward_config import RewardConfig
-from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import reward_model
-from rm_workflow.training import attention, layouts, objectives
+from rm_workflow.training import attention, canaries, held_out, layouts, memory, objectives, process
 from rm_workflow.training.data import TrainPairs, training_steps
+from rm_workflow.training.held_out import Positions
 from rm_workflow.training.layouts import MicroBatch, StepCollator
 from rm_workflow.training.metrics import Progress
+from rm_workflow.training.resuming import AskForState, Schedule
+from rm_workflow.training.validating import AskForValidation, ValidatedTrainer
 
 HEAD = "score"
 
 
-class PairTrainer(RewardTrainer):
+class PairTrainer(ValidatedTrainer):
     """Trains a reward model on the pairs of a tokens artifact as a run config says."""
 
     def __init__(
@@ -56,11 +61,22 @@ class PairTrainer(RewardTrainer):
         run_config: Mapping[str, Any],
         progress: Progress,
         out: Path,
+        identity: str = "",
+        positions: tuple[Positions, Positions] | None = None,
     ) -> None:
+        training = run_config["training"]
+        self.out, self.identity = out, identity
+        self.schedule = Schedule(**training["save"])
+        self.trained, self.held_out = positions or (np.arange(len(pairs)), np.arange(0))
+        self.validation, self.validations = training["validation"], []
         self.pairs = pairs
         self.progress = progress
         self.autocast = run_config["precision"] == "bf16"
         self.set_up(run_config, model, tokenizer.pad_token_id)
+        if training["compile"]:
+            classifier = reward_model.sequence_classifier(model)
+            # In place: names of weights stay, and the reward is read from the body (see ``reward_model.rewards``).
+            getattr(classifier, classifier.base_model_prefix).compile(dynamic=True)
         super().__init__(
             model=model,
             args=training_arguments(run_config, out),
@@ -72,15 +88,20 @@ class PairTrainer(RewardTrainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(LogLastStep())
+        self.add_callback(AskForState(self.schedule))
+        if self.validation:
+            self.add_callback(AskForValidation(self.validation["steps"]))
 
     def set_up(self, run_config: Mapping[str, Any], model: PreTrainedModel | PeftModel, pad_token_id: int) -> None:
         """Choose objective, steps and layout."""
         training = run_config["training"]
         self.pair_loss = objectives.smoothed(objectives.get(run_config["objective"]), training["label_smoothing"])
         self.center_coefficient = float(training["center_rewards_coefficient"] or 0.0)
-        self.steps = training_steps(
-            self.pairs, run_config["seed"], training["epochs"], training["batch_size"], training["grouping"]
+        keys = held_out.subset(self.pairs, self.trained)
+        steps = training_steps(
+            keys, run_config["seed"], training["epochs"], training["batch_size"], training["grouping"]
         )
+        self.steps = [self.trained[step].tolist() for step in steps]
         classifier = reward_model.sequence_classifier(model)
         dropout = training["lora"]["dropout"] if training["lora"] else 0.0
         device, budget = run_config["device"], training["micro_batch_tokens"]
@@ -141,21 +162,30 @@ class PairTrainer(RewardTrainer):
 
         Raises:
             UserError: the loss is NaN or infinite.
+            Terminated: a signal came; weights and optimizer are still those after the step before.
         """
+        self.enter_step()
         model.train()
         step = [self._prepare_inputs(batch) for batch in inputs["micro_batches"]]
         total_weight = torch.stack([batch["weight"].sum() for batch in step]).sum()
         loss = torch.zeros((), device=self.args.device)
         for batch in step:
-            share = self.compute_loss(model, batch) / total_weight
-            self.accelerator.backward(share)
-            loss += share.detach()
+            process.raise_if_asked()
+            loss += memory.guarded(self, batch, partial(self.add_gradient, model, batch, total_weight))
         if not math.isfinite(loss.item()):
             raise UserError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}; lower training.learning_rate "
                 "or set training.precision to fp32"
             )
+        self.progress.window.steps += 1
+        self.leave_step()
         return loss
+
+    def add_gradient(self, model: torch.nn.Module, batch: MicroBatch, total_weight: torch.Tensor) -> torch.Tensor:
+        """Add the gradients of one micro-batch and return its share of the step's loss, shape []."""
+        share = self.compute_loss(model, batch) / total_weight
+        self.accelerator.backward(share)
+        return share.detach()
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -169,6 +199,9 @@ class PairTrainer(RewardTrainer):
             margins=margins.tolist(),
             sources=[self.pairs.source[pair] for pair in inputs["pair"].tolist()],
             tokens=int(inputs["num_tokens"].sum().item()),
+            # No conversation holds the pad (see canaries), so this counts what is no padding in any layout.
+            filled=int((inputs["input_ids"] != self.collator.pad_token_id).sum().item()),
+            computed=inputs["input_ids"].numel(),
         )
         return loss
 
@@ -196,8 +229,19 @@ class PairTrainer(RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write the line of a logging step; transformers' summary at the end is in ``result.json``."""
-        if "loss" in logs:
-            self.progress.record(self.state.global_step, logs["learning_rate"], logs["grad_norm"])
+        if "loss" not in logs:
+            return
+        window, step = self.progress.window, self.state.global_step
+        canaries.check_margins(window.largest_margin, window.pairs, step)
+        row = self.progress.record(step, logs["learning_rate"], logs["grad_norm"])
+        if self.args.report_to:
+            figures = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            super().log({**figures, **{f"{name}_accuracy": s["accuracy"] for name, s in row["sources"].items()}})
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        grad_norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        canaries.check_gradient(float(grad_norm), self.state.global_step + 1)
+        return grad_norm
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: transformers would look for one ``input_ids`` in a batch of micro-batches."""
@@ -205,7 +249,16 @@ class PairTrainer(RewardTrainer):
 
 
 class LogLastStep(TrainerCallback):
-    """Makes the last step a logging step, so that no pair is missing from the metrics."""
+    """Makes the last step a logging step, so that no pair is missing from the metrics.
+
+    The end of the epoch is that of the run, and the moment after an early stop.
+    """
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a log where the last step had none."""
+        control.should_log = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a log at the last step."""
@@ -236,7 +289,8 @@ def training_arguments(run_config: Mapping[str, Any], out: Path) -> RewardConfig
         disable_dropout=training["lora"] is None,
         use_cpu=run_config["device"] == "cpu",
         disable_tqdm=True,
-        report_to="none",
+        report_to=training["report_to"] or "none",
+        run_name=run_config["recipe"],
         save_strategy="no",
         remove_unused_columns=False,
         dataloader_pin_memory=run_config["device"] != "cpu",

@@ -88,6 +88,26 @@ def test_a_training_without_a_proven_result_is_repeated(
     assert trainer.results == []
 
 
+def test_a_run_that_was_killed_is_gone_on_with_in_the_folder_of_its_key(
+    checkpoint: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = Trainer(result(passed=True))
+    found = []
+
+    def killed_once(context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
+        state = Path(command[command.index("--out") + 1]) / "states/step_00000007"
+        found.append(state.exists())
+        state.mkdir(parents=True, exist_ok=True)
+        if len(found) == 1:
+            raise RuntimeError("the trainer was killed")
+        trainer(context, command)
+
+    monkeypatch.setattr(checkpoints, "run_trainer", killed_once)
+    assert not run(checkpoint)
+    assert run(checkpoint)
+    assert found == [False, True]
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
 def test_where_files_cannot_be_linked_they_are_copied(
     checkpoint: dg.AssetsDefinition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

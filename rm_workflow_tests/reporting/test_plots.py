@@ -15,6 +15,7 @@ LENGTHS = {"edges": [0, 8], "counts": {"one": SIDES, "two": SIDES, "three": SIDE
         lambda: plots.funnel([("candidates", 0, 10), ("equal_score", 4, 6)], "pairs"),
         lambda: plots.funnel([("candidates", 0, 0)], "nothing"),
         lambda: plots.training_curves(METRICS, "checkpoint"),
+        lambda: plots.training_curves(METRICS, "checkpoint", [{"step": 1, "loss": 0.6, "accuracy": 0.5}]),
         lambda: plots.histogram([0, 8, 16], [3, 1], "tokens", "lengths"),
         lambda: plots.scores_with_intervals([("test", 0.7, 0.6, 0.8)], "scores"),
         lambda: plots.scores_with_intervals([], "scores"),

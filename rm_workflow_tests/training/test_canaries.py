@@ -105,3 +105,43 @@ def test_a_base_with_a_head_of_its_own_is_told_from_one_without(tiny_base, tmp_p
     load_reward_model(tiny_base).save_pretrained(str(tmp_path))
     assert canaries.holds_head(tmp_path)
     assert not canaries.holds_head(tiny_base)
+
+
+def test_two_bos_in_front_are_refused(pairs):
+    canaries.check_bos(pairs, None)
+    first, second = (int(pairs.token_ids[pairs.starts[3] + n]) for n in (0, 1))
+    assert first != second
+    canaries.check_bos(pairs, first)
+    ids = pairs.token_ids.copy()
+    ids[pairs.starts[3] + 1] = first
+    with pytest.raises(UserError, match=rf"1 of {len(pairs.response_ids)} conversations begin with two BOS tokens"):
+        canaries.check_bos(dataclasses.replace(pairs, token_ids=ids), first)
+
+
+def test_a_learning_rate_for_lora_is_refused_for_all_weights_of_a_real_model():
+    canaries.check_learning_rate(5e-3, 134_515_008, is_full=False)
+    canaries.check_learning_rate(2e-4, 134_515_008, is_full=True)
+    canaries.check_learning_rate(5e-3, 100_000, is_full=True)
+    with pytest.raises(UserError, match=r"learning_rate 0\.005 is absurd for full tuning of 134,515,008 parameters"):
+        canaries.check_learning_rate(5e-3, 134_515_008, is_full=True)
+
+
+def test_margins_and_losses_must_be_one_number_a_pair():
+    canaries.check_shapes(REWARDS, WEIGHTS, LN2)
+    with pytest.raises(UserError, match=r"the score gap has shape \[3, 1\] where the pairs are \[3\]"):
+        canaries.check_shapes(REWARDS, WEIGHTS[:, None], LN2)
+    with pytest.raises(UserError, match=r"the loss of the objective has shape \[3, 3\]"):
+        canaries.check_shapes(REWARDS, WEIGHTS, objectives.margin_bt(REWARDS, REWARDS, WEIGHTS[:, None]))
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_refused(norm):
+    canaries.check_gradient(3.0, 7)
+    with pytest.raises(UserError, match=f"the gradient norm of step 7 is {norm}, and the weights are still"):
+        canaries.check_gradient(norm, 7)
+
+
+def test_equal_rewards_in_all_pairs_since_the_last_line_are_refused():
+    canaries.check_margins(1e-9, 64, 40)
+    with pytest.raises(UserError, match="the rewards of both sides are equal in all of the last 64 pairs"):
+        canaries.check_margins(0.0, 64, 40)

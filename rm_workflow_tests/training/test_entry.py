@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rm_workflow.catalog.models import Validation
 from rm_workflow.errors import UserError
-from rm_workflow.training import attention, entry, layouts
+from rm_workflow.training import attention, entry, held_out, layouts, training_state
 from rm_workflow_tests.training import toy
 
 # What a cluster node without the Dagster side has: these packages cannot be found.
@@ -23,12 +24,13 @@ def find_spec(name, path=None, target=None):
     return None if name.split(".")[0] in ("dagster", "duckdb") else find(name, path, target)
 PathFinder.find_spec = staticmethod(find_spec)
 """
-# Starts the trainer as a Dagster step does and waits until it is killed.
+# Starts the trainer as a Dagster step does, its lines through a pipe that breaks when this process is killed.
 PARENT = """
 import subprocess, sys
-child = subprocess.Popen(sys.argv[1:])
+child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE)
 print(child.pid, flush=True)
-child.wait()
+for line in child.stderr:
+    pass
 """
 # A stand-in for the trainer while it computes: no torch, one endless loop.
 BUSY = """
@@ -91,6 +93,25 @@ def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path
     assert lines[-1]["step"] == result["num_steps"] == 22
     expected = {"model", "metrics.jsonl", "result.json"} | ({"adapter"} if lora else set())
     assert {path.name for path in out.iterdir()} == expected
+    assert result["resumed_from"] == []
+    assert lines[-1]["useful_share"] > 0.5
+    assert lines[-1]["mfu"] is None
+    assert 0.1 < lines[-1]["memory_gb"] < 50
+
+
+def test_the_best_of_a_run_with_validation_is_what_is_saved(tiny_base, tokens, encoder, tmp_path):
+    validation = {"share": 0.2, "steps": 2, "metric": "accuracy"}
+    facts = held_out.facts_for_training(tokens, {}, Validation(**validation))
+    recipe = toy.recipe(validation=validation, epochs=4, learning_rate=3e-3)
+    config = toy.resolved(recipe, encoder, facts["train_per_epoch"], validation=facts["validation"])
+    out = tmp_path / "out"
+    told = []
+    result = entry.train(toy.write_run_config(tmp_path / "r.json", config), tokens, tiny_base, out, told.append)
+    lines = [json.loads(line) for line in (out / "validation.jsonl").read_text("utf-8").splitlines()]
+    assert result["validation"] == max(lines, key=lambda line: line["accuracy"])
+    assert result["num_pairs"] == 4 * facts["train_per_epoch"]
+    assert f"{facts['validation']} of the train pairs are held out for validation" in told
+    assert {path.name for path in out.iterdir()} == {"model", "metrics.jsonl", "validation.jsonl", "result.json"}
 
 
 @pytest.mark.parametrize("layout", sorted(layouts.ONE_ROW))
@@ -263,6 +284,10 @@ def test_a_second_trainer_is_refused_and_the_first_ends_with_its_killed_parent(t
             os.kill(pid, signal.SIGKILL)
     assert not (out / "result.json").exists()
     assert not (out / "model").exists()
+    # The signal that its parent's end sends it is enough for a state; the same command goes on from there.
+    found = training_state.newest_whole(out / "states", print)
+    assert found
+    assert found.step > 0
 
 
 def test_lines_reach_the_dagster_log_where_dagster_pipes_started_it(tmp_path, monkeypatch):

@@ -229,3 +229,69 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit(tiny_base, encoder, pairs, t
         trainer.train()
         weights.append(trainer.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path)
+    head = head_module(trainer.model)
+    head.weight.register_hook(lambda gradient: gradient * math.inf)
+    before = head.weight.clone()
+    with pytest.raises(UserError, match=r"the gradient norm of step 1 is (nan|inf)"):
+        trainer.train()
+    assert torch.equal(head.weight, before)
+
+
+def test_rewards_that_have_become_equal_stop_the_run(tiny_base, encoder, pairs, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, logging_steps=1)
+    with torch.no_grad():
+        head_module(trainer.model).weight.zero_()
+    with pytest.raises(UserError, match="up to step 1 the rewards of both sides are equal in all of the last 8 pairs"):
+        trainer.train()
+
+
+def test_figures_are_measured_without_padding(tiny_base, encoder, pairs, tmp_path):
+    shares = {}
+    for layout in ("padded", "shared"):
+        trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, layout=layout, micro_batch_tokens=4096)
+        one_step(trainer, range(22))
+        window = trainer.progress.window
+        assert window.steps == 1
+        assert window.tokens == pairs.num_tokens
+        shares[layout] = (window.filled, window.filled / window.computed)
+    assert shares["padded"][0] == pairs.num_tokens
+    shared = sum(pairs.num_common(sides) for sides in zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True))
+    assert shares["shared"][0] == pairs.num_tokens - shared
+    assert 0.5 < shares["padded"][1] < 1
+
+
+def test_a_tracker_gets_the_figures_of_each_line(tiny_base, encoder, pairs, tmp_path):
+    from transformers import TrainerCallback
+
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append((state.global_step, logs))
+
+    trainer = make_trainer(tiny_base, encoder, pairs, tmp_path, logging_steps=2)
+    trainer.add_callback(Tracker())
+    trainer.train()
+    assert seen == []
+    again = make_trainer(tiny_base, encoder, pairs, tmp_path, logging_steps=2)
+    again.args.report_to = ["a tracker"]
+    again.add_callback(Tracker())
+    again.train()
+    assert [step for step, _ in seen] == [record["step"] for record in again.progress.records]
+    for (_, logs), record in zip(seen, again.progress.records, strict=True):
+        assert {name: logs[name] for name in ("loss", "accuracy", "grad_norm")} == {
+            name: record[name] for name in ("loss", "accuracy", "grad_norm")
+        }
+        assert logs["odd_accuracy"] == record["sources"]["odd"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_a_compiled_body_gives_the_same_step(tiny_base, encoder, pairs, tmp_path):
+    plain = make_trainer(tiny_base, encoder, pairs, tmp_path, layout="padded")
+    compiled = make_trainer(tiny_base, encoder, pairs, tmp_path, layout="padded", compile=True)
+    assert compiled.trained_model.model._compiled_call_impl is not None
+    assert_same(one_step(compiled, range(8)), one_step(plain, range(8)))

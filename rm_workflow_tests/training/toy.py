@@ -115,10 +115,16 @@ def write_tokens(folder: Path, encoder: Encoder, pairs: list[dict[str, Any]], re
 
 
 def resolved(
-    toy_recipe: Recipe, encoder: Encoder, num_pairs: int, precision: str = "fp32", keys: PairKeys | None = None
+    toy_recipe: Recipe,
+    encoder: Encoder,
+    num_pairs: int,
+    precision: str = "fp32",
+    keys: PairKeys | None = None,
+    validation: int = 0,
 ) -> dict[str, Any]:
     """Return the run config of a toy recipe."""
     facts = {"train_per_epoch": num_pairs, "test": 1, "train_tokens": 0, "template_hash": encoder.template_hash}
+    facts["validation"] = validation
     return run_config.resolve(toy_recipe, facts, "cpu", precision, keys)
 
 

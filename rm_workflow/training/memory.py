@@ -1,0 +1,87 @@
+"""What to do when the memory does not suffice: the run ends with the token budget that was seen to fit."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rm_workflow.errors import UserError
+from rm_workflow.training.layouts import MicroBatch
+
+if TYPE_CHECKING:
+    from rm_workflow.training.trainer import PairTrainer
+
+CPU_MESSAGE = "can't allocate memory"
+# Adam keeps two fp32 numbers for each trained parameter, from its first step on.
+MOMENTS = 2
+SMALLEST_BUDGET = 16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch found no memory, on a GPU or for a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or CPU_MESSAGE in str(error)
+
+
+def guarded(trainer: "PairTrainer", batch: MicroBatch, compute: Callable[[], Tensor]) -> Tensor:
+    """Return what ``compute`` makes of one micro-batch, or end the run with a sentence where memory does not suffice.
+
+    Raises:
+        UserError: it does not fit; names ``micro_batch_tokens`` that do, as tried on the pairs of this micro-batch.
+    """
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the handler: the traceback of the exception holds the tensors that filled the memory.
+    raise UserError(advice(trainer, batch))
+
+
+def advice(trainer: "PairTrainer", batch: MicroBatch) -> str:
+    """Return what to change so that the pairs of this micro-batch fit into the memory."""
+    pairs, tokens = batch["pair"].tolist(), batch["input_ids"].numel()
+    fitting = fitting_budget(trainer, pairs, tokens)
+    if fitting is None:
+        longest = max(sum(trainer.pairs.lengths(pair)) for pair in pairs)
+        return (
+            f"out of memory, even with one pair at a time (up to {longest} tokens); lower tokens.max_length, set "
+            "training.activation_checkpointing, or train a LoRA"
+        )
+    return (
+        f"out of memory in a micro-batch of {tokens} tokens; set training.micro_batch_tokens to {fitting}, which was "
+        "tried on the same pairs and fits (it changes no result)"
+    )
+
+
+def fitting_budget(trainer: "PairTrainer", pairs: list[int], failed: int) -> int | None:
+    """Return the first of half, a quarter, ... of ``failed`` tokens with which these pairs fit, or None."""
+    budget = failed // 2
+    while budget >= SMALLEST_BUDGET:
+        trainer.trained_model.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        collator = replace(trainer.collator, budget=budget)
+        batches = collator([{"pair": pair} for pair in pairs])["micro_batches"]
+        if _fits(trainer, batches):
+            return budget
+        if len(batches) == len(set(pairs)):
+            return None
+        budget //= 2
+    return None
+
+
+def _fits(trainer: "PairTrainer", batches: Sequence[MicroBatch]) -> bool:
+    trained = [p for p in trainer.trained_model.parameters() if p.requires_grad]
+    try:
+        reserved = [] if trainer.state.global_step else [torch.empty_like(p) for p in trained for _ in range(MOMENTS)]
+        for batch in batches:
+            loss = trainer.compute_loss(trainer.trained_model, trainer._prepare_inputs(dict(batch)))
+            trainer.accelerator.backward(loss)
+        del reserved
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
