@@ -24,6 +24,8 @@ from rm_workflow.errors import UserError
 LOCK_MESSAGE = "Could not set lock"
 WRITE_BUDGET_SECONDS = 10.0
 READ_BUDGET_SECONDS = 30.0
+# Files of a checkpoint with a line a step, and what stands before their figures' names.
+METRIC_FILES = {"metrics.jsonl": "", "validation.jsonl": "validation_"}
 
 logger = logging.getLogger(__name__)
 
@@ -215,14 +217,18 @@ def _insert_checkpoint(connection: duckdb.DuckDBPyConnection, artifact: Artifact
     facts, key = artifact.facts, [artifact.asset, artifact.version]
     names = ("base", "objective", "num_train_pairs", "num_steps", "seconds")
     _insert_many(connection, "checkpoint", [[*key, *(facts[name] for name in names)]])
-    lines = artifact.file("metrics.jsonl").read_text("utf-8").splitlines()
     rows = [
-        [*key, metrics["step"], name, value]
-        for metrics in map(json.loads, lines)
+        [*key, metrics["step"], prefix + name, value]
+        for file, prefix in METRIC_FILES.items()
+        for metrics in _json_lines(artifact.folder / file)
         for name, value in metrics.items()
         if name != "step" and isinstance(value, int | float)
     ]
     _insert_many(connection, "training_metric", rows)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
 
 
 def _insert_scores(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> None:

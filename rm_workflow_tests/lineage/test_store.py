@@ -67,6 +67,7 @@ def test_a_failed_check_and_a_run_with_changes_can_be_queried(store: ArtifactSto
 def test_figures_of_a_checkpoint_and_its_scores_can_be_queried(store: ArtifactStore):
     def train(out: Path) -> Built:
         (out / "metrics.jsonl").write_text('{"step": 1, "loss": 0.7, "note": "text"}\n{"step": 2, "loss": 0.5}\n')
+        (out / "validation.jsonl").write_text('{"step": 2, "loss": 0.6}\n')
         names = {"base": "tiny", "objective": "bradley_terry", "num_train_pairs": 8, "num_steps": 2, "seconds": 1.5}
         return Built(names)
 
@@ -79,8 +80,8 @@ def test_figures_of_a_checkpoint_and_its_scores_can_be_queried(store: ArtifactSt
     lineage = LineageStore(store)
     assert lineage.catch_up()
     assert lineage.query("select base, num_steps, seconds from checkpoint") == [("tiny", 2, 1.5)]
-    assert lineage.query("select step, name, value from training_metric order by step") == [
-        *((1, "loss", 0.7), (2, "loss", 0.5))
+    assert lineage.query("select step, name, value from training_metric order by step, name") == [
+        *((1, "loss", 0.7), (2, "loss", 0.5), (2, "validation_loss", 0.6))
     ]
     columns = "checkpoint_version, benchmark, part, score, n, ci_low, ci_high"
     assert lineage.query(f"select {columns} from benchmark_score order by part") == [
