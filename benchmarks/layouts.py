@@ -88,11 +88,11 @@ def _compare(what: str, prepared: PreparedRecipe) -> None:
     from rm_workflow.training.layouts import LAYOUTS
 
     trainer, pairs = prepared.trainer("packed"), prepared.pairs
+    flops = {layout: _flops(trainer, layout, trainer.steps[1]) for layout in LAYOUTS}
     rounds = [{layout: _seconds(trainer, layout, number) for layout in LAYOUTS} for number in range(NUM_ROUNDS + 1)][1:]
     steps = [trainer.steps[number % len(trainer.steps)] for number in range(1, NUM_ROUNDS + 1)]
     num_pairs = sum(map(len, steps)) / len(steps)
     tokens = sum(sum(pairs.lengths(position)) for step in steps for position in step)
-    flops = {layout: _flops(trainer, layout, steps[0]) for layout in LAYOUTS}
     print(f"{prepared.name}: {what}: steps of {num_pairs:g} pairs, {NUM_ROUNDS} rounds in turn: median (least to most)")
     for layout in LAYOUTS:
         speeds = [len(step) / seconds[layout] for step, seconds in zip(steps, rounds, strict=True)]

@@ -63,11 +63,17 @@ def prepare(recipe_name: str, settings: Any) -> PreparedRecipe:
 def count_flops(work: Callable[[], Any]) -> int:
     """Return the FLOPs of some work; the CPU's attention kernels are counted as torch counts a GPU's."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    def forward(*shapes: Any, **others: Any) -> int:
+        return int(sdpa_flop_count(*shapes[:3]))
+
+    def backward(*shapes: Any, **others: Any) -> int:
+        return int(sdpa_backward_flop_count(*shapes[:4]))
 
     cpu_attention = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
     with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
         work()
