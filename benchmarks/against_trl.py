@@ -7,8 +7,9 @@ rate, each with a model of its own from the same seed.
 - ``default``: TRL's ``RewardTrainer`` as it comes: 8 pairs a micro-batch, activations computed again.
 - ``tuned``: the same with micro-batches of pairs of like length, activations kept, and the fastest size of micro-batch.
 
-All compute in the recipe's precision. Printed: pairs per second, ratios by step, how far the losses lie apart, and the
-FLOPs of one step, which need no clock.
+All compute in the recipe's precision. Printed: pairs per second, ratios by step, useful FLOP/s (those of ours in the
+time of a step), how far the losses lie apart, and the FLOPs of one step, which need no clock. Where TRL's micro-batches
+are of unequal size its loss is another one: the mean of their means weighs the pairs of a small one more.
 """
 
 import statistics
@@ -91,10 +92,11 @@ def compare(what: str, prepared: PreparedRecipe, num_steps: int) -> None:
     for name in sides:
         speeds = [len(step) / seconds[name][0] for step, seconds in zip(steps[2:], rounds, strict=True)]
         ratios = [seconds[name][0] / seconds["ours"][0] for seconds in rounds]
+        rate = statistics.median(flops["ours"] / seconds[name][0] for seconds in rounds)
         apart = max(abs(seconds[name][1] - seconds["ours"][1]) for seconds in rounds)
         print(
             f"  {name:8s} {_spread(speeds)} pairs/s  ours is {_spread(ratios)} times as fast  "
-            f"{flops[name] / 1e12:.2f} TFLOP a step ({flops[name] / flops['ours']:.2f})  losses apart by {apart:.1e}"
+            f"{rate / 1e12:.2f} useful TFLOP/s  {flops[name] / 1e12:.2f} TFLOP a step ({flops[name] / flops['ours']:.2f})  losses apart by {apart:.1e}"
         )
 
 
