@@ -96,7 +96,8 @@ def compare(what: str, prepared: PreparedRecipe, num_steps: int) -> None:
         apart = max(abs(seconds[name][1] - seconds["ours"][1]) for seconds in rounds)
         print(
             f"  {name:8s} {_spread(speeds)} pairs/s  ours is {_spread(ratios)} times as fast  "
-            f"{rate / 1e12:.2f} useful TFLOP/s  {flops[name] / 1e12:.2f} TFLOP a step ({flops[name] / flops['ours']:.2f})  losses apart by {apart:.1e}"
+            f"{rate / 1e12:.2f} useful TFLOP/s  {flops[name] / 1e12:.2f} TFLOP a step "
+            f"({flops[name] / flops['ours']:.2f})  losses apart by {apart:.1e}"
         )
 
 
