@@ -47,7 +47,12 @@ TEST_TARGETS = """
 
 # a labelled response of a mixture of responses, as a pair of itself with itself
 LABELLED_AS_PAIRS = """
-    (select label_id as pair_id, prompt_id, response_id as chosen_id, response_id as rejected_id, split from {labelled})
+    (
+        select
+            label_id as pair_id, prompt_id, response_id as chosen_id, response_id as rejected_id, split,
+            source, file, row
+        from {labelled}
+    )
 """
 
 OVERLAP = """
