@@ -65,7 +65,7 @@ def main(*names: str) -> None:
     """Check and time the shapes, print and note the result."""
     import torch
 
-    from rm_workflow.training.entry import quiet_libraries
+    from rm_workflow.training.checkpoint import quiet_libraries
 
     quiet_libraries()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"

@@ -20,13 +20,13 @@ class PreparedRecipe:
 
     def trainer(self, layout: str) -> Any:
         """Return the project's trainer in one layout, with a fresh model."""
-        from rm_workflow.training import entry
+        from rm_workflow.training import building
         from rm_workflow.training.metrics import Progress
 
         out = Path(tempfile.mkdtemp(prefix="benchmark-"))
         config = {**self.config, "training": {**self.config["training"], "layout": layout}}
         progress = Progress(out / "metrics.jsonl", config["num_steps"], len(self.pairs))
-        return entry.make_trainer(config, self.encoder, self.pairs, self.base, progress, out)
+        return building.make_trainer(config, self.encoder, self.pairs, self.base, progress, out)
 
     def model(self) -> Any:
         """Return a fresh model with the recipe's adapters, the same as the trainer's."""
@@ -43,10 +43,10 @@ def prepare(recipe_name: str, settings: Any) -> PreparedRecipe:
     from rm_workflow.definitions import build_definitions
     from rm_workflow.models.base import model_folder
     from rm_workflow.models.tokens import Encoder
-    from rm_workflow.training import entry
+    from rm_workflow.training import checkpoint
     from rm_workflow.training.data import load_pairs
 
-    entry.quiet_libraries()
+    checkpoint.quiet_libraries()
     catalog = load_catalog(settings)
     recipe = resolve_recipe(catalog, recipe_name)
     run_recipe(settings, catalog, recipe, {}, "run_config", build_definitions)

@@ -36,13 +36,13 @@ def main(recipe_name: str = "quickstart") -> None:
 
 def _measure(title: str, config: dict[str, Any], encoder: Any, pairs: Any, base: Path) -> None:
     from rm_workflow.catalog.models import Save
-    from rm_workflow.training import entry
+    from rm_workflow.training import building
     from rm_workflow.training.metrics import Progress
     from rm_workflow.training.resuming import LARGEST_OVERHEAD
 
     out = Path(tempfile.mkdtemp(prefix="states-"))
     progress = Progress(out / "metrics.jsonl", config["num_steps"], len(pairs))
-    trainer: Any = entry.make_trainer(config, encoder, pairs, base, progress, out)
+    trainer: Any = building.make_trainer(config, encoder, pairs, base, progress, out)
     progress.start()
     trainer._prepare_for_training(config["num_steps"], trainer.get_train_dataloader(), None)
     steps, ours, theirs = [], [], []

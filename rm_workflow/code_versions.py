@@ -63,6 +63,8 @@ CODE_VERSIONS = {
             *("training/layouts.py", "training/attention.py", "training/saving.py", "training/canaries.py"),
             *("training/responses.py", "training/response_trainer.py", "models/reward_model.py"),
             *("training/resuming.py", "training/validating.py", "training/held_out.py"),
+            *("training/distributed.py", "training/micro_batches.py", "training/whole_states.py"),
+            *("training/checkpoint.py", "training/building.py", "training/proving.py"),
         ),
     ),
     "scores": CodeVersion(

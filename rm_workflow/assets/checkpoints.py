@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from rm_workflow.assets.publishing import (
 )
 from rm_workflow.assets.trainer_process import run_trainer
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.reporting import plots
 
 GPU_POOL = "gpu"
@@ -101,7 +100,7 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
             work = workplace.store.work_folder(request.asset, request.version)
             # A training that ended well before a publish that failed is not repeated.
             if not _has_ended_well(work):
-                run_trainer(context, _command(run_config, tokens, base, work))
+                run_trainer(context, _command(recipe, run_config, tokens, base, work))
             return _collect(work, out, run_config)
 
         def describe(artifact: Artifact) -> Metadata:
@@ -129,8 +128,9 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
     )
 
 
-def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path) -> list[str]:
+def _command(recipe: Recipe, run_config: Artifact, tokens: Artifact, base: Artifact, work: Path) -> list[str]:
     from rm_workflow.models.base import model_folder
+    from rm_workflow.training import launch
 
     arguments = {
         "--run-config": run_config.file("run_config.json"),
@@ -139,7 +139,8 @@ def _command(run_config: Artifact, tokens: Artifact, base: Artifact, work: Path)
         "--out": work,
     }
     flat = [str(part) for pair in arguments.items() for part in pair]
-    return [sys.executable, "-m", "rm_workflow.training.entry", *flat]
+    launch.refuse_machines(recipe.training.distributed, flat)
+    return launch.command(recipe.training.distributed, flat)
 
 
 def _has_ended_well(work: Path) -> bool:

@@ -153,7 +153,8 @@ class Flow:
 
     def run_config(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_run_config``."""
-        parameters = {"objective": recipe.objective, "training": recipe.training.model_dump(mode="json")}
+        training = recipe.training.model_dump(mode="json", exclude={"distributed"})
+        parameters = {"objective": recipe.objective, "training": training}
         upstream = (self.tokens(recipe), self.base(recipe.base))
         return Planned(f"{recipe.name}_run_config", "run_config", recipe.name, parameters, upstream)
 

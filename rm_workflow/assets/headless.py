@@ -130,6 +130,8 @@ def _failure(result: dg.ExecuteInProcessResult) -> UserError:
         error = data.error
         while error and error.cause:
             error = error.cause
+        if error and error.cls_name == "DagsterExecutionInterruptedError":
+            return UserError(f"asset {event.step_key} was ended by a signal; run the same command again to go on")
         return UserError(f"asset {event.step_key} failed: {error.message.strip() if error else 'no reason given'}")
     return UserError("the run failed before its first step; see the web UI (rmw ui) for its log")
 

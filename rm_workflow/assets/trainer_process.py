@@ -42,7 +42,8 @@ def run_trainer(context: dg.AssetExecutionContext, command: Sequence[str]) -> No
             start_new_session=True,
         )
         lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
-        reader = threading.Thread(target=_forward_lines, args=(process, lines), daemon=True)
+        errors: list[str] = []
+        reader = threading.Thread(target=_forward_lines, args=(process, lines, errors), daemon=True)
         reader.start()
         try:
             process.wait()
@@ -50,14 +51,17 @@ def run_trainer(context: dg.AssetExecutionContext, command: Sequence[str]) -> No
             _end_group(process)
             reader.join(timeout=5)
     if process.returncode != 0:
-        raise UserError(_reason(process.returncode, list(lines)))
+        raise UserError(_reason(process.returncode, list(lines), errors))
 
 
-def _forward_lines(process: "subprocess.Popen[bytes]", lines: "collections.deque[str]") -> None:
+def _forward_lines(process: "subprocess.Popen[bytes]", lines: "collections.deque[str]", errors: list[str]) -> None:
+    """Pass lines on; an error is kept however many lines of its own a launcher prints after it."""
     assert process.stderr is not None
     for raw in process.stderr:
         line = raw.decode("utf-8", "replace")
         lines.append(line.rstrip())
+        if line.startswith("error: "):
+            errors.append(line.rstrip().removeprefix("error: "))
         sys.stderr.write(line)
         sys.stderr.flush()
 
@@ -72,8 +76,7 @@ def _end_group(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _reason(code: int, lines: list[str]) -> str:
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+def _reason(code: int, lines: list[str], errors: list[str]) -> str:
     if errors:
         return errors[-1]
     how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

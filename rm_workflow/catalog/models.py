@@ -566,6 +566,26 @@ Optimizer = Literal[
 ]
 
 
+class Distributed(Entry):
+    """Processes that train one checkpoint together. Changes the result by rounding alone and is part of no key.
+
+    Attributes:
+        machines: more than one are started by hand, each with a command that the run prints.
+        processes: on each machine, one for each GPU.
+        strategy: ``ddp`` holds the whole model in each process; ``fsdp`` cuts weights, gradients and optimiser states
+            into as many parts as there are processes.
+    """
+
+    machines: Positive = 1
+    processes: Positive = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+
+    @property
+    def num_processes(self) -> int:
+        """Return the processes on all machines."""
+        return self.machines * self.processes
+
+
 class Training(Entry):
     """Optimisation of one checkpoint. Names are those of TRL and transformers.
 
@@ -592,6 +612,7 @@ class Training(Entry):
         compile: compile the body with torch.compile; pays for long runs, and digits may differ from those without.
         report_to: trackers that get the figures of each logging step beside ``metrics.jsonl``.
         save_dtype: dtype of a merged or full model on disk.
+        distributed: processes that train together; never changes the result beyond rounding.
     """
 
     lora: Lora | None = None
@@ -620,6 +641,7 @@ class Training(Entry):
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    distributed: Distributed = Distributed()
 
     @model_validator(mode="after")
     def _prompts_hold_pairs(self) -> "Training":

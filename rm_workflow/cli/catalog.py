@@ -110,6 +110,8 @@ def machine_memory_gb() -> float:
 def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     licences = planned["licences"]
     shown = {**planned, "licences": f"commercial use: {licences['commercial_use']}"}
+    if planned["memory_parts_gb"]:
+        shown["memory_parts_gb"] = [f"{name} {size:g}" for name, size in planned["memory_parts_gb"].items() if size]
     print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(shown[key])} for key in shown])
     notes = [f"Licences: {licences['summary']}."]
     notes += ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
@@ -119,7 +121,8 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
         notes.append("Steps of whole prompts are counted on the tokens, which this recipe has not made yet.")
     memory, available = planned["memory_gb"], planned["device_memory_gb"]
     if memory and available and memory > available:
-        place = "in this machine's memory" if planned["device"] == "cpu" else f"on one {planned['device']}"
+        one = "one" if planned["num_processes"] == 1 else "each"
+        place = "in this machine's memory" if planned["device"] == "cpu" else f"on {one} {planned['device']}"
         notes.append(f"It does not fit {place}: {memory:g} GB of {available:g} GB.")
     if recipe.published.num_pairs:
         notes.append(f"Published for {recipe.published.card}: {recipe.published.num_pairs:,} pairs.")

@@ -65,6 +65,23 @@ def load_reward_model(
     return loaded
 
 
+def empty_reward_model(model_folder: Path, pad_token_id: int) -> "PreTrainedModel":
+    """Return the model that ``load_reward_model`` gives, with places for its weights on ``meta`` and no weights."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(str(model_folder), num_labels=1, local_files_only=True)
+    # Buffers, as the frequencies of rotary positions, are computed and stand in no file.
+    with init_empty_weights(include_buffers=False):
+        model: Any = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=torch.float32
+        )
+    model.config.pad_token_id = pad_token_id
+    model.config.get_text_config().pad_token_id = pad_token_id
+    empty: PreTrainedModel = model.eval()
+    return empty
+
+
 def _draw_head(head: nn.Linear, std: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -19,19 +19,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from rm_workflow.training.data import TrainPairs
+from rm_workflow.training.micro_batches import Collator, MicroBatch, within_budget
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
 Layout = Literal["padded", "grouped", "packed", "shared", "kwise"]
-MicroBatch = Mapping[str, "Tensor"]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 ONE_ROW = frozenset({"packed", "shared", "kwise"})
@@ -70,11 +69,8 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class StepCollator:
-    """Turns the rows of one optimiser step into its micro-batches.
-
-    The data loader's batch is the whole step, so the number of micro-batches may differ from step to step and the
-    loss can be normalised over the step before the first of them is computed.
+class StepCollator(Collator):
+    """Turns the pairs of one optimiser step into its micro-batches.
 
     Attributes:
         budget: tokens of one micro-batch, padding included; one longer pair still makes a micro-batch.
@@ -87,21 +83,32 @@ class StepCollator:
     pad_token_id: int
     device: str = "cpu"
 
-    def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, list[MicroBatch]]:
-        """Return ``{"micro_batches": [...]}`` for dataset rows ``{"pair": position}``."""
-        return {"micro_batches": list(self.micro_batches([int(row["pair"]) for row in rows]))}
-
-    def micro_batches(self, positions: Sequence[int]) -> Iterator[MicroBatch]:
-        """Yield the micro-batches of the pairs at these positions."""
+    def units(self, positions: Sequence[int]) -> list[Any]:
+        """Return the bundles of these pairs, or the positions themselves where each response has a row."""
         if self.layout in ONE_ROW:
-            for filled in within(self.budget, bundles(self.pairs, positions, self.layout, self.budget)):
-                yield one_row(self.pairs, filled, self.pad_token_id, self.multiple)
-            return
+            return list(bundles(self.pairs, positions, self.layout, self.budget))
         if self.layout == "grouped":
             # By key where lengths are equal, so that the order is the same in every process.
-            positions = sorted(positions, key=lambda position: (self.width(position), self.pairs.pair_key[position]))
-        for run in within_budget(positions, [2 * self.width(position) for position in positions], self.budget):
-            yield padded_batch(self.pairs, run, self.pad_token_id)
+            return sorted(positions, key=lambda position: (self.width(position), self.pairs.pair_key[position]))
+        return list(positions)
+
+    def cut(self, units: Sequence[Any], budget: int) -> Iterator[Sequence[Any]]:
+        """Cut bundles, or positions, into runs within a budget of tokens."""
+        if self.layout in ONE_ROW:
+            return within(budget, units)
+        return within_budget(units, [2 * self.width(position) for position in units], budget)
+
+    def lay_out(self, run: Sequence[Any]) -> MicroBatch:
+        """Return the micro-batch of a run."""
+        if self.layout in ONE_ROW:
+            return one_row(self.pairs, run, self.pad_token_id, self.multiple)
+        return padded_batch(self.pairs, run, self.pad_token_id)
+
+    def cost(self, run: Sequence[Any]) -> int:
+        """Return the tokens that a run computes, padding included."""
+        if self.layout in ONE_ROW:
+            return sum(bundle.num_tokens for bundle in run)
+        return 2 * len(run) * max(self.width(position) for position in run)
 
     @property
     def multiple(self) -> int:
@@ -111,17 +118,6 @@ class StepCollator:
     def width(self, position: int) -> int:
         """Return the tokens of the longer side of a pair."""
         return max(self.pairs.lengths(position))
-
-
-def within_budget(positions: Sequence[int], tokens: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
-    """Cut positions into runs whose number times their greatest ``tokens`` stays within the budget."""
-    start, widest = 0, 0
-    for end, width in enumerate(tokens):
-        widest = max(widest, width)
-        if end > start and (end + 1 - start) * widest > budget:
-            yield positions[start:end]
-            start, widest = end, width
-    yield positions[start:]
 
 
 def within(budget: int, bundled: Iterable[Bundle]) -> Iterator[list[Bundle]]:

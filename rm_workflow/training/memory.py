@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rm_workflow.errors import UserError
-from rm_workflow.training.layouts import MicroBatch
+from rm_workflow.training import distributed
+from rm_workflow.training.micro_batches import MicroBatch
 
 if TYPE_CHECKING:
     from rm_workflow.training.trainer import PairTrainer
@@ -42,6 +43,12 @@ def guarded(trainer: "PairTrainer", batch: MicroBatch, compute: Callable[[], Ten
 def advice(trainer: "PairTrainer", batch: MicroBatch) -> str:
     """Return what to change so that the pairs of this micro-batch fit into the memory."""
     pairs, tokens = batch["pair"].tolist(), batch["input_ids"].numel()
+    if distributed.size() > 1:
+        # The others wait for this process, so nothing can be tried.
+        return (
+            f"out of memory in a micro-batch of {tokens} tokens; set training.micro_batch_tokens to {tokens // 2} or "
+            "less (it changes no result)"
+        )
     fitting = fitting_budget(trainer, pairs, tokens)
     if fitting is None:
         longest = max(sum(trainer.pairs.lengths(pair)) for pair in pairs)

@@ -26,6 +26,9 @@ from typing import Any
 
 from rm_workflow.training.speed import Speed, peak_memory_gb
 
+# Fields of a window that several processes add up; they make their steps together.
+ADDED = ("weighted_loss", "weight", "margin", "correct", "pairs", "tokens", "filled", "computed")
+
 
 @dataclass
 class Window:
@@ -87,16 +90,34 @@ class Window:
             },
         }
 
+    def stored(self) -> dict[str, Any]:
+        """Return the fields as JSON takes them."""
+        return {**vars(self), "by_source": {name: [*sums] for name, sums in self.by_source.items()}}
+
 
 def window_of(stored: dict[str, Any]) -> Window:
     """Return the window whose fields were stored as JSON."""
     window = Window(**{name: value for name, value in stored.items() if name != "by_source"})
-    window.by_source.update(stored["by_source"])
+    window.by_source.update({name: [*sums] for name, sums in stored["by_source"].items()})
     return window
 
 
+def merged(windows: Sequence[Window]) -> Window:
+    """Return what processes that each computed a share of the same steps counted together."""
+    total = Window()
+    for window in windows:
+        for name in ADDED:
+            setattr(total, name, getattr(total, name) + getattr(window, name))
+        total.steps = max(total.steps, window.steps)
+        total.largest_margin = max(total.largest_margin, window.largest_margin)
+        for source, sums in window.by_source.items():
+            both = zip(total.by_source[source], sums, strict=True)
+            total.by_source[source] = [ours + theirs for ours, theirs in both]
+    return total
+
+
 class Progress:
-    """Writes each logging step to a file, to stderr and to whoever else listens."""
+    """Writes each logging step to a file, to stderr and to whoever else listens; of several processes one does."""
 
     def __init__(
         self,
@@ -105,8 +126,10 @@ class Progress:
         num_pairs: int,
         tell: Callable[[str], None] | None = None,
         unit: str = "pairs",
+        is_silent: bool = False,
     ) -> None:
         self.file = file
+        self.is_silent = is_silent
         self.num_steps = num_steps
         self.num_pairs = num_pairs
         self.tell = tell
@@ -120,17 +143,15 @@ class Progress:
 
     def start(self) -> None:
         """Start the clock: what comes before is not training."""
-        self.file.write_text("", "utf-8")
+        if not self.is_silent:
+            self.file.write_text("", "utf-8")
         self.started = self.last = time.monotonic()
 
     def counters(self) -> dict[str, Any]:
         """Return what a resumed run must go on counting from, as JSON takes it, without the lines already written."""
         now = time.monotonic()
         return {
-            "window": {
-                **vars(self.window),
-                "by_source": {name: [*sums] for name, sums in self.window.by_source.items()},
-            },
+            "window": self.window.stored(),
             "total_pairs": self.total_pairs,
             "total_tokens": self.total_tokens,
             "elapsed": now - self.started,
@@ -144,10 +165,13 @@ class Progress:
         self.total_pairs, self.total_tokens = counters["total_pairs"], counters["total_tokens"]
         self.started, self.last = now - counters["elapsed"], now - counters["since_last_line"]
         self.records = [json.loads(line) for line in lines.splitlines()]
-        self.file.write_text(lines, "utf-8")
+        if not self.is_silent:
+            self.file.write_text(lines, "utf-8")
 
     def say(self, text: str) -> None:
         """Print a line on stderr and pass it on."""
+        if self.is_silent:
+            return
         # A parent that was killed leaves a broken pipe, and the state must still be written.
         with suppress(BrokenPipeError):
             print(text, file=sys.stderr, flush=True)
@@ -180,9 +204,10 @@ class Progress:
             "elapsed": now - self.started,
         }
         self.records.append(row)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-        self.say(self._line(row))
+        if not self.is_silent:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+            self.say(self._line(row))
         return row
 
     def _line(self, row: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """What a recipe will cost, from its text alone: pairs, steps, tokens, memory, hours. Nothing runs, torch is not loaded.
 
 Pairs and steps are exact where the pairs were counted; the rest is an estimate by the formulas in this file. Set
-against what was measured elsewhere: the Qwen2.5-7B HH LoRA card took 9.2 hours and 18 GB on one RTX 5090 (here 9.8 and
-17.8), SmolLM2-135M as a LoRA with 8 sequences of 256 tokens 3.0 GB on a CPU (here 2.9).
+against what was measured elsewhere: the Qwen2.5-7B HH LoRA card took 9.2 hours on one RTX 5090 (here 9.8) and 18 GB,
+which only frozen weights in bf16 explain (here 31.9, in fp32), SmolLM2-135M as a LoRA with 8 sequences of 256 tokens
+3.0 GB on a CPU (here 2.9).
 """
 
 import json
@@ -37,7 +38,10 @@ SEQUENCES = {"pairs": 2, "prompts": 4, "responses": 1}
 # Share of the peak that training reaches (torchtitan, 8B on H100: 33 to 39 %), padding not counted.
 MODEL_FLOPS_UTILISATION = 0.35
 
-ADAM_BYTES = 16  # a trained parameter in fp32: weight 4, gradient 4, two Adam moments 8
+# In fp32, also where the forward pass computes in bf16 (autocast).
+WEIGHT_BYTES = 4
+GRADIENT_BYTES = 4
+ADAM_BYTES = 8  # two moments
 RUNTIME_GB = 1.0  # libraries, device context
 
 # Bytes of activations kept for the backward pass, per token and hidden unit of one layer, 16-bit, attention matrix not
@@ -155,10 +159,12 @@ def plan(
     """
     training, mixture = recipe.training, recipe.mixture
     name = _device_name(device, settings)
+    spread = training.distributed
     published = published_pairs(recipe, catalog)
     num_pairs = published if counted_pairs is None else counted_pairs
     num_tokens = None if num_pairs is None else estimated_tokens(num_pairs, recipe)
     architecture = base_architecture(recipe.base, settings)
+    parts = memory_parts_gb(architecture, recipe) if architecture else None
     return {
         "recipe": recipe.name,
         "base": recipe.base,
@@ -178,7 +184,10 @@ def plan(
         "num_tokens": num_tokens,
         "device": name,
         "device_memory_gb": DEVICES[name].memory_gb,
-        "memory_gb": estimated_memory_gb(architecture, recipe, name) if architecture else None,
+        "num_processes": spread.num_processes,
+        "strategy": spread.strategy if spread.num_processes > 1 else None,
+        "memory_gb": round(sum(parts.values()), 1) if parts else None,
+        "memory_parts_gb": parts,
         "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
         "licences": licences.of_recipe(recipe, catalog),
     }
@@ -237,31 +246,50 @@ def estimated_tokens(num_pairs: int, recipe: Recipe) -> int:
     return round(sequences * num_pairs * recipe.training.epochs * length)
 
 
-def estimated_memory_gb(architecture: Architecture, recipe: Recipe, device: str) -> float:
-    """Return the peak memory of one device that holds the whole model, in GB of 10^9 bytes.
+def memory_parts_gb(architecture: Architecture, recipe: Recipe) -> dict[str, float]:
+    """Return what fills the peak memory of one device, in GB of 10^9 bytes.
 
-    full: 16 bytes a parameter. LoRA: 16 bytes a parameter of the adapter, and the frozen weights in bf16 (2 bytes),
-    in fp32 (4) where ``precision`` is fp32 or the device a CPU, whose autocast keeps fp32 weights. To this come the
-    activations of one forward pass of ``micro_batch_tokens``, or of one pair where that is longer, and ``RUNTIME_GB``.
+    - weights: 4 bytes a parameter, of a LoRA adapter too; gradients 4 and optimizer 8 bytes a trained parameter.
+    - gathered: FSDP cuts these three into one part a process. A process computes with whole layers in turn: it holds
+      the weights of two layers, or of one and the embedding where that is larger, and the gradients of one layer twice
+      (as computed, and laid out for the exchange).
+    - activations of one forward pass of ``micro_batch_tokens``, or of one pair where that is longer; runtime.
     """
     training = recipe.training
-    if training.lora is None:
-        state = ADAM_BYTES * architecture.total
-    else:
-        frozen = 4 if training.precision == "fp32" or device == "cpu" else 2
-        adapter = architecture.adapter(training.lora.r, training.lora.target_modules)
-        state = frozen * architecture.total + ADAM_BYTES * adapter
+    spread = training.distributed
+    adapter = architecture.adapter(training.lora.r, training.lora.target_modules) if training.lora else 0
+    parameters = architecture.total + adapter
+    trained = adapter or parameters
+    is_sharded = spread.strategy == "fsdp" and spread.num_processes > 1
+    share = 1 / spread.num_processes if is_sharded else 1.0
+    layer = architecture.body / architecture.layers
+    embedding = architecture.vocabulary * architecture.hidden
+    gathered = WEIGHT_BYTES * (layer + max(layer, embedding))
+    gathered += 2 * GRADIENT_BYTES * (adapter / architecture.layers if adapter else layer)
+    parts = {
+        "weights": share * WEIGHT_BYTES * parameters,
+        "gradients": share * GRADIENT_BYTES * trained,
+        "optimizer": share * ADAM_BYTES * trained,
+        "gathered": gathered if is_sharded else 0.0,
+        "activations": _activation_bytes(architecture, recipe),
+        "runtime": RUNTIME_GB * GB,
+    }
+    return {name: round(size / GB, 2) for name, size in parts.items()}
+
+
+def _activation_bytes(architecture: Architecture, recipe: Recipe) -> float:
+    training = recipe.training
     tokens = max(training.micro_batch_tokens, 2 * recipe.tokens.max_length)
     unit = tokens * architecture.hidden
     kept = RECOMPUTED_BYTES if training.activation_checkpointing else ACTIVATION_BYTES
     recomputed_layer = ACTIVATION_BYTES if training.activation_checkpointing else 0
     activations = unit * (kept * architecture.layers + recomputed_layer)
     width = 2 if training.precision == "fp32" else 1
-    return round((state + width * activations) / GB + RUNTIME_GB, 1)
+    return float(width * activations)
 
 
 def estimated_hours(architecture: Architecture, num_tokens: int, training: Training, device: str) -> float:
-    """Return training time on one device: FLOPs / (peak * utilisation), evaluation and padding left out.
+    """Return training time: FLOPs / (peak * utilisation * processes); evaluation, padding and exchange left out.
 
     FLOPs a token: 6 for each parameter of the body (forward 2, backward 4); LoRA 4, because frozen weights have no
     gradient of their own; 2 more where activations are computed again. Attention's own FLOPs are left out.
@@ -269,6 +297,7 @@ def estimated_hours(architecture: Architecture, num_tokens: int, training: Train
     per_parameter = (6 if training.lora is None else 4) + (2 if training.activation_checkpointing else 0)
     known = DEVICES[device]
     seconds = per_parameter * architecture.body * num_tokens / (known.tflops * 1e12 * known.utilisation)
+    seconds /= training.distributed.num_processes
     return float(f"{seconds / 3600:.3g}")
 
 

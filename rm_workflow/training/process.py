@@ -98,7 +98,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
         raise_if_asked()
 
 
-def end_with_parent(parent: int | None = None) -> None:
+def end_with_parent(parent: int | None = None, starter: int | None = None) -> None:
     """Get SIGTERM when the parent process is gone, even by SIGKILL.
 
     The kernel's own signal is immediate, and on Linux only; it is tied to the thread that started us. The polling
@@ -106,20 +106,31 @@ def end_with_parent(parent: int | None = None) -> None:
 
     Args:
         parent: pid that must be the parent; closes the gap between its start of us and this call.
+        starter: pid to end with beside the parent, where a launcher stands between both.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     expected = parent or os.getppid()
-    threading.Thread(target=_watch_parent, args=(expected,), name="parent-watch", daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(expected, starter), name="parent-watch", daemon=True).start()
 
 
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
+def _watch_parent(parent: int, starter: int | None) -> None:
+    while os.getppid() == parent and (starter is None or _exists(starter)):
         time.sleep(PARENT_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
     # Signal handlers run between bytecodes of the main thread; one long call into a library delays them.
     time.sleep(ENDING.grace_seconds)
     os._exit(128 + signal.SIGTERM)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextlib.contextmanager

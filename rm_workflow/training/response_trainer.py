@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from rm_workflow.models import reward_model
-from rm_workflow.training import objectives
+from rm_workflow.training import distributed, objectives
 from rm_workflow.training.data import training_steps
-from rm_workflow.training.layouts import MicroBatch
+from rm_workflow.training.micro_batches import MicroBatch
 from rm_workflow.training.responses import ResponseCollator, TrainResponses, response_batch
 from rm_workflow.training.trainer import PairTrainer
 
@@ -42,7 +42,17 @@ class ResponseTrainer(PairTrainer):
     def outputs(self, model: torch.nn.Module, inputs: MicroBatch) -> torch.Tensor:
         """Return the float32 outputs of the head, [R, A]."""
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            return reward_model.outputs(model, inputs["input_ids"], inputs["end_index"], inputs["row_index"])
+            return distributed.within(
+                model,
+                lambda inner: reward_model.outputs(
+                    inner, inputs["input_ids"], inputs["end_index"], inputs["row_index"]
+                ),
+            )
+
+    def rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> torch.Tensor:
+        """Return the one reward of each response as the saved model gives it, float32 [R]."""
+        outputs = self.outputs(model, inputs)
+        return outputs @ self.attribute_weights.to(outputs)
 
     def item_losses(self, model: torch.nn.Module, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return loss and margin of each item, both [I].
@@ -73,17 +83,17 @@ class ResponseTrainer(PairTrainer):
             chosen.update(dict.fromkeys(by_prompt[int(data.prompt[data.item_starts[item]])]))
         return response_batch(data, list(chosen), self.collator.pad_token_id)
 
-    def finish(self, out: Path) -> None:
+    def finish(self, model: torch.nn.Module, out: Path) -> None:
         """Leave a model of one reward; the heads of several attributes are kept beside it.
 
         The one reward is the sum of weight x output over the attributes, which is one linear head again.
         """
         if self.objective.target != "ratings":
             return
-        head = reward_model.head_module(self.trained_model)
+        head = reward_model.head_module(model)
         rows = head.weight.detach().float().cpu()
         save_file({name: row.clone() for name, row in zip(self.pairs.scales, rows, strict=True)}, out / ATTRIBUTES)
-        reward_model.combine_head(self.trained_model, self.attribute_weights)
+        reward_model.combine_head(model, self.attribute_weights)
 
 
 def attribute_weights(run_config: Mapping[str, Any]) -> dict[str, float]:

@@ -4,7 +4,7 @@ What an optimiser step counts is an *item*: a response, or for a ranking a promp
 Shapes: R rows of a micro-batch (one a response), T tokens of a row, I items, A targets (attributes).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from rm_workflow.errors import UserError
 from rm_workflow.training import objectives
 from rm_workflow.training.data import PairKeys, response_rows
-from rm_workflow.training.layouts import MicroBatch, within_budget
+from rm_workflow.training.micro_batches import Collator, MicroBatch, within_budget
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -195,7 +195,7 @@ def _standardised(values: Floats, sources: Sequence[str], attributes: Sequence[s
 
 
 @dataclass(frozen=True)
-class ResponseCollator:
+class ResponseCollator(Collator):
     """Turns the items of one optimiser step into its micro-batches, as ``layouts.StepCollator`` does with pairs.
 
     Attributes:
@@ -208,15 +208,25 @@ class ResponseCollator:
     budget: int
     pad_token_id: int
 
-    def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, list[MicroBatch]]:
-        """Return ``{"micro_batches": [...]}`` for dataset rows ``{"pair": item}``."""
-        items = [int(row["pair"]) for row in rows]
-        width: Callable[[int], int] = self.tokens_of
-        if self.layout != "padded":
-            keys, ids = self.responses.pair_key, self.responses.pair_id
-            items.sort(key=lambda item: (width(item), keys[item], ids[item]))
-        groups = within_budget(items, [width(item) for item in items], self.budget)
-        return {"micro_batches": [response_batch(self.responses, group, self.pad_token_id) for group in groups]}
+    def units(self, positions: Sequence[int]) -> list[int]:
+        """Return the items in the order in which they are cut into micro-batches."""
+        if self.layout == "padded":
+            return list(positions)
+        keys, ids = self.responses.pair_key, self.responses.pair_id
+        return sorted(positions, key=lambda item: (self.tokens_of(item), keys[item], ids[item]))
+
+    def cut(self, units: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
+        """Cut items into runs within a budget of tokens."""
+        return within_budget(units, [self.tokens_of(item) for item in units], budget)
+
+    def lay_out(self, run: Sequence[int]) -> MicroBatch:
+        """Return the micro-batch of a run of items."""
+        return response_batch(self.responses, run, self.pad_token_id)
+
+    def cost(self, run: Sequence[int]) -> int:
+        """Return the tokens that a run of items computes, padding included."""
+        lengths = [self.responses.lengths(item) for item in run]
+        return int(sum(map(len, lengths)) * max(length.max() for length in lengths))
 
     def tokens_of(self, item: int) -> int:
         """Return the tokens of one item with its padding when it stands alone."""

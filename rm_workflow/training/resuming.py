@@ -1,5 +1,7 @@
 """Saves what a run needs to go on as if it had never ended, and takes it up again.
 
+Of several processes the first writes and finds the states, with what the others send it, and all go on together.
+
 A state belongs to the moment between two optimiser steps. When a signal comes within a step, the step is given up and
 the state of the moment before it is written: weights and optimizer have not moved yet, and what has (random generators
 and counters, both small) was copied when the step began.
@@ -9,7 +11,7 @@ import base64
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -26,7 +29,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 from rm_workflow.durable_files import write_whole
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id, file_sha256
-from rm_workflow.training import training_state
+from rm_workflow.training import distributed, training_state, whole_states
 from rm_workflow.training.metrics import Progress
 from rm_workflow.training.tensor_files import pack, unpack, write_safetensors
 from rm_workflow.training.training_state import STATES, StoredState
@@ -88,7 +91,9 @@ class AskForState(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a state; after the last step the model itself is saved."""
-        if state.global_step < state.max_steps and self.schedule.is_due(state.global_step, time.monotonic()):
+        is_due = state.global_step < state.max_steps and self.schedule.is_due(state.global_step, time.monotonic())
+        # The clocks of several processes differ.
+        if distributed.largest(int(is_due)):
             control.should_save = True
 
 
@@ -132,37 +137,57 @@ class ResumableTrainer(RewardTrainer):
             return
         started = time.monotonic()
         moment = self.moment or {"rng": rng_state(), "counters": self.progress.counters()}
-        training_state.write_state(
-            self.out / STATES, training_state.state_name(step), lambda folder: self._fill(folder, moment)
+        moments = distributed.gathered(moment)
+        assert isinstance(self.optimizer, AcceleratedOptimizer)
+        weights = whole_states.trained_tensors(self.accelerator.unwrap_model(self.model))
+        optimizer = whole_states.optimizer_state(self.optimizer.optimizer)
+        self.write_folder(
+            training_state.state_name(step), lambda folder: self._fill(folder, moments, weights, optimizer)
         )
-        training_state.prune(self.out / STATES, self.schedule.keep, self._best_steps_in_use())
         self.schedule.saved(step, started, time.monotonic())
+
+    def write_folder(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Let the first process write a folder of ``states/`` and remove those that are no longer needed."""
+
+        def write() -> None:
+            training_state.write_state(self.out / STATES, name, fill)
+            training_state.prune(self.out / STATES, self.schedule.keep, self._best_steps_in_use())
+
+        distributed.first_does(write)
 
     def _best_steps_in_use(self) -> set[int]:
         states = training_state.kept_states(self.out / STATES, self.schedule.keep)
         spoken_of = {step for state in states for step in state.read(PROGRESS)["best_steps"]}
         return self.best_steps() | spoken_of
 
-    def _fill(self, folder: Path, moment: Mapping[str, Any]) -> None:
-        write_safetensors(folder / WEIGHTS, trained_tensors(self.accelerator.unwrap_model(self.model)))
+    def _fill(
+        self,
+        folder: Path,
+        moments: Sequence[Mapping[str, Any]],
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Any],
+    ) -> None:
+        write_safetensors(folder / WEIGHTS, weights)
         tensors: dict[str, Tensor] = {}
-        assert self.optimizer is not None
         assert self.lr_scheduler is not None
         progress = {
             "identity": self.identity,
             "versions": {"torch": torch.__version__},
             "step": self.state.global_step,
-            "optimizer": pack(self.optimizer.state_dict(), tensors, "optimizer"),
+            "optimizer": pack(optimizer, tensors, "optimizer"),
             "schedule": pack(self.lr_scheduler.state_dict(), tensors, "schedule"),
             # The steps are a function of content and seed, so the sampler's position is one number.
             "sampler": {"steps": self.state.global_step},
-            "counters": moment["counters"],
+            "counters": moments[0]["counters"],
+            # Each process counts its share of the steps.
+            "windows": [moment["counters"]["window"] for moment in moments],
             "best_steps": sorted(self.best_steps()),
             "beside": self.kept_beside(),
         }
         write_safetensors(folder / OPTIMIZER, tensors)
         (folder / PROGRESS).write_text(json.dumps(progress), "utf-8")
-        (folder / f"rng_{self.args.process_index}.json").write_text(json.dumps(moment["rng"]), "utf-8")
+        for number, moment in enumerate(moments):
+            (folder / f"rng_{number}.json").write_text(json.dumps(moment["rng"]), "utf-8")
         (folder / METRICS).write_bytes(self.progress.file.read_bytes())
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
@@ -170,23 +195,24 @@ class ResumableTrainer(RewardTrainer):
         self.save_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trained(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint) / WEIGHTS)
+        whole_states.load_trained(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint) / WEIGHTS)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        assert self.optimizer is not None
+        assert isinstance(self.optimizer, AcceleratedOptimizer)
         assert self.lr_scheduler is not None
         folder = Path(checkpoint)
         tensors = load_file(folder / OPTIMIZER)
         progress = json.loads((folder / PROGRESS).read_text("utf-8"))
-        self.optimizer.load_state_dict(unpack(progress["optimizer"], tensors))
+        whole_states.load_optimizer(self.optimizer.optimizer, unpack(progress["optimizer"], tensors))
         self.lr_scheduler.load_state_dict(unpack(progress["schedule"], tensors))
         self._take_up_progress(folder)
 
     def _take_up_progress(self, folder: Path) -> None:
         progress = json.loads((folder / PROGRESS).read_text("utf-8"))
-        self.progress.go_on(progress["counters"], (folder / METRICS).read_text("utf-8"))
+        window = distributed.window_of_this_process(progress["windows"])
+        self.progress.go_on({**progress["counters"], "window": window}, (folder / METRICS).read_text("utf-8"))
         self.take_up(progress["beside"])
 
     def take_up_ended(self, folder: Path) -> None:
@@ -200,22 +226,6 @@ class ResumableTrainer(RewardTrainer):
         # A process that was not there before keeps what its seed gave it.
         with suppress(FileNotFoundError):
             set_rng_state(json.loads(file.read_text("utf-8")))
-
-
-def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that training moves, and the buffers that are saved with them, by name."""
-    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
-
-
-def load_trained(model: nn.Module, file: Path) -> None:
-    """Put the tensors of ``trained_tensors`` back in place."""
-    tensors, targets = load_file(file), trained_tensors(model)
-    if tensors.keys() != targets.keys():
-        raise UserError(f"{file} holds other weights than this model trains; delete the folder of its states")
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(tensors[name])
 
 
 def rng_state() -> dict[str, Any]:
@@ -259,11 +269,15 @@ def run_identity(run_config: Mapping[str, Any], tokens: Path, base: Path) -> str
 
 
 def find_state(trainer: ResumableTrainer) -> StoredState | None:
-    """Return the newest whole state of this very run, and note that the run goes on from it.
+    """Return the newest whole state of this very run, the same in all processes, and note that the run goes on from it.
 
     Raises:
         UserError: the folder holds a state of another run.
     """
+    return distributed.first_does(lambda: _find_state(trainer))
+
+
+def _find_state(trainer: ResumableTrainer) -> StoredState | None:
     states = trainer.out / STATES
     training_state.sweep(states)
     found = training_state.newest_whole(states, trainer.progress.say)

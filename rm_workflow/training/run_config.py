@@ -69,7 +69,8 @@ def resolve(
         "attributes": recipe.mixture.attributes if recipe.objective == "regression" else [],
         "token_recipe": recipe.tokens.model_dump(),
         "template_hash": tokens_facts["template_hash"],
-        "training": training.model_dump(),
+        # By how many processes is no part of what is trained.
+        "training": training.model_dump(exclude={"distributed"}),
         "device": device,
         "precision": precision,
         "seed": training.seed,

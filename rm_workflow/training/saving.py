@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from rm_workflow.models import reward_model
 from rm_workflow.models.tokens import Encoder
 from rm_workflow.training import canaries
-from rm_workflow.training.layouts import MicroBatch
+from rm_workflow.training.micro_batches import MicroBatch
 
 MODEL = "model"
 ADAPTER = "adapter"
@@ -31,6 +31,7 @@ def save_and_prove(
     save_dtype: str,
     probe: MicroBatch,
     out: Path,
+    before: Tensor | None = None,
 ) -> dict[str, Any]:
     """Save a trained model, load it back as a stranger would and compare rewards.
 
@@ -38,6 +39,7 @@ def save_and_prove(
         model: trained; a LoRA adapter is merged into it, so it is of no use afterwards.
         base: folder of the base model, for the proof of the adapter.
         probe: a padded batch whose rewards are compared, all in fp32.
+        before: its rewards by the model as it was trained; None lets ``model`` give them.
 
     Returns:
         The figures of the proof: ``max_difference`` (model/), ``adapter_max_difference`` or None, their tolerances, and
@@ -46,7 +48,7 @@ def save_and_prove(
     Raises:
         UserError: a weight is missing or a reward changed beyond the tolerance.
     """
-    before = trained_rewards(model, probe)
+    before = trained_rewards(model, probe) if before is None else before
     is_lora = isinstance(model, PeftModel)
     if isinstance(model, PeftModel):
         save_adapter(model, out / ADAPTER)

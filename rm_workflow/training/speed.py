@@ -42,9 +42,10 @@ class Speed:
         return tokens_per_second * self.flops_per_token / self.peak_flops if self.peak_flops else None
 
 
-def speed_of(model: "nn.Module", device: str, precision: str) -> Speed:
-    """Return what the speed of training this model here is measured against."""
-    return Speed(flops_per_token(model), peak_flops(device, precision), device)
+def speed_of(model: "nn.Module", device: str, precision: str, num_devices: int = 1) -> Speed:
+    """Return what the speed of training this model on so many devices is measured against."""
+    peak = peak_flops(device, precision)
+    return Speed(flops_per_token(model), peak and peak * num_devices, device)
 
 
 def flops_per_token(model: "nn.Module") -> float:

@@ -39,11 +39,12 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
 from rm_workflow.models import reward_model
-from rm_workflow.training import attention, canaries, held_out, layouts, memory, objectives, process
+from rm_workflow.training import attention, canaries, distributed, held_out, layouts, memory, objectives
 from rm_workflow.training.data import TrainPairs, training_steps
 from rm_workflow.training.held_out import Positions
-from rm_workflow.training.layouts import MicroBatch, StepCollator
+from rm_workflow.training.layouts import StepCollator
 from rm_workflow.training.metrics import Progress
+from rm_workflow.training.micro_batches import MicroBatch
 from rm_workflow.training.resuming import AskForState, Schedule
 from rm_workflow.training.validating import AskForValidation, ValidatedTrainer
 
@@ -80,7 +81,7 @@ class PairTrainer(ValidatedTrainer):
         super().__init__(
             model=model,
             args=training_arguments(run_config, out),
-            data_collator=self.collator,
+            data_collator=distributed.collator_of_this_process(self.collator),
             train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
             processing_class=tokenizer,
         )
@@ -119,7 +120,7 @@ class PairTrainer(ValidatedTrainer):
         else:
             attention.use_plain(classifier)
         self.collator = replace(self.collator, layout=layout)
-        self.data_collator = self.collator
+        self.data_collator = distributed.collator_of_this_process(self.collator)
 
     @contextmanager
     def exactly(self) -> Iterator[None]:
@@ -136,24 +137,29 @@ class PairTrainer(ValidatedTrainer):
         model: PreTrainedModel | PeftModel = self.accelerator.unwrap_model(self.model)
         return model
 
-    def finish(self, out: Path) -> None:
-        """Do what is left between the last step and saving; a model of pairs is ready."""
+    def finish(self, model: torch.nn.Module, out: Path) -> None:
+        """Do to the trained model, in one piece, what is left before it is saved; a model of pairs is ready."""
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         """Return the rows as they are: the tokens artifact has dropped and counted what is too long."""
         return dataset
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return a loader whose batches are the optimiser steps."""
+        """Return the optimiser steps, the same in every process: each computes its share of all of them.
+
+        accelerate would give every process other steps.
+        """
         dataset: Any = self.train_dataset
-        loader = DataLoader(
+        return DataLoader(
             dataset,
             batch_sampler=self.steps,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
+
+    def _wrap_model(self, model: torch.nn.Module, training: bool = True, dataloader: Any = None) -> torch.nn.Module:
+        """Return the model as several processes train it; accelerate prepares what comes back unchanged."""
+        return distributed.replicate(model)
 
     def training_step(
         self, model: torch.nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None
@@ -167,11 +173,13 @@ class PairTrainer(ValidatedTrainer):
         self.enter_step()
         model.train()
         step = [self._prepare_inputs(batch) for batch in inputs["micro_batches"]]
-        total_weight = torch.stack([batch["weight"].sum() for batch in step]).sum()
+        total_weight = distributed.summed(torch.stack([batch["weight"].sum() for batch in step]).sum())
         loss = torch.zeros((), device=self.args.device)
-        for batch in step:
-            process.raise_if_asked()
-            loss += memory.guarded(self, batch, partial(self.add_gradient, model, batch, total_weight))
+        for number, batch in enumerate(step):
+            distributed.end_if_asked()
+            with distributed.gradients(model, exchange=number == len(step) - 1):
+                loss += memory.guarded(self, batch, partial(self.add_gradient, model, batch, total_weight))
+        loss = distributed.summed(loss)
         if not math.isfinite(loss.item()):
             raise UserError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}; lower training.learning_rate "
@@ -184,7 +192,8 @@ class PairTrainer(ValidatedTrainer):
     def add_gradient(self, model: torch.nn.Module, batch: MicroBatch, total_weight: torch.Tensor) -> torch.Tensor:
         """Add the gradients of one micro-batch and return its share of the step's loss, shape []."""
         share = self.compute_loss(model, batch) / total_weight
-        self.accelerator.backward(share)
+        # Wrappers exchange the mean of all processes' gradients where a step needs their sum.
+        self.accelerator.backward(share * distributed.size())
         return share.detach()
 
     def compute_loss(
@@ -193,6 +202,8 @@ class PairTrainer(ValidatedTrainer):
         """Return the sum of weight x loss over the pairs of one micro-batch, shape []."""
         losses, margins = self.item_losses(model, inputs)
         loss = objectives.weighted_sum(losses, inputs["weight"])
+        if distributed.FILLER in inputs:
+            return loss
         self.progress.window.add(
             weighted_loss=loss.item(),
             weight=inputs["weight"].sum().item(),
@@ -213,16 +224,23 @@ class PairTrainer(ValidatedTrainer):
             losses = losses + self.center_coefficient * objectives.center_rewards(chosen, rejected)
         return losses, (chosen - rejected).detach()
 
+    def rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> torch.Tensor:
+        """Return the float32 rewards of the chosen, then of the rejected sides, shape [2 pairs]."""
+        return torch.cat(self.pair_rewards(model, inputs))
+
     def pair_rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the float32 rewards of the chosen and of the rejected side, each of shape [pairs]."""
         # The backbone is called below the model's own forward, so accelerate's autocast would not reach it.
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            rewards = reward_model.rewards(
+            rewards = distributed.within(
                 model,
-                inputs["input_ids"],
-                inputs["end_index"],
-                inputs["row_index"],
-                **attention.arguments(inputs),
+                lambda inner: reward_model.rewards(
+                    inner,
+                    inputs["input_ids"],
+                    inputs["end_index"],
+                    inputs["row_index"],
+                    **attention.arguments(inputs),
+                ),
             )
         chosen, rejected = rewards.chunk(2)
         return chosen, rejected
@@ -231,7 +249,8 @@ class PairTrainer(ValidatedTrainer):
         """Write the line of a logging step; transformers' summary at the end is in ``result.json``."""
         if "loss" not in logs:
             return
-        window, step = self.progress.window, self.state.global_step
+        window = self.progress.window = distributed.summed_window(self.progress.window)
+        step = self.state.global_step
         canaries.check_margins(window.largest_margin, window.pairs, step)
         row = self.progress.record(step, logs["learning_rate"], logs["grad_norm"])
         if self.args.report_to:

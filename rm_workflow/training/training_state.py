@@ -28,7 +28,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
 
 STATES = "states"
-FORMAT = 1
+FORMAT = 2
 COMPLETE = "COMPLETE.json"
 STAGING = ".staging-"
 STATE_NAME = re.compile(r"step_(\d{8})")

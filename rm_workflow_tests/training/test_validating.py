@@ -8,7 +8,7 @@ import torch
 
 from rm_workflow.catalog.models import Validation
 from rm_workflow.models.reward_model import rewards
-from rm_workflow.training import entry, held_out
+from rm_workflow.training import building, checkpoint, held_out
 from rm_workflow.training.layouts import padded_batch
 from rm_workflow.training.metrics import Progress
 from rm_workflow_tests.training import toy
@@ -23,7 +23,7 @@ def make(tiny_base, encoder, tokens, pairs, out, validation, **values):
     said = []
     progress = Progress(out / "metrics.jsonl", config["num_steps"], config["num_train_pairs"], said.append)
     positions = held_out.split(tokens, Validation(**validation))
-    trainer = entry.make_trainer(config, encoder, pairs, tiny_base, progress, out, "", positions)
+    trainer = building.make_trainer(config, encoder, pairs, tiny_base, progress, out, "", positions)
     progress.start()
     return trainer, said
 
@@ -87,7 +87,7 @@ def test_the_best_weights_are_saved_and_the_run_stops_when_nothing_better_comes(
         at_best.update({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
 
     trainer._write_best = write_best
-    entry.run_to_the_end(trainer)
+    checkpoint.run_to_the_end(trainer)
     # Better at 2 and 4, equal at 6, worse at 8.
     assert trainer.state.global_step == 8
     assert trainer.has_stopped_early
@@ -107,7 +107,7 @@ def test_a_resumed_run_remembers_its_evaluations_and_its_best_weights(tiny_base,
     def run(losses):
         trainer, said = make(tiny_base, encoder, tokens, pairs, tmp_path, validation, **values)
         scripted(trainer, losses)
-        entry.run_to_the_end(trainer)
+        checkpoint.run_to_the_end(trainer)
         trainer.load_best()
         seen = [[row["step"], row["loss"], row["is_best"], row["accuracy"]] for row in trainer.validations]
         return seen, trainer.state.global_step, trainer.model.state_dict()["score.weight"].tolist(), said

@@ -1,0 +1,273 @@
+"""The training of one checkpoint, from inputs to ``result.json``; ``entry.py`` says what it leaves in its folder."""
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from rm_workflow.catalog.models import TokenRecipe, Validation
+from rm_workflow.durable_files import fsync_tree
+from rm_workflow.errors import UserError
+from rm_workflow.models.tokens import Encoder
+from rm_workflow.training import canaries, distributed, extras, held_out, launch, objectives, process, resuming, saving
+from rm_workflow.training.building import make_trainer, whole_model
+from rm_workflow.training.data import TrainPairs, load_pairs
+from rm_workflow.training.held_out import Positions
+from rm_workflow.training.metrics import Progress
+from rm_workflow.training.proving import check_start, first_batch, has_fresh_head, prove_layout
+from rm_workflow.training.response_trainer import attribute_weights
+from rm_workflow.training.responses import TrainResponses, load_responses
+from rm_workflow.training.speed import peak_memory_gb, speed_of
+from rm_workflow.training.trainer import PairTrainer
+from rm_workflow.training.training_state import STATES
+
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+VALIDATION = "validation.jsonl"
+OUTPUTS = ("model", "adapter", "attributes.safetensors", METRICS, VALIDATION, RESULT)
+
+
+def train(
+    run_config_file: Path, tokens: Path, base: Path, out: Path, tell: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Train, save, prove and return what ``result.json`` holds; of several processes, only the first has it.
+
+    Args:
+        tell: gets each line that is printed.
+    """
+    quiet_libraries()
+    if launch.is_main():
+        for name in OUTPUTS:
+            _remove(out / name)
+    run_config = json.loads(run_config_file.read_text("utf-8"))
+    distributed.join(run_config["device"])
+    strategy = launch.take_strategy()
+    trainer, encoder = _prepared(run_config, tokens, base, out, tell, strategy)
+    pairs, progress = trainer.pairs, trainer.progress
+    probe = first_batch(trainer, pairs, encoder.pad_token_id)
+    first_loss = check_start(trainer, probe, has_fresh_head(base))
+    prove_layout(trainer, probe)
+    # Rounding may differ between devices; all must cut the same step in the same way.
+    trainer.use_layout(*distributed.gathered((trainer.layout, trainer.layout_reason))[0])
+    progress.say(f"layout {trainer.layout}: {trainer.layout_reason}")
+    if any(pairs.unshared.values()):
+        progress.say(_unshared_line(pairs))
+    progress.speed = speed_of(trainer.trained_model, run_config["device"], run_config["precision"], distributed.size())
+    progress.start()
+    run_to_the_end(trainer)
+    seconds = time.monotonic() - progress.started
+    trainer.load_best()
+
+    most_memory_gb = max(distributed.gathered(peak_memory_gb(run_config["device"])))
+    num_processes = distributed.size()
+    model, before = whole_model(trainer, run_config, encoder, base, probe)
+    told = _told(trainer, out)
+    if launch.is_main():
+        trainer.finish(model, out)
+    del trainer
+    distributed.leave()
+    if not launch.is_main():
+        return {}
+    parameters = _parameter_counts(model)
+    reload = saving.save_and_prove(model, encoder, base, run_config["training"]["save_dtype"], probe, out, before)
+    progress.say(_reload_line(reload))
+    result = {
+        "recipe": run_config["recipe"],
+        "num_pairs": progress.total_pairs,
+        "num_tokens": progress.total_tokens,
+        "seconds": seconds,
+        "pairs_per_second": progress.total_pairs / seconds,
+        "tokens_per_second": progress.total_tokens / seconds,
+        "loss_before_training": first_loss,
+        "first_loss": progress.records[0]["loss"],
+        "last_loss": progress.records[-1]["loss"],
+        "last_accuracy": progress.records[-1]["accuracy"],
+        "device": run_config["device"],
+        "precision": run_config["precision"],
+        "num_processes": num_processes,
+        "strategy": strategy if num_processes > 1 else "none",
+        "unshared_pairs": pairs.unshared,
+        **_attribute_facts(run_config, pairs),
+        **parameters,
+        **told,
+        "peak_memory_gb": most_memory_gb,
+        "reload": reload,
+    }
+    fsync_tree(out)
+    _write_last(out / RESULT, result)
+    _remove(out / STATES)
+    return result
+
+
+def _prepared(
+    run_config: Mapping[str, Any],
+    tokens: Path,
+    base: Path,
+    out: Path,
+    tell: Callable[[str], None] | None,
+    strategy: launch.Strategy,
+) -> tuple[PairTrainer, Encoder]:
+    """Return the trainer of inputs that were checked, and the encoder of its tokens."""
+    training = run_config["training"]
+    encoder = Encoder.load(base, TokenRecipe(**run_config["token_recipe"]))
+    pairs = load_data(run_config, tokens)
+    positions = held_out.split(tokens, Validation(**training["validation"])) if training["validation"] else None
+    _check_inputs(run_config, encoder, pairs, positions, tokens)
+    progress = Progress(
+        out / METRICS,
+        run_config["num_steps"],
+        run_config["num_train_pairs"],
+        tell,
+        training["batch_unit"],
+        is_silent=not launch.is_main(),
+    )
+    _announce(run_config, pairs, progress)
+    identity = resuming.run_identity(run_config, tokens, base)
+    trainer = make_trainer(run_config, encoder, pairs, base, progress, out, identity, positions, strategy)
+    num_parameters = trainer.trained_model.num_parameters()
+    canaries.check_learning_rate(training["learning_rate"], num_parameters, training["lora"] is None)
+    return trainer, encoder
+
+
+def run_to_the_end(trainer: PairTrainer) -> None:
+    """Train from the newest whole state, or from the start; a signal first gets the last whole step written.
+
+    Raises:
+        Terminated: a signal came.
+    """
+    state = resuming.find_state(trainer)
+    if state and state.read(resuming.PROGRESS)["beside"]["has_stopped_early"]:
+        trainer.take_up_ended(state.folder)
+        return
+    with process.deferring_signals():
+        try:
+            trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
+            distributed.end_if_asked()
+        except process.Terminated:
+            trainer.save_state()
+            raise
+
+
+def _told(trainer: PairTrainer, out: Path) -> dict[str, Any]:
+    """Return what ``result.json`` tells of how the training went."""
+    return {
+        "layout": trainer.layout,
+        "layout_reason": trainer.layout_reason,
+        "num_steps": trainer.state.global_step,
+        "stopped_early": trainer.has_stopped_early,
+        "validation": trainer.best,
+        "resumed_from": resuming.resumed_from(out),
+        "num_states": len(trainer.schedule.costs),
+        "seconds_saving": sum(trainer.schedule.costs),
+    }
+
+
+def load_data(run_config: Mapping[str, Any], tokens: Path) -> TrainPairs | TrainResponses:
+    """Read the train split as the objective takes it: pairs, or labelled responses."""
+    if run_config["objective"] in objectives.ON_RESPONSES:
+        return load_responses(tokens, run_config["objective"], run_config["attributes"])
+    return load_pairs(tokens)
+
+
+def _attribute_facts(run_config: Mapping[str, Any], data: TrainPairs | TrainResponses) -> dict[str, Any]:
+    """Return, for regression, the weight of each attribute in the reward and the scales of its ratings by source."""
+    if not isinstance(data, TrainResponses) or not data.scales:
+        return {}
+    weights = attribute_weights(run_config)
+    return {"attributes": {name: {"weight": weights[name], "scales": data.scales[name]} for name in data.scales}}
+
+
+def quiet_libraries() -> None:
+    """Keep transformers from warning that the head is new and drawing bars; our own lines say what is done."""
+    # peft still asks transformers by the old name of activation checkpointing.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _check_inputs(
+    run_config: Mapping[str, Any],
+    encoder: Encoder,
+    pairs: TrainPairs | TrainResponses,
+    positions: tuple[Positions, Positions] | None,
+    tokens: Path,
+) -> None:
+    extras.check(run_config["training"])
+    if encoder.template_hash != run_config["template_hash"]:
+        raise UserError(
+            f"the tokens in {tokens} were made with another chat template than the base model has under this token "
+            "recipe (template_hash differs); rebuild the tokens"
+        )
+    unit = run_config["training"]["batch_unit"]
+    per_epoch = int(pairs.repeat[positions[0]].sum()) if positions else pairs.per_epoch
+    if per_epoch != run_config["num_train_pairs"]:
+        raise UserError(
+            f"{tokens} has {per_epoch} train {unit} an epoch where the run config says "
+            f"{run_config['num_train_pairs']}; rebuild the run config"
+        )
+    canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
+    canaries.check_bos(pairs, encoder.tokenizer.bos_token_id)
+    if isinstance(pairs, TrainPairs):
+        canaries.check_scores(pairs, run_config["objective"])
+
+
+def _announce(run_config: Mapping[str, Any], pairs: TrainPairs | TrainResponses, progress: Any) -> None:
+    training = run_config["training"]
+    unit = training["batch_unit"]
+    kind = f"LoRA r {training['lora']['r']}" if training["lora"] else "all weights"
+    progress.say(
+        f"training {run_config['recipe']}: {len(pairs)} {unit}, {pairs.num_tokens} tokens an epoch, "
+        f"{run_config['num_steps']} steps of {training['batch_size']} {unit}, {kind}, "
+        f"objective {run_config['objective']}, {run_config['device']}, {run_config['precision']}"
+    )
+    if run_config["num_validation_pairs"]:
+        progress.say(f"{run_config['num_validation_pairs']} of the train pairs are held out for validation")
+    for note in run_config["notes"]:
+        progress.say(f"note: {note}")
+
+
+def _unshared_line(pairs: TrainPairs | TrainResponses) -> str:
+    counts = pairs.unshared
+    return (
+        f"pairs whose sides share no tokens: {counts['other_context']} answer different conversations, in "
+        f"{counts['prompt_not_prefix']} a reply merged with the end of its prompt"
+    )
+
+
+def _parameter_counts(model: Any) -> dict[str, int]:
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {
+        "num_parameters": sum(count for count, _ in counts),
+        "num_trainable_parameters": sum(count for count, trained in counts if trained),
+    }
+
+
+def _reload_line(reload: Mapping[str, Any]) -> str:
+    adapter = reload["adapter_max_difference"]
+    beside = "" if adapter is None else f", of adapter/ on its base {adapter:.1e}"
+    return (
+        f"saved and loaded again: rewards of model/ differ by up to {reload['max_difference']:.1e} (tolerance "
+        f"{reload['tolerance']:.0e}){beside}; loaded in bf16 by up to {reload['bf16_max_difference']:.1e}"
+    )
+
+
+def _write_last(path: Path, result: Mapping[str, Any]) -> None:
+    draft = path.with_suffix(".draft")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

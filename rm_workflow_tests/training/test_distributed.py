@@ -1,0 +1,393 @@
+"""Several processes train what one trains: two of them over gloo on the CPU, started by the launchers that users have.
+
+Tolerances: losses to 2e-5, weights to 1e-5, in float32; the only difference is the order in which floats are added.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rm_workflow.catalog.models import Distributed
+from rm_workflow.training import checkpoint, distributed, held_out, launch, run_config
+from rm_workflow.training.layouts import LAYOUTS, StepCollator
+from rm_workflow_tests.training import toy
+from rm_workflow_tests.training.test_responses import toy_recipe, toy_rows, write_tokens
+from rm_workflow_tests.training.test_resuming import metrics_of
+
+LOSS_TOLERANCE = 2e-5
+WEIGHT_TOLERANCE = 1e-5
+SECONDS = 120
+
+# Steps of 3 pairs, each a micro-batch of its own, and a last step of one pair: no step is even for two processes.
+UNEVEN = {"batch_size": 3, "micro_batch_tokens": 1}
+LORA = {"r": 4, "alpha": 8}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe that two processes train.
+
+    Attributes:
+        starts: how the processes hold the model at each start, and the step in which one of them is asked to end.
+    """
+
+    num_lines: int
+    values: dict
+    starts: tuple[tuple[str, int | None], ...] = (("ddp", None),)
+    data: str = "pairs"
+    objective: str = "bradley_terry"
+
+
+FSDP = (("fsdp", None),)
+CASES = {
+    "ddp": Case(8, {**UNEVEN, "learning_rate": 3e-3}),
+    "fsdp": Case(3, {"learning_rate": 3e-3}, FSDP),
+    "fsdp_lora": Case(8, {**UNEVEN, "lora": LORA}, FSDP),
+    "kwise": Case(
+        4, {"layout": "kwise", "batch_size": 5, "learning_rate": 3e-3, "micro_batch_tokens": 400}, data="prompts"
+    ),
+    "ranking": Case(
+        6, {"batch_size": 2, "epochs": 2, "learning_rate": 3e-3}, data="ratings", objective="plackett_luce"
+    ),
+    "regression": Case(6, {"lora": LORA, "epochs": 2}, FSDP, data="ratings", objective="regression"),
+    # A line is of two steps, and the states of three starts lie between two lines and between two evaluations.
+    "ended": Case(
+        7,
+        {
+            **UNEVEN,
+            "epochs": 2,
+            "learning_rate": 3e-3,
+            "schedule": "cosine",
+            "logging_steps": 2,
+            "validation": {"share": 0.2, "steps": 3, "metric": "loss"},
+        },
+        (("ddp", 4), ("fsdp", 7), ("fsdp", None)),
+    ),
+}
+# Two processes alone: their draws are not those of one.
+DROPOUT = {**UNEVEN, "lora": {**LORA, "dropout": 0.2}, "epochs": 10, "logging_steps": 4}
+# All cases in one start of two processes, because TRL loads slowly. Arguments: base, folders of the cases.
+TRAIN_ALL = """
+import json, os, sys
+from pathlib import Path
+from rm_workflow.training import process
+process.set_environment()
+from rm_workflow.training import checkpoint, distributed
+from rm_workflow.training.trainer import PairTrainer
+distributed.leave = lambda: None  # the processes meet once
+stock = PairTrainer.compute_loss
+def compute_loss(self, *arguments, **named):
+    if os.environ["RANK"] == "1" and self.state.global_step + 1 == stop:
+        process.ENDING.asked = 15
+    return stock(self, *arguments, **named)
+PairTrainer.compute_loss = compute_loss
+base, *folders = map(Path, sys.argv[1:])
+for folder in folders:
+    for strategy, stop in json.loads((folder / "starts.json").read_text("utf-8")):
+        os.environ["ACCELERATE_USE_FSDP"] = str(strategy == "fsdp").lower()
+        try:
+            checkpoint.train(folder / "run_config.json", (folder / "tokens").resolve(), base, folder / "out")
+        except process.Terminated:
+            pass
+"""
+# The second of two processes meets an error of its own after the first step.
+FAIL_ALONE = """
+import os, sys
+from rm_workflow.errors import UserError
+from rm_workflow.training import entry, process
+process.set_environment()
+from rm_workflow.training.trainer import PairTrainer
+step = PairTrainer.training_step
+def failing(self, *arguments):
+    if os.environ["RANK"] == "1" and self.state.global_step == 1:
+        raise UserError("the second process is out of luck")
+    return step(self, *arguments)
+PairTrainer.training_step = failing
+sys.exit(entry.main(sys.argv[1:]))
+"""
+# Starts the launcher as the asset does.
+STARTER = """
+import os, subprocess, sys
+subprocess.Popen([*sys.argv[1:], "--parent-pid", str(os.getpid())]).wait()
+"""
+
+
+def finished(command):
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+
+
+def write_case(folder, config, tokens, starts=()):
+    (folder / "out").mkdir(parents=True)
+    (folder / "tokens").symlink_to(tokens)
+    (folder / "starts.json").write_text(json.dumps(starts), "utf-8")
+    toy.write_run_config(folder / "run_config.json", config)
+
+
+def write_toy_case(folder, encoder, tokens, **values):
+    write_case(folder, toy.resolved(toy.recipe(**values), encoder, 22), tokens)
+
+
+def options(folder, base):
+    values = {
+        "--run-config": folder / "run_config.json",
+        "--tokens": folder / "tokens",
+        "--base": base,
+        "--out": folder / "out",
+    }
+    return [str(part) for option in values.items() for part in option]
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def data(tiny_base, tokens, encoder, tmp_path_factory):
+    """For each kind of data a function that resolves a recipe on it, and its tokens."""
+    root = tmp_path_factory.mktemp("data")
+    rows = toy.rows_of_prompts(4, 3, 2, 4, 2)
+    prompts = toy.write_tokens(root / "prompts", encoder, rows)
+    raw = [*toy_rows(6), *toy_rows(2, "test.jsonl", 50)]
+    ratings, facts = write_tokens(root, tiny_base, raw, {"ratings": ["h", "c"]})
+
+    def of_pairs(case):
+        recipe = toy.recipe(case.objective, **{"logging_steps": 1, **case.values})
+        if recipe.training.validation is None:
+            return toy.resolved(recipe, encoder, 22)
+        kept = held_out.facts_for_training(tokens, {}, recipe.training.validation)
+        return toy.resolved(recipe, encoder, kept["train_per_epoch"], validation=kept["validation"])
+
+    def of_prompts(case):
+        return toy.resolved(toy.recipe(case.objective, logging_steps=1, **case.values), encoder, len(rows))
+
+    def of_ratings(case):
+        recipe = toy_recipe(case.objective, logging_steps=1, **case.values)
+        return run_config.resolve(recipe, facts, "cpu", "fp32")
+
+    return {"pairs": (of_pairs, tokens), "prompts": (of_prompts, prompts), "ratings": (of_ratings, ratings)}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base, data, encoder, tokens, tmp_path_factory):
+    """The folders of all cases, trained by two processes (``together``) and by one (``alone``)."""
+    root = tmp_path_factory.mktemp("trained")
+    script = root / "train_all.py"
+    script.write_text(TRAIN_ALL, "utf-8")
+    for name, case in CASES.items():
+        resolve, folder = data[case.data]
+        for where in ("together", "alone"):
+            write_case(root / where / name, resolve(case), folder, case.starts)
+    write_toy_case(root / "together" / "dropout", encoder, tokens, **DROPOUT)
+    (root / "together" / "dropout" / "starts.json").write_text(json.dumps([["ddp", None]]), "utf-8")
+    command = launch.command(Distributed(processes=2), [str(tiny_base)])
+    command[command.index("-m", 3) : command.index("-m", 3) + 2] = [str(script)]
+    done = finished([*command, *(str(root / "together" / name) for name in (*CASES, "dropout"))])
+    assert done.returncode == 0, done.stderr
+    for name in CASES:
+        folder = root / "alone" / name
+        checkpoint.train(folder / "run_config.json", folder / "tokens", tiny_base, folder / "out")
+    return root, done.stderr
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_take_the_steps_of_one(name, trained):
+    root, _ = trained
+    together, alone = root / "together" / name / "out", root / "alone" / name / "out"
+    ours, theirs = lines(together), lines(alone)
+    assert len(ours) == len(theirs) == CASES[name].num_lines
+    for our, their in zip(ours, theirs, strict=True):
+        assert our["loss"] == pytest.approx(their["loss"], abs=LOSS_TOLERANCE, rel=LOSS_TOLERANCE)
+        assert our["grad_norm"] == pytest.approx(their["grad_norm"], rel=1e-3)
+        for exact in ("step", "epoch", "accuracy", "pairs", "tokens", "total_pairs", "sources"):
+            assert our[exact] == their[exact], exact
+        assert 0 < our["useful_share"] <= 1
+        steps = our["steps_per_second"] * our["seconds"]
+        assert steps == pytest.approx(their["steps_per_second"] * their["seconds"])
+    saved, reference = (load_file(out / "model" / "model.safetensors") for out in (together, alone))
+    assert saved.keys() == reference.keys()
+    for weight, value in reference.items():
+        assert (saved[weight] - value).abs().max() <= WEIGHT_TOLERANCE, weight
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_result_says_how_it_was_trained_and_was_proven_by_a_reload(name, trained):
+    root, _ = trained
+    result, alone = (
+        json.loads((root / where / name / "out" / "result.json").read_text("utf-8")) for where in ("together", "alone")
+    )
+    assert (result["num_processes"], result["strategy"]) == (2, CASES[name].starts[-1][0])
+    assert (alone["num_processes"], alone["strategy"]) == (1, "none")
+    assert result["reload"]["passed"]
+    assert result["reload"]["max_difference"] < 1e-5
+    for same in ("num_steps", "num_pairs", "num_tokens", "num_parameters", "num_trainable_parameters", "layout"):
+        assert result[same] == alone[same], same
+    assert result.get("attributes") == alone.get("attributes")
+    for part in ("adapter", "attributes.safetensors", "validation.jsonl"):
+        assert (root / "together" / name / "out" / part).exists() == (root / "alone" / name / "out" / part).exists()
+
+
+def test_processes_go_on_from_a_state_however_they_held_the_model(trained):
+    root, said = trained
+    result, alone = (
+        json.loads((root / where / "ended" / "out" / "result.json").read_text("utf-8"))
+        for where in ("together", "alone")
+    )
+    assert result["resumed_from"] == [3, 6]
+    assert said.count("resuming after step") == 2
+    ours, theirs = (
+        [json.loads(line) for line in (root / where / "ended" / "out" / "validation.jsonl").read_text().splitlines()]
+        for where in ("together", "alone")
+    )
+    assert [row["step"] for row in ours] == [3, 6, 9, 12]
+    for our, their in zip(ours, theirs, strict=True):
+        assert our["loss"] == pytest.approx(their["loss"], abs=LOSS_TOLERANCE)
+        for exact in ("step", "accuracy", "pairs", "sources", "is_best"):
+            assert our[exact] == their[exact], exact
+    assert result["validation"]["step"] == alone["validation"]["step"]
+
+
+def test_a_run_that_a_signal_ended_equals_one_that_was_not(trained, tiny_base, encoder, tokens, tmp_path):
+    root, _ = trained
+    folder = tmp_path / "dropout"
+    write_toy_case(folder, encoder, tokens, **DROPOUT)
+    command = launch.command(Distributed(processes=2), options(folder, tiny_base))
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: (folder / "out" / "metrics.jsonl").is_file() and len(lines(folder / "out")) > 2)
+        launcher.terminate()
+        _, said = launcher.communicate(timeout=SECONDS)
+    finally:
+        launcher.kill()
+        wait_for(lambda: not trainers_of(folder))
+    (state,) = (folder / "out" / "states").glob("step_*")
+    step = int(state.name.removeprefix("step_"))
+    assert said.count("ended by SIGTERM") == 1
+    assert f"ended by SIGTERM; nothing is published; the same command goes on after step {step}" in said
+    assert {path.name for path in state.glob("rng_*")} == {"rng_0.json", "rng_1.json"}
+    assert not (folder / "out" / "result.json").exists()
+    done = finished(command)
+    assert done.returncode == 0, done.stderr
+    whole = root / "together" / "dropout" / "out"
+    assert json.loads((folder / "out" / "result.json").read_text("utf-8"))["resumed_from"] == [step]
+    assert metrics_of(folder / "out") == metrics_of(whole)
+    saved, reference = (load_file(out / "model" / "model.safetensors") for out in (folder / "out", whole))
+    assert all(torch.equal(saved[name], reference[name]) for name in reference)
+
+
+def test_one_of_the_processes_speaks(trained):
+    _, said = trained
+    assert said.count("training toy: ") == 1 + sum(len(case.starts) for case in CASES.values())
+    assert said.count("saved and loaded again") == 1 + len(CASES)
+    known = ("training", "layout", "step", "saved", "resuming", "validation", "the weights after")
+    others = [line for line in said.splitlines() if not line.startswith(known) and "held out" not in line]
+    assert not others
+
+
+def test_an_error_of_one_process_ends_all_with_its_sentence(tiny_base, tokens, encoder, tmp_path):
+    write_toy_case(tmp_path / "case", encoder, tokens, epochs=1000)
+    script = tmp_path / "fail.py"
+    script.write_text(FAIL_ALONE, "utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = finished([*torchrun, str(script), *options(tmp_path / "case", tiny_base)])
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "ended by "))]
+    assert errors == ["error: the second process is out of luck"]
+    assert not (tmp_path / "case" / "out" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_all_processes_end_with_the_step_that_asked_for_them(tiny_base, tokens, encoder, tmp_path):
+    folder = tmp_path / "case"
+    write_toy_case(folder, encoder, tokens, epochs=1000)
+    command = launch.command(Distributed(processes=2, strategy="fsdp"), options(folder, tiny_base))
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, *command])
+    try:
+        wait_for(lambda: (folder / "out" / "metrics.jsonl").is_file())
+        assert trainers_of(folder)
+        starter.kill()
+        starter.wait()
+        wait_for(lambda: not trainers_of(folder), seconds=40)
+    finally:
+        starter.kill()
+        for pid in trainers_of(folder):
+            os.kill(pid, signal.SIGKILL)
+    assert not (folder / "out" / "result.json").exists()
+
+
+def trainers_of(folder):
+    """Return the pids of the launcher and of all trainers that write to a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().decode().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(folder / "out") in words and "-c" not in words:
+            found.append(int(file.parent.name))
+    return found
+
+
+def wait_for(condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+STEP = (3, 20, 1, 7, 8, 14, 11, 2, 5, 16, 7)
+
+
+def shares_of(whole, num_processes, positions):
+    rows = [{"pair": position} for position in positions]
+    shares = [distributed.ShareCollator(whole, rank, num_processes)(rows) for rank in range(num_processes)]
+    return [share["micro_batches"] for share in shares]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("budget", [1, 100, 200, 4096])
+@pytest.mark.parametrize("num_processes", [2, 3, 8])
+def test_the_shares_of_all_processes_are_the_step_in_equal_numbers_of_passes(
+    layout, budget, num_processes, pairs, encoder
+):
+    whole = StepCollator(pairs, layout, budget, encoder.pad_token_id)
+    passes = shares_of(whole, num_processes, STEP)
+    needed = -(-len(list(whole.micro_batches(STEP))) // num_processes)
+    assert {len(batches) for batches in passes} == {needed}
+    counted = [batch for batches in passes for batch in batches if distributed.FILLER not in batch]
+    fillers = [batch for batches in passes for batch in batches if distributed.FILLER in batch]
+    seen = sorted(position for batch in counted for position in batch["pair"].tolist())
+    assert seen == sorted(STEP)
+    assert all(batch["weight"].sum() > 0 for batch in counted)
+    assert all(batch["weight"].abs().sum() == 0 for batch in fillers)
+    for batch in counted:
+        assert batch["input_ids"].numel() <= budget or len(set(batch["pair"].tolist())) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_cost_of_a_share_is_what_it_computes(layout, pairs, encoder):
+    whole = StepCollator(pairs, layout, 200, encoder.pad_token_id)
+    for run in whole.cut(whole.units(STEP), 200):
+        assert whole.cost(run) == whole.lay_out(run)["input_ids"].numel()
+
+
+def test_a_step_is_cut_finer_rather_than_leaving_processes_idle(pairs, encoder):
+    whole = StepCollator(pairs, "grouped", 4096, encoder.pad_token_id)
+    assert len(list(whole.micro_batches(range(22)))) == 1
+    costs = [whole.cost(run) for run in distributed.evened(whole, range(22), 4)]
+    assert len(costs) == 4
+    assert max(costs) <= 1.3 * sum(costs) / 4
+
+
+def test_shares_are_balanced_by_tokens_and_by_number():
+    assert distributed.balanced([5, 1, 1, 1, 1, 5], 2) == [[0, 1, 3], [5, 2, 4]]
+    assert distributed.balanced([9, 1, 1, 1], 2) == [[0, 3], [1, 2]]
+    assert distributed.balanced([4], 3) == [[0], [], []]
