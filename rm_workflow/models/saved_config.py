@@ -7,8 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rm_workflow.errors import UserError
+
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file that was saved with a model.
+
+    Raises:
+        UserError: the file is no JSON, or no object.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: it is no JSON ({error}); fetch or save the model again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: it is no JSON object; fetch or save the model again")
+    return found
 
 
 def carry_older_keys(folder: Path) -> None:

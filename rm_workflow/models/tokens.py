@@ -21,14 +21,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict, ValidationError
+
 from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.errors import UserError
-from rm_workflow.models.saved_config import carry_older_keys
+from rm_workflow.models import chat_templates
+from rm_workflow.models.saved_config import carry_older_keys, read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Message = Mapping[str, str]
+# Turns, and whether the mark that opens the next reply follows them.
+Asked = tuple[Sequence[Message], bool]
 
 TOKEN_RECIPE = "token_recipe.json"
 TOKEN_RECIPE_FORMAT = 1
@@ -49,12 +54,25 @@ HH_TRANSCRIPT = (
     r"{% endfor %}"
     r"{{ '\n\nAssistant:' if add_generation_prompt else eos_token }}"
 )
+# A variable of the template's own hides the tokenizer's.
+WITHOUT_BOS = "{% set bos_token = '' %}"
 OWN_TEMPLATES = {"chatml": CHATML, "hh_transcript": HH_TRANSCRIPT}
 
 PROBE = [{"role": "user", "content": "Name a river."}]
 PROBE_REPLY = "The Danube."
 # An empty pattern would match everywhere.
 NEVER = r"(?!)"
+
+
+class StoredRecipe(TokenRecipe):
+    """What of ``token_recipe.json`` is needed to make its encoder; the rest is compared with it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    template_text: str
+    template_hash: str
+    starts_with_bos: bool
+    pad_token_id: int
 
 
 @dataclass(frozen=True)
@@ -96,8 +114,14 @@ class Encoder:
     reply_mark_length: int
 
     @classmethod
-    def load(cls, model_folder: Path, recipe: TokenRecipe) -> "Encoder":
+    def load(
+        cls, model_folder: Path, recipe: TokenRecipe, with_bos: bool = True, pad_token_id: int | None = None
+    ) -> "Encoder":
         """Load the tokenizer of a base model and bind it to a recipe.
+
+        Args:
+            with_bos: begin with one BOS where tokenizer or template have one; False leaves out the template's too.
+            pad_token_id: the pad that a published model names; None chooses one.
 
         Raises:
             UserError: the folder holds no fast tokenizer, the template is missing or cannot be rendered, or no token is
@@ -105,10 +129,13 @@ class Encoder:
         """
         tokenizer = load_tokenizer(model_folder)
         text = _pin_date(_template_text(tokenizer, recipe, model_folder), recipe.date)
-        adds_bos = _adds_bos(tokenizer)
+        if not with_bos:
+            text = WITHOUT_BOS + text
+        adds_bos = with_bos and _adds_bos(tokenizer)
         if adds_bos and _probe_ids(tokenizer, text)[0] != tokenizer.bos_token_id:
             text = "{{ bos_token }}" + text
-        tokenizer.pad_token = choose_pad_token(tokenizer, text)
+        named_pad = None if pad_token_id is None else tokenizer.convert_ids_to_tokens(pad_token_id)
+        tokenizer.pad_token = named_pad or choose_pad_token(tokenizer, text)
         return cls._bind(tokenizer, recipe, text, adds_bos)
 
     @classmethod
@@ -116,7 +143,7 @@ class Encoder:
         """Load the recipe stored in ``folder`` with the tokenizer beside it, or with that of ``tokenizer_folder``.
 
         Raises:
-            UserError: ``token_recipe.json`` is missing or does not fit its own hash or the tokenizer.
+            UserError: ``token_recipe.json`` is missing, broken, or does not fit its own hash or the tokenizer.
         """
         path = folder / TOKEN_RECIPE
         if not path.is_file():
@@ -124,14 +151,22 @@ class Encoder:
                 f"{folder} has no {TOKEN_RECIPE}, so its chat template, end token and padding are unknown; "
                 "take a folder that rm_workflow saved, or import the model first"
             )
-        stored = json.loads(path.read_text("utf-8"))
-        if template_hash(stored["template_text"]) != stored["template_hash"]:
+        found = read_object(path)
+        stored = _stored_recipe(path, found)
+        if template_hash(stored.template_text) != stored.template_hash:
             raise UserError(f"{path}: template_text was changed after saving (template_hash differs); restore the file")
+        chat_templates.refuse_costly(stored.template_text, f"{path}: template_text")
         tokenizer = load_tokenizer(tokenizer_folder or folder)
-        recipe = TokenRecipe(**{field: stored[field] for field in TokenRecipe.model_fields})
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stored["pad_token_id"])
-        encoder = cls._bind(tokenizer, recipe, stored["template_text"], stored["starts_with_bos"])
-        differing = sorted(key for key, value in encoder.as_json().items() if stored.get(key) != value)
+        pad_token = tokenizer.convert_ids_to_tokens(stored.pad_token_id)
+        if pad_token is None:
+            raise UserError(
+                f"{path}: pad_token_id {stored.pad_token_id} is no token of the tokenizer in "
+                f"{tokenizer_folder or folder}; use the tokenizer that the checkpoint was trained with"
+            )
+        tokenizer.pad_token = pad_token
+        recipe = TokenRecipe(**{field: getattr(stored, field) for field in TokenRecipe.model_fields})
+        encoder = cls._bind(tokenizer, recipe, stored.template_text, stored.starts_with_bos)
+        differing = sorted(key for key, value in encoder.as_json().items() if found.get(key) != value)
         if differing:
             raise UserError(
                 f"{path}: {', '.join(differing)} of the stored recipe differ from the tokenizer in "
@@ -170,19 +205,21 @@ class Encoder:
         Raises:
             UserError: the template refuses a conversation.
         """
-        prompts: list[str] = []
-        wholes: list[str] = []
+        asked: list[Asked] = []
         for messages, response in conversations:
             turns = apply_system_turn(messages, self.recipe.system_turn)
-            prompts.append(self._render(turns, add_generation_prompt=True))
-            wholes.append(self._render([*turns, {"role": "assistant", "content": response}]))
+            asked += [(turns, True), ([*turns, {"role": "assistant", "content": response}], False)]
+        rendered = render_all(self.tokenizer, self.template_text, asked)
+        prompts, wholes = rendered[0::2], rendered[1::2]
         ids = self._ids([*prompts, *wholes])
         return [_encoded(ids[prompt], ids[whole]) for prompt, whole in zip(prompts, wholes, strict=True)]
 
     def render(self, messages: Sequence[Message], response: str) -> str:
         """Return the text of one conversation as it is tokenised (special tokens are spelt out)."""
         turns = apply_system_turn(messages, self.recipe.system_turn)
-        return self._render([*turns, {"role": "assistant", "content": response}])
+        return render_text(
+            self.tokenizer, self.template_text, [*turns, {"role": "assistant", "content": response}], False
+        )
 
     def fit(self, encoded: Encoded) -> Encoded | None:
         """Return the conversation within ``max_length`` under the over-length policy, or None where it cannot be."""
@@ -245,13 +282,21 @@ class Encoder:
         carry_older_keys(folder)
         self.write_recipe(folder)
 
-    def _render(self, turns: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        return _render(self.tokenizer, self.template_text, turns, add_generation_prompt)
-
     def _ids(self, texts: Sequence[str]) -> dict[str, list[int]]:
         unique = list(dict.fromkeys(texts))
         encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(unique, add_special_tokens=False)
         return {text: encoding.ids for text, encoding in zip(unique, encodings, strict=True)}
+
+
+def _stored_recipe(path: Path, found: dict[str, Any]) -> StoredRecipe:
+    missing = [name for name in StoredRecipe.model_fields if name not in found]
+    if missing:
+        raise UserError(f"{path}: field {missing[0]} is missing; restore the file")
+    try:
+        return StoredRecipe.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise UserError(f"{path}: field {problem['loc'][0]}: {problem['msg']}; restore the file") from None
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -260,7 +305,14 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json; save the tokenizer there in the fast format")
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder}: its tokenizer cannot be read ({reason}); fetch or save its tokenizer.json and "
+            "tokenizer_config.json again"
+        ) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(f"{folder}: its tokenizer has no fast form; save it there as tokenizer.json")
     loaded: PreTrainedTokenizerFast = tokenizer
@@ -327,7 +379,9 @@ def _template_text(tokenizer: "PreTrainedTokenizerFast", recipe: TokenRecipe, fo
         raise UserError(
             f"the base model in {folder} has no chat template; set tokens.template to one of {', '.join(OWN_TEMPLATES)}"
         )
-    return str(tokenizer.get_chat_template())
+    text = str(tokenizer.get_chat_template())
+    chat_templates.refuse_costly(text, f"the chat template of the model in {folder}")
+    return text
 
 
 def _pin_date(text: str, date: str) -> str:
@@ -360,37 +414,55 @@ def _adds_bos(tokenizer: "PreTrainedTokenizerFast") -> bool:
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
-def _render(
+def render_text(
     tokenizer: "PreTrainedTokenizerFast", text: str, turns: Sequence[Message], add_generation_prompt: bool
 ) -> str:
-    from jinja2 import TemplateError
+    """Return one conversation as text, with or without the mark that opens the next reply."""
+    return render_all(tokenizer, text, [(turns, add_generation_prompt)])[0]
 
+
+def render_all(tokenizer: "PreTrainedTokenizerFast", text: str, asked: Sequence[Asked]) -> list[str]:
+    """Return each conversation as text, with or without the mark that opens the next reply."""
+    lengths = [sum(len(turn["content"]) for turn in turns) for turns, _ in asked]
+    rendered: list[str] = []
+    turns: Sequence[Message] = []
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                [dict(turn) for turn in turns],
-                chat_template=text,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        )
-    except TemplateError as error:
-        roles = ", ".join(turn["role"] for turn in turns)
+        with chat_templates.limited(sum(lengths)) as clock:
+            for (turns, add_generation_prompt), length in zip(asked, lengths, strict=True):
+                with clock.timed():
+                    whole = str(
+                        tokenizer.apply_chat_template(
+                            [dict(turn) for turn in turns],
+                            chat_template=text,
+                            tokenize=False,
+                            add_generation_prompt=add_generation_prompt,
+                        )
+                    )
+                chat_templates.refuse_long(whole, length)
+                rendered.append(whole)
+    except UserError:
+        raise
+    except Exception as error:  # a template is a program, which can raise anything
         raise UserError(
-            f"the chat template refuses a conversation with the turns {roles}: {error}; set tokens.system_turn to "
-            "merge_into_user or drop, or choose another tokens.template"
+            f"the chat template refuses a conversation with the turns {_roles(turns)}: {error}; set tokens.system_turn "
+            "to merge_into_user or drop, or choose another tokens.template"
         ) from None
+    return rendered
+
+
+def _roles(turns: Sequence[Message]) -> str:
+    return ", ".join(turn["role"] for turn in turns)
 
 
 def _probe_ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
-    rendered = _render(tokenizer, text, [*PROBE, {"role": "assistant", "content": PROBE_REPLY}], False)
+    rendered = render_text(tokenizer, text, [*PROBE, {"role": "assistant", "content": PROBE_REPLY}], False)
     return list(tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids)
 
 
 def _reply_mark_length(tokenizer: "PreTrainedTokenizerFast", text: str) -> int:
     encode = tokenizer.backend_tokenizer.encode
-    opened = encode(_render(tokenizer, text, PROBE, True), add_special_tokens=False).ids
-    closed = encode(_render(tokenizer, text, PROBE, False), add_special_tokens=False).ids
+    opened = encode(render_text(tokenizer, text, PROBE, True), add_special_tokens=False).ids
+    closed = encode(render_text(tokenizer, text, PROBE, False), add_special_tokens=False).ids
     return len(opened) - _shared_length(opened, closed)
 
 
