@@ -17,6 +17,7 @@ from rm_workflow.database import quote_literal, write_parquet
 from rm_workflow.intervals import GroupSums, clustered_interval
 from rm_workflow.preferences.findings import findings
 from rm_workflow.preferences.normalise import normalise
+from rm_workflow.preferences.phrases import strongest_phrases
 from rm_workflow.preferences.rules import refusal
 from rm_workflow.preferences.sql import dict_rows, one_row, read_table, work_database
 from rm_workflow.preferences.text import load_texts
@@ -274,11 +275,13 @@ def build_audit(
         ``lengths``, ``licences`` and ``findings`` (sentences).
     """
     with work_database(out) as con:
-        _read(con, mixture, raws)
+        phrases = _read(con, mixture, raws)
         facts: dict[str, Any] = {"pairs": one_row(con, "select count(*) from judged")[0]}
         dropped = _dropped(con, mixture, pair_sets)
         for stage, part in (("sources", "source"), ("pair_sets", "pair_set")):
             facts[stage] = _measures(con, part, dropped[stage])
+        for name, one in facts["sources"].items():
+            one["phrase"] = phrases.get(name)
         facts["overlap"] = dict_rows(con, OVERLAP)
         facts["conflicts"] = _conflicts(con, out)
         facts["markers"] = _markers(con, out)
@@ -295,11 +298,12 @@ def build_audit(
     return Built(facts, (check,))
 
 
-def _read(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[Path]) -> None:
-    """Create ``judged``; nothing after it holds a text."""
+def _read(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Create ``judged`` and return the phrases of each source; nothing after it holds a text."""
     con.create_function("normalise", _normalise_column, ["varchar"], "varchar", type=PythonUDFType.ARROW)
     load_texts(con, raws)
     con.execute(f"create temp table pairs as from {read_table(mixture / 'pairs.parquet')}")
+    phrases = strongest_phrases(con)
     con.execute("create temp table markers (number bigint, marker varchar)")
     con.executemany("insert into markers values (?, ?)", list(enumerate(MARKERS)))
     filled = {
@@ -319,6 +323,7 @@ def _read(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[Path]) -
     con.execute(f"create temp table refusals as {rule}")
     con.execute(JUDGED)
     con.execute("drop view responses; drop table response_facts; drop table prompt_facts")
+    return phrases
 
 
 def _normalise_column(texts: pa.Array) -> pa.Array:

@@ -14,6 +14,8 @@ SHAPES = {
     "mixtures": ("candidates", "kept", "dropped", "train", "test"),
     "tokens": ("pairs", "kept", "dropped"),
 }
+# What the tokens of a mixture count.
+KINDS = ("pairs", "responses", "trajectories")
 
 
 def counts(raw: Facts, pair_sets: Facts, mixtures: Facts, tokens: Facts | None) -> dict[str, Any]:
@@ -38,9 +40,9 @@ def counts(raw: Facts, pair_sets: Facts, mixtures: Facts, tokens: Facts | None) 
 
 
 def _shape(stage: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys of a stage; the tokens of a mixture of responses count responses."""
-    if stage == "tokens" and "responses" in facts:
-        return ("responses", *SHAPES[stage][1:])
+    """Return the keys of a stage; the tokens of a mixture of responses or trajectories count these."""
+    if stage == "tokens":
+        return (next(kind for kind in KINDS if kind in facts), *SHAPES[stage][1:])
     return SHAPES[stage]
 
 

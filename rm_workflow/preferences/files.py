@@ -40,6 +40,8 @@ BLOCK_ROWS = 256
 PARQUET_BATCH_ROWS = 512
 # A broken line is shown, not kept: this much of it is decoded.
 SHOWN_BYTES = 1000
+# So much of a key that stands twice is shown.
+SHOWN_KEY = 60
 # What "surrogateescape" puts where a byte is no UTF-8.
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
@@ -131,7 +133,7 @@ def _parse_line(line: bytes) -> Row | BrokenLine:
     if not line.strip():
         return BrokenLine("the line is empty", "")
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(line.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique_keys)
     except UnicodeDecodeError as error:
         return _broken(line, f"not UTF-8 at byte {error.start}")
     except json.JSONDecodeError as error:
@@ -143,7 +145,26 @@ def _parse_line(line: bytes) -> Row | BrokenLine:
     return value
 
 
-def _refuse_constant(token: str) -> NoReturn:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, for ``json.loads(object_pairs_hook=...)``, which by itself keeps the last of equal keys.
+
+    Raises:
+        ValueError: a key stands twice, so that one of two values would be lost without a word.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise ValueError(f"the key {repeated[:SHOWN_KEY]!r} stands twice in one object")
+    return found
+
+
+def refuse_constant(token: str) -> NoReturn:
+    """Refuse NaN and Infinity, for ``json.loads(parse_constant=...)``.
+
+    Raises:
+        ValueError: always.
+    """
     raise ValueError(f"{token} is no JSON number")
 
 

@@ -50,6 +50,7 @@ def _of_source(name: str, one: Mapping[str, Any], facts: Mapping[str, Any]) -> I
     yield from _repeats(name, one)
     yield from _refusals(name, one["refusals"])
     yield from _markers(name, one["marker_lean"], facts["markers"])
+    yield from _phrase(name, one["phrase"])
 
 
 def _length(name: str, length: Mapping[str, Any]) -> Iterator[Finding]:
@@ -113,6 +114,15 @@ def _markers(name: str, lean: Mapping[str, Any] | None, markers: list[Mapping[st
             f"{_interval(share)}: a model can learn the mark"
         )
         yield _finding("markers", name, sentence)
+
+
+def _phrase(name: str, found: Mapping[str, Any] | None) -> Iterator[Finding]:
+    if found and found["ci_low"] > found["expected"]:
+        sentence = (
+            f"{found['phrase']!r} stands in the chosen reply alone for {found['chosen']:,} groups of prompts of {name} "
+            f"and in the rejected one alone for {found['rejected']:,}: read some, a planted phrase looks like this"
+        )
+        yield _finding("phrases", name, sentence)
 
 
 def _conflicts(conflicts: Mapping[str, Any]) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from rm_workflow.preferences.decontamination.hits import HITS_ORDERED, USES_ORDE
 from rm_workflow.preferences.decontamination.targets import load_targets
 from rm_workflow.preferences.decontamination.words import words
 from rm_workflow.preferences.normalise import normalise
+from rm_workflow.preferences.splits import SHARE_DIGITS
 from rm_workflow.preferences.sql import keyed_hash_sql, one_row, read_table, work_database
 from rm_workflow.preferences.tables import EXCERPT_CHARACTERS
 from rm_workflow.preferences.text import load_texts
@@ -33,8 +34,6 @@ RULES = ("duplicate_across_sources", "group_in_test", "leak", "sample")
 SIDES = {"train": "train", "test": "test", "validation": "test"}
 # File of what is kept -> the column that names a row of it.
 ROW_IDS = {"pairs": "pair_id", "labelled": "label_id"}
-# Digits of a hash that are compared with the share of test groups.
-SHARE_DIGITS = 12
 PROMPTS_AT_ONCE = 10_000
 
 
@@ -213,7 +212,7 @@ def read_parts(
     con.execute("create temp table files (position integer, file varchar, side varchar)")
     rows = [(position, file, side) for position, part in enumerate(parts) for file, side in _sides(part).items()]
     con.executemany("insert into files values (?, ?, ?)", rows)
-    union = " union all ".join(queries)
+    union = " union all ".join(f"({query})" for query in queries)
     con.execute(
         f"""
         create temp table remaining as

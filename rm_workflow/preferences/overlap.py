@@ -24,9 +24,6 @@ from rm_workflow.preferences.decontamination.targets import load_targets
 from rm_workflow.preferences.sql import dict_rows, one_row, read_table, work_database
 from rm_workflow.preferences.text import load_texts
 
-# What evaluate_on calls the mixture's own test split.
-TEST = "test"
-
 # the mixture's own test split as a benchmark; an item is a prompt
 TEST_TARGETS = """
     with kept as (select distinct prompt_id from {pairs} where split = 'test'),
@@ -150,7 +147,7 @@ def build_overlap(
         UserError: a text file cannot be read.
     """
     pairs = read_table(folder / "pairs.parquet")
-    if mixture.kind == "responses":
+    if mixture.kind != "pairs":
         pairs = LABELLED_AS_PAIRS.format(labelled=read_table(folder / "labelled.parquet"))
     with work_database(out) as con:
         load_texts(con, raw_folders)

@@ -6,7 +6,7 @@ is used or dropped under one of five named rules.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,8 @@ QUERIES = {
 }
 
 Progress = Callable[[int, int | None], None]
+# (group_id, what the row says), or why it is dropped.
+Understood = tuple[str, Example] | RowDropped
 # Soft labels are counted as 0, 1 and what lies between; the others have few values.
 NUM_LABELS = """
     -- labels of each kind by value
@@ -177,6 +179,28 @@ def build_raw(
         return _publish(name, counts, Path(scratch), out)
 
 
+def build_understood(
+    name: str, file: str, rows: Iterable[tuple[int, Mapping[str, Any], Understood]], out: Path
+) -> Built:
+    """Write the tables of a source whose rows are understood already.
+
+    Args:
+        file: what they are said to stand in.
+        rows: number, the row itself (of which a dropped one shows its start), and what it says.
+
+    Returns:
+        see ``build_raw``.
+    """
+    num_rows = 0
+    with tempfile.TemporaryDirectory(dir=out, prefix="unordered-") as scratch:
+        tables = _Tables(Path(scratch) / "0" / "0")
+        for number, row, outcome in rows:
+            _add_outcome(outcome, {"source": name, "file": file, "row": number}, row, tables)
+            num_rows += 1
+        tables.close()
+        return _publish(name, {file: num_rows}, Path(scratch), out)
+
+
 @contextmanager
 def _readers(files: Sequence[SourceFile]) -> Iterator[ProcessPoolExecutor | None]:
     """Yield processes that understand rows, or None where no file is worth their start."""
@@ -205,12 +229,16 @@ def _read_share(
     count = FileCount()
     for number, row, outcome in outcomes(source, adapters.get(source.adapter), file, count, looked_up, share):
         place = {"source": name, "file": file.file, "row": number}
-        if isinstance(outcome, RowDropped):
-            tables.add("dropped", dropped_row(place, row, outcome))
-        else:
-            _add_example(outcome, place, tables)
+        _add_outcome(outcome, place, row, tables)
     tables.close()
     return count
+
+
+def _add_outcome(outcome: Understood, place: Mapping[str, Any], row: Any, tables: _Tables) -> None:
+    if isinstance(outcome, RowDropped):
+        tables.add("dropped", dropped_row(place, row, outcome))
+    else:
+        _add_example(outcome, place, tables)
 
 
 def _add_example(understood: tuple[str, Example], place: Mapping[str, Any], tables: _Tables) -> None:

@@ -33,14 +33,25 @@ KEPT_PAIRS = """
 # Rows drawn from labelled.parquet.
 KEPT_LABELLED = """
     with drawn as (from {labelled} drawn order by {draw}, label_id limit $n)
-    select
-        label_id, messages as prompt, text as response, array_to_string(
-            [format('{{}} {{:g}}', label.key, label.value) for label in map_entries(values)], ', '
-        ) as labels, rank, split, leak, {origin} as origin
+    select label_id, messages as prompt, {shown}, rank, split, leak, {origin} as origin
     from drawn
     left join prompts using (prompt_id)
     left join responses using (response_id)
     order by {draw}, label_id
+"""
+
+LABELS = """
+    text as response, array_to_string(
+        [format('{} {:g}', label.key, label.value) for label in map_entries(values)], ', '
+    ) as labels
+"""
+# A solution of a mixture of trajectories: a line a step, its label before it, a dash where it has none.
+STEPS = """
+    array_to_string([
+        format('[{}] ', coalesce(format('{:g}', values[step]), '-'))
+            || trim(text[coalesce(drawn.step_ends[step - 1], 0) + 1 : drawn.step_ends[step]], e' \\n\\r\\t')
+        for step in generate_series(1, len(drawn.step_ends))
+    ], e'\\n') as response, format('{:g}', score) as labels
 """
 
 # Rows of a source with all their responses.
@@ -113,7 +124,8 @@ def kept_rows(folder: Path, raw_folders: Sequence[Path], n: int) -> list[Row]:
     Returns:
         rows with pair_id, prompt, chosen, rejected, scores, origin (``source:file:row``) and marks (rules that marked
         the pair, or None); of a mixture also split, pair_set and leak. Of a mixture of responses label_id, prompt,
-        response, labels, rank, split, leak and origin.
+        response, labels, rank, split, leak and origin; of one of trajectories the response is told step by step, each
+        with its label before it, and labels is the least of them.
     """
     with connect() as con:
         load_texts(con, raw_folders)
@@ -122,7 +134,8 @@ def kept_rows(folder: Path, raw_folders: Sequence[Path], n: int) -> list[Row]:
         if (folder / "labelled.parquet").is_file():
             draw = keyed_hash_sql("show", 0, "label_id")
             labelled = read_table(folder / "labelled.parquet")
-            query = KEPT_LABELLED.format(labelled=labelled, draw=draw, origin=_origin("drawn."))
+            shown = STEPS if "step_ends" in _columns(con, labelled) else LABELS
+            query = KEPT_LABELLED.format(labelled=labelled, draw=draw, shown=shown, origin=_origin("drawn."))
             return _readable(dict_rows(con, query, {"n": n}))
         pairs = read_table(folder / "pairs.parquet")
         more = ", nullif(array_to_string(marks, ', '), '') as marks"

@@ -7,10 +7,11 @@ from typing import Any
 import duckdb
 
 from rm_workflow.artifacts import Artifact
+from rm_workflow.catalog.names import nearest
 from rm_workflow.database import connect, quote_literal
 from rm_workflow.errors import UserError
 from rm_workflow.preferences.sql import dict_rows, read_table
-from rm_workflow.preferences.text import conversation, load_texts
+from rm_workflow.preferences.text import conversation
 
 KINDS = ("raw", "pairs", "mixture", "tokens")
 PAIR_ID = re.compile("[0-9a-f]{32}")
@@ -68,17 +69,42 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
     if not artifacts["raw"]:
         raise UserError("there is no raw asset under RMW_HOME to look into; materialize a recipe first (rmw run)")
     with connect() as con:
-        load_texts(con, [artifact.folder for artifact in artifacts["raw"]])
-        con.execute(f"create view places as {_places_sql(artifacts)}")
+        con.execute(f"create view all_occurrences as from {_raw_tables(artifacts, 'occurrences')}")
+        of_prompts = _prompts_sql(con, target)
+        for name in ("prompts", "responses", "occurrences"):
+            # As they are: a text that several sources hold comes several times, and one of them is shown.
+            con.execute(f"create view {name} as from {_raw_tables(artifacts, name)} where {of_prompts}")
+        con.execute(f"create view places as {_places_sql(artifacts, of_prompts)}")
         places = _places_of(con, target)
         pair_ids = sorted({place["pair_id"] for place in places if place["pair_id"]})
         trained_on = _trained_on(con, artifacts["tokens"], pair_ids)
         return {**_texts(con, places, pair_ids), **_fate(places), "trained_on": trained_on}
 
 
-def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
-    """Return SQL for every place where a pair or row stands: used by a source, kept or dropped by an asset."""
-    parts = ["select 0 as flow, null as asset, source, file, row, null as pair_id from occurrences"]
+def _raw_tables(artifacts: Mapping[str, Sequence[Artifact]], name: str) -> str:
+    return read_table(*(artifact.folder / f"{name}.parquet" for artifact in artifacts["raw"]))
+
+
+def _prompts_sql(con: duckdb.DuckDBPyConnection, target: str) -> str:
+    """Return SQL that holds for the prompts of a raw row: its pairs have no other, and tables are ordered by prompt."""
+    named = None if PAIR_ID.fullmatch(target) else FILE_AND_ROW.fullmatch(target)
+    if not named:
+        return "true"
+    at = {"file": named["file"], "row": int(named["row"])}
+    query = f"select distinct prompt_id from all_occurrences where {IS_FILE} order by prompt_id"
+    found = con.execute(query, at).fetchall()
+    listed = ", ".join(quote_literal(prompt_id) for (prompt_id,) in found)
+    return f"prompt_id in ({listed})" if listed else "false"
+
+
+def _places_sql(artifacts: Mapping[str, Sequence[Artifact]], of_prompts: str) -> str:
+    """Return SQL for every place where a pair or row stands: used by a source, kept or dropped by an asset.
+
+    Args:
+        of_prompts: condition on the prompts of what is kept.
+    """
+    used = "0 as flow, null as asset, source, file, row, null as pair_id"
+    parts = [f"select {used} from occurrences"]
     for flow, kind in enumerate(KINDS):
         for artifact in artifacts[kind]:
             asset = f"{flow} as flow, {quote_literal(artifact.asset)} as asset, source, file, row, pair_id"
@@ -90,9 +116,8 @@ def _places_sql(artifacts: Mapping[str, Sequence[Artifact]]) -> str:
             )
             # Tokens say of a kept pair its id and split only.
             if kind in ("pairs", "mixture"):
-                parts.append(
-                    f"select {asset}, chosen_id, rejected_id from {read_table(artifact.folder / 'pairs.parquet')}"
-                )
+                kept = read_table(artifact.folder / "pairs.parquet")
+                parts.append(f"select {asset}, chosen_id, rejected_id from {kept} where {of_prompts}")
     return f"from ({NO_PLACE}) union all by name " + " union all by name ".join(parts)
 
 
@@ -111,13 +136,22 @@ def _places_of(con: duckdb.DuckDBPyConnection, target: str) -> list[Row]:
     if not pair_ids:
         return places
     return _distinct_places(
-        con, f"({IS_FILE}) or list_contains($pair_ids, pair_id)", {**at, "pair_ids": pair_ids}, target
+        con, f"({IS_FILE}) or pair_id in (select unnest($pair_ids))", {**at, "pair_ids": pair_ids}, target
     )
+
+
+def _require_file(con: duckdb.DuckDBPyConnection, file: str | None) -> None:
+    query = "select distinct source, file from all_occurrences union select source, file from places"
+    known = con.execute(query).fetchall()
+    names = {*(name for _, name in known), *(f"{source}:{name}" for source, name in known)}
+    if file is not None and file not in names:
+        raise UserError(f"no raw asset under RMW_HOME has a file {file}; {nearest(file, names)}")
 
 
 def _distinct_places(con: duckdb.DuckDBPyConnection, where: str, values: Row, target: str) -> list[Row]:
     places = dict_rows(con, f"select distinct * from places where {where} order by all", values)
     if not places:
+        _require_file(con, values.get("file"))
         raise UserError(
             f"{target} stands in no raw, pairs or mixture asset under RMW_HOME; rmw show prints pair_ids and rows"
         )
@@ -152,9 +186,7 @@ def _sides(con: duckdb.DuckDBPyConnection, places: Sequence[Row]) -> tuple[str |
     """Return the chosen and the rejected text of the one pair that stands in ``places``."""
     place = next(place for place in places if place["pair_id"])
     ids = [place["chosen_id"], place["rejected_id"]]
-    texts = dict(
-        con.execute("select response_id, text from responses where list_contains(?, response_id)", [ids]).fetchall()
-    )
+    texts = dict(con.execute("select response_id, text from responses where response_id in (?, ?)", ids).fetchall())
     return texts.get(ids[0]), texts.get(ids[1])
 
 

@@ -125,7 +125,9 @@ def understand(row: Row | BrokenLine, source: Source, adapter: Adapter) -> tuple
         raise RowDropped("broken_line", "the row cannot be read", row.reason)
     group = _group_value(row, source)
     example = adapter.read(row, source)
-    return content_id(["group", normalise(_first_user_turn(example)) if group is None else group]), example
+    named = _first_user_turn(example) if group is None else group
+    # Two spellings of one question are one group, whether it stands in a column of its own or not.
+    return content_id(["group", normalise(named) if isinstance(named, str) else named]), example
 
 
 def _group_value(row: Row, source: Source) -> str | int | None:

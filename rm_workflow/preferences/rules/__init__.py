@@ -113,7 +113,8 @@ def _bind(title: str, use: RuleUse, has_scores: bool) -> BoundRule:
     if module.NEEDS_SCORES and not has_scores:
         raise UserError(
             f"{title}: rule '{use.name}' judges scores, and the pair set names none; "
-            "set 'score' to a list of ratings, for instance score: [helpfulness]"
+            "set 'score' to a list of ratings, for instance score: [helpfulness]",
+            place=(use.name,),
         )
     parameters = _parameters(title, module.Parameters, use)
     prepare = getattr(module, "prepare", None)
@@ -134,7 +135,8 @@ def _parameters(title: str, model: type[RuleParameters], use: RuleUse) -> RulePa
         problem = error.errors(include_url=False)[0]
         allowed = "; ".join(f"{field} is {info.description}" for field, info in model.model_fields.items())
         raise UserError(
-            f"{title}: rule '{use.name}': {_sentence(problem)} ({allowed or 'it takes no parameters'})"
+            f"{title}: rule '{use.name}': {_sentence(problem)} ({allowed or 'it takes no parameters'})",
+            place=(use.name, *map(str, problem["loc"])),
         ) from None
 
 
