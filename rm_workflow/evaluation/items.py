@@ -1,7 +1,6 @@
 """What all benchmarks share: items, the rows of score files, and how a bad row is told."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,6 +11,8 @@ Message = dict[str, str]
 Row = Mapping[str, Any]
 Parsed = TypeVar("Parsed")
 
+LARGEST_SCORE = 1e100  # differences and sums of larger ones are no finite numbers
+
 
 @dataclass(frozen=True)
 class Item:
@@ -19,10 +20,11 @@ class Item:
 
     Attributes:
         messages: the prompt.
-        responses: the correct ones first.
+        responses: the correct ones first, but for rules with ``CHOSEN_FIRST = False``.
         num_correct: how many of the responses are correct.
         label: a label of the benchmark's own, or None.
         meta: what the rule needs later (``id``) and what tells where a reply came from.
+        step_ends: of each response, where its steps end in characters, or None where it has no steps.
     """
 
     subset: str
@@ -31,20 +33,72 @@ class Item:
     num_correct: int
     meta: dict[str, Any]
     label: str | None = None
+    step_ends: list[list[int]] | None = None
 
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """One item with the scores of its responses, in the order of the item."""
+    """One item with the scores of its responses, in the order of the item.
+
+    Attributes:
+        scores: one a response; the mean over its steps where the model scores steps.
+        step_scores: of each response one score a step, or None where the model scores whole responses.
+        scale: ``logit`` or ``probability`` where the model says what its scores are, else None.
+    """
 
     subset: str
     scores: list[float]
     num_correct: int
     meta: dict[str, Any] = field(default_factory=dict)
+    step_scores: list[list[float]] | None = None
+    scale: str | None = None
+
+
+def scored_item(
+    subset: str,
+    scores: Sequence[float | Sequence[float]],
+    num_correct: int,
+    meta: dict[str, Any],
+    scale: str | None = None,
+) -> ScoredItem:
+    """Return an item with what a model made of its responses: one number each, or one for each step.
+
+    A response without steps has the mean 0, the least that a step can have.
+    """
+    if not any(isinstance(score, Sequence) for score in scores):
+        return ScoredItem(subset, [float(score) for score in scores], num_correct, meta, scale=scale)  # type: ignore[arg-type]
+    steps = [list(score) if isinstance(score, Sequence) else [score] for score in scores]
+    means = [sum(found) / len(found) if found else 0.0 for found in steps]
+    return ScoredItem(subset, means, num_correct, meta, step_scores=steps, scale=scale)
 
 
 class FieldError(Exception):
     """A field of one row is wrong; the row is named by whoever reads it."""
+
+
+class RowWarning(str):
+    """A warning that names two rows.
+
+    Attributes:
+        position, first: 0-based, of a row and of the one that it repeats.
+        problem: what stands between the two.
+        rest: what stands behind them.
+    """
+
+    position: int
+    first: int
+    problem: str
+    rest: str
+
+    def __new__(cls, position: int, problem: str, first: int, rest: str) -> "RowWarning":
+        """Make the sentence with rows called by their numbers."""
+        made = super().__new__(cls, f"row {position + 1}: {problem} stands in row {first + 1} {rest}")
+        made.position, made.problem, made.first, made.rest = position, problem, first, rest
+        return made
+
+    def told(self, place: Callable[[int], str]) -> str:
+        """Return the sentence with rows called what ``place`` calls their positions, for instance their lines."""
+        return f"{place(self.position)}: {self.problem} stands in {place(self.first)} {self.rest}"
 
 
 class RowError(UserError):
@@ -92,7 +146,7 @@ def text(row: Row, name: str) -> str:
     """Return a field that must be text."""
     found = value(row, name)
     if not isinstance(found, str):
-        raise FieldError(f"field {name} is {_shown(found)}; it must be text")
+        raise FieldError(f"field {name} is {shown(found)}; it must be text")
     return storable(found, name)
 
 
@@ -109,7 +163,7 @@ def texts(row: Row, name: str) -> list[str]:
     """Return a field that must be a list of texts with at least one entry."""
     found = value(row, name)
     if not isinstance(found, Sequence) or isinstance(found, str) or not found:
-        raise FieldError(f"field {name} is {_shown(found)}; it must be a list of at least one text")
+        raise FieldError(f"field {name} is {shown(found)}; it must be a list of at least one text")
     if not all(isinstance(entry, str) for entry in found):
         raise FieldError(f"field {name} holds something else than text; give a list of texts")
     return [storable(entry, name) for entry in found]
@@ -119,7 +173,7 @@ def count(row: Row, name: str) -> int:
     """Return a field that must be a whole number."""
     found = value(row, name)
     if not isinstance(found, int) or isinstance(found, bool):
-        raise FieldError(f"field {name} is {_shown(found)}; it must be a whole number")
+        raise FieldError(f"field {name} is {shown(found)}; it must be a whole number")
     return found
 
 
@@ -128,7 +182,7 @@ def one_of(row: Row, name: str, known: Iterable[str], nearest: Callable[[str, It
     found = text(row, name)
     names = list(known)
     if found not in names:
-        raise FieldError(f"field {name} is {found!r}, which is none of the benchmark's; {nearest(found, names)}")
+        raise FieldError(f"field {name} is {shown(found)}, which is none of the benchmark's; {nearest(found, names)}")
     return found
 
 
@@ -137,8 +191,8 @@ def finite(number: Any, name: str) -> float:
 
     NaN is refused because every comparison with it is false: upstream prints 0 % for a broken model (reward-bench#239).
     """
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise FieldError(f"field {name} is {_shown(number)}; a score must be a finite number")
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= LARGEST_SCORE:
+        raise FieldError(f"field {name} is {shown(number)}; a score must be a finite number, of at most 1e100")
     return float(number)
 
 
@@ -147,45 +201,86 @@ def score(row: Row, name: str) -> float:
     return finite(value(row, name), name)
 
 
-def scores(row: Row, name: str) -> list[float]:
-    """Return a field that must be a list of finite numbers, or ``[[0.5], [0.1]]`` as some published files have it."""
+def scores(row: Row, name: str, length: int | None = None, of: str = "") -> list[float]:
+    """Return a field that must be a list of finite numbers, or ``[[0.5], [0.1]]`` as some published files have it.
+
+    Args:
+        length: how many there must be; None takes any number but none.
+        of: what they are scores of, told where the number is wrong.
+    """
     found = value(row, name)
     if not isinstance(found, list) or not found:
-        raise FieldError(f"field {name} is {_shown(found)}; it must be a list of numbers")
+        raise FieldError(f"field {name} is {shown(found)}; it must be a list of numbers")
+    if length is not None and len(found) != length:
+        raise FieldError(f"field {name} holds {len(found)} scores; give {length}, {of}")
     return [finite(entry[0] if _is_wrapped(entry) else entry, f"{name}[{i}]") for i, entry in enumerate(found)]
 
 
-def item_id(row: Row) -> Any:
-    """Return the field ``id``, which must be text or a whole number."""
-    found = value(row, "id")
+def item_id(row: Row, name: str = "id") -> Any:
+    """Return the field that names an item, which must be text or a whole number."""
+    found = value(row, name)
     if isinstance(found, bool) or not isinstance(found, str | int):
-        raise FieldError(f"field id is {_shown(found)}; it must be text or a whole number")
+        raise FieldError(f"field {name} is {shown(found)}; it must be text or a whole number")
     return found
 
 
-def check_repeats(rows: Sequence[Row], strict_subsets: Iterable[str] = ()) -> list[str]:
+def source_and_group(row: Row) -> tuple[str | None, Hashable]:
+    """Return the optional fields ``source`` (what a row is also reported under) and ``group`` (what it clusters with).
+
+    Raises:
+        FieldError: a source that is no text, a group that is a list or an object.
+    """
+    source, group = row.get("source"), row.get("group")
+    if source is not None and not isinstance(source, str):
+        raise FieldError(f"field source is {shown(source)}; it must be text")
+    if isinstance(group, list | dict):
+        raise FieldError("field group is a list or an object; it must be text or a number")
+    return source, group
+
+
+def check_repeats(
+    rows: Sequence[Row], strict_subsets: Iterable[str] = (), subset: str | None = "subset", identity: str = "id"
+) -> list[RowWarning]:
     """Return one warning for each repeated (subset, id), a known fault of published files (reward-bench#273).
+
+    Rows without id repeat nothing.
+
+    Args:
+        strict_subsets: in which no id may stand twice.
+        subset: the field of the subset, or None where ids alone name the items.
+        identity: the field of the id.
 
     Raises:
         RowError: the whole row is repeated, or the subset is strict: an item would count twice.
     """
     first_of: dict[str, int] = {}
+    strict = set(strict_subsets)
     warnings = []
     for index, row in enumerate(rows):
-        first = first_of.setdefault(canonical_json([row["subset"], row["id"]]), index)
+        if row.get(identity) is None:
+            continue
+        place = row.get(subset) if subset else None
+        first = first_of.setdefault(canonical_json([place, row[identity]]), index)
         if first == index:
             continue
-        name = f"id {row['id']!r} of subset {row['subset']}"
-        if row["subset"] in strict_subsets or row == rows[first]:
+        name = f"{identity} {row[identity]!r}" + (f" of {subset} {place}" if place is not None else "")
+        if str(place) in strict or row == rows[first]:
             raise RowError(index, name, first)
-        warnings.append(f"row {index + 1}: {name} stands in row {first + 1} with other scores; both are counted")
+        same = _scores_of(row) == _scores_of(rows[first])
+        rest = f"{'too, with the same' if same else 'with other'} scores; both are counted"
+        warnings.append(RowWarning(index, name, first, rest))
     return warnings
+
+
+def _scores_of(row: Row) -> dict[str, Any]:
+    return {name: found for name, found in row.items() if name.startswith("score")}
 
 
 def _is_wrapped(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 1
 
 
-def _shown(found: Any) -> str:
-    shown = repr(found)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+def shown(found: Any) -> str:
+    """Return a value of a row as an error quotes it: of a long one the beginning alone."""
+    text = repr(found)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -5,11 +5,16 @@ In, either form; out, the same object with ``score`` (and ``error`` for a bad ro
     {"messages": [{"role": "user", "content": "Is 9 prime?"}, {"role": "assistant", "content": "No."}]}
     {"prompt": "Is 9 prime?", "response": "No."}
 
+A model that scores the steps of a solution adds ``step_scores``, and ``score`` is what an aggregator makes of them.
+Steps are lines, or paragraphs in a response that has any; ``"steps": ["Step 1: ...", "Step 2: ..."]`` in the place of
+``response`` says where they end.
+
 The output is in input order and grows a chunk at a time, so that what stands there is always the first lines of the
 answer: a killed run goes on where it stopped. Lines that are blank are passed over.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -17,12 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from rm_workflow.errors import UserError
-from rm_workflow.evaluation.items import FieldError, Row, storable, text, value
+from rm_workflow.evaluation.items import FieldError, Row, storable, text, texts, value
 from rm_workflow.evaluation.progress import Progress
 from rm_workflow.evaluation.scorer import Conversation, Prepared, Scorer
+from rm_workflow.evaluation.steps import AGGREGATOR, aggregate
+from rm_workflow.preferences.files import refuse_constant, unique_keys
 
 LINES_AT_ONCE = 256  # a killed run loses at most this much work
-ADDED = ("score", "error")
+ADDED = ("score", "error", "step_scores")
 ROLES = ("system", "user", "assistant")
 # Stored scores of another precision or device differ by rounding; those of another checkpoint by far more.
 SAME_SCORE = 0.05
@@ -38,12 +45,16 @@ class Line:
         kept: what stands in the output beside the score.
         conversation: what is scored, or None for a bad line.
         problem: why the line is bad, or None.
+        replaces: whether it had a score or an error of its own.
+        step_ends: where the steps of the response end, or None where the line does not say.
     """
 
     number: int
     kept: dict[str, Any]
     conversation: Conversation | None = None
     problem: str | None = None
+    replaces: bool = False
+    step_ends: list[int] | None = None
 
 
 @dataclass
@@ -54,6 +65,7 @@ class Tally:
     scored: int = 0
     bad: int = 0
     truncated: int = 0
+    replaced: int = 0
 
     @property
     def done(self) -> int:
@@ -70,16 +82,20 @@ def read_lines(file: Iterable[bytes]) -> Iterator[Line]:
 
 def _read_line(number: int, raw: bytes) -> Line:
     try:
-        row = json.loads(raw)
-    except ValueError as error:
+        row = json.loads(raw.decode("utf-8-sig"), parse_constant=refuse_constant, object_pairs_hook=unique_keys)
+    except UnicodeDecodeError as error:
+        problem = f"it is not UTF-8 at byte {error.start}; save the file as UTF-8"
+        return Line(number, {"line": number}, problem=problem)
+    except (ValueError, RecursionError) as error:
         return Line(number, {"line": number}, problem=f"it is no JSON ({error}); mend or remove it")
     if not isinstance(row, dict):
         return Line(number, {"line": number}, problem="it is no JSON object; write {...} on each line")
     kept = {name: found for name, found in row.items() if name not in ADDED}
+    replaces = len(kept) < len(row)
     try:
-        return Line(number, kept, read_conversation(row))
+        return Line(number, kept, read_conversation(row), None, replaces, _step_ends(row))
     except FieldError as error:
-        return Line(number, kept, problem=str(error))
+        return Line(number, kept, problem=str(error), replaces=replaces)
 
 
 def read_conversation(row: Row) -> Conversation:
@@ -93,9 +109,25 @@ def read_conversation(row: Row) -> Conversation:
         if messages[-1]["role"] != "assistant" or len(messages) == 1:
             raise FieldError("field messages must end with the assistant turn to be scored, after a prompt")
         return messages[:-1], messages[-1]["content"]
+    response = "\n".join(texts(row, "steps")) if "steps" in row else text(row, "response")
     if isinstance(value(row, "prompt"), str):
-        return [{"role": "user", "content": text(row, "prompt")}], text(row, "response")
-    return _messages(row, "prompt"), text(row, "response")
+        return [{"role": "user", "content": text(row, "prompt")}], response
+    return _messages(row, "prompt"), response
+
+
+def _step_ends(row: Row) -> list[int] | None:
+    """Return where the steps of a row end that names them.
+
+    Raises:
+        FieldError: a step is only white space, so that a score would have no place of its own.
+    """
+    if "steps" not in row or "messages" in row:
+        return None
+    steps = texts(row, "steps")
+    if not all(step.strip() for step in steps):
+        raise FieldError("field steps holds a step that is only white space; leave it out")
+    ends = [len("\n".join(steps[:number])) for number in range(1, len(steps) + 1)]
+    return [end - len(step) + len(step.rstrip()) for end, step in zip(ends, steps, strict=True)]
 
 
 def _messages(row: Row, name: str) -> list[dict[str, str]]:
@@ -145,21 +177,27 @@ def _answers(raw: bytes, line: Line) -> bool:
         return raw.startswith(begun) or begun.startswith(raw)
     try:
         row = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
-    if not isinstance(row, dict) or "score" not in row:
+    if not isinstance(row, dict) or "score" not in row or not _is_score(row["score"]):
         return False
     return {name: found for name, found in row.items() if name not in ADDED} == line.kept
 
 
-def differs_from(scorer: Scorer, continued: list[tuple[Line, float | None]]) -> float | None:
+def _is_score(score: Any) -> bool:
+    return score is None or (isinstance(score, int | float) and math.isfinite(score))
+
+
+def differs_from(
+    scorer: Scorer, continued: list[tuple[Line, float | None]], aggregator: str = AGGREGATOR
+) -> float | None:
     """Return by how much stored scores differ from this checkpoint's, or None where that is rounding."""
-    probed = [(line.conversation, score) for line, score in continued if line.conversation and score is not None]
+    probed = [(line, score) for line, score in continued if line.conversation and score is not None]
     probed = probed[-PROBED_LINES:]
-    prepared = scorer.prepare([conversation for conversation, _ in probed])
-    pairs = [(row.input_ids, score) for row, (_, score) in zip(prepared, probed, strict=True) if not row.problem]
-    now = scorer.score_ids([ids for ids, _ in pairs])
-    gaps = [(abs(float(new) - old), abs(old)) for new, (_, old) in zip(now, pairs, strict=True)]
+    prepared = _prepared(scorer, [line for line, _ in probed])
+    pairs = [(row, score) for row, (_, score) in zip(prepared, probed, strict=True) if not row.problem]
+    now = scorer.score_reads([row.input_ids for row, _ in pairs], [row.reads for row, _ in pairs])
+    gaps = [(abs(aggregate(new, aggregator) - old), abs(old)) for new, (_, old) in zip(now, pairs, strict=True)]
     return max((gap for gap, size in gaps if gap > SAME_SCORE * (1 + size)), default=None)
 
 
@@ -172,6 +210,7 @@ def score_lines(
     tally: Tally,
     progress: Progress | None = None,
     total: int = 0,
+    aggregator: str = AGGREGATOR,
 ) -> None:
     """Score the lines that are left and write each with its score.
 
@@ -180,6 +219,10 @@ def score_lines(
         skip_bad: write a bad row with ``"score": null`` and the problem; else stop there, with all before it written.
         tally: counts what was done.
         total: lines in all, for the progress.
+        aggregator: makes one score of those of the steps.
+
+    Raises:
+        UserError: a row is bad and ``skip_bad`` is off, or its score is no finite number; names the first.
     """
     while chunk := list(islice(lines, LINES_AT_ONCE)):
         judged = _judge(scorer, chunk)
@@ -188,14 +231,19 @@ def score_lines(
             good = next((index for index, row in enumerate(judged) if row.problem), len(judged))
             problem = f"{name}: line {chunk[good].number}: {judged[good].problem}" if good < len(judged) else None
             chunk, judged = chunk[:good], judged[:good]
-        _write_chunk(scorer, chunk, judged, out, tally, progress, total)
+        _write_chunk(scorer, chunk, judged, out, name, tally, progress, total, aggregator)
         if problem:
             raise UserError(f"{problem}; or pass over bad rows with --skip-bad")
 
 
 def _judge(scorer: Scorer, chunk: list[Line]) -> list[Prepared]:
-    prepared = iter(scorer.prepare([line.conversation for line in chunk if line.conversation]))
+    prepared = iter(_prepared(scorer, chunk))
     return [next(prepared) if line.conversation else Prepared([], problem=line.problem) for line in chunk]
+
+
+def _prepared(scorer: Scorer, lines: list[Line]) -> list[Prepared]:
+    good = [(line.conversation, line.step_ends) for line in lines if line.conversation]
+    return scorer.prepare([conversation for conversation, _ in good], [ends for _, ends in good])
 
 
 def _write_chunk(
@@ -203,24 +251,39 @@ def _write_chunk(
     chunk: list[Line],
     judged: list[Prepared],
     out: IO[bytes],
+    name: str,
     tally: Tally,
     progress: Progress | None,
     total: int,
+    aggregator: str,
 ) -> None:
     before = tally.done
+    good = [row for row in judged if not row.problem]
     scores = iter(
-        scorer.score_ids(
-            [row.input_ids for row in judged if not row.problem],
+        scorer.score_reads(
+            [row.input_ids for row in good],
+            [row.reads for row in good],
             (lambda done, _: progress(before + done, total)) if progress else None,
         )
     )
     for line, row in zip(chunk, judged, strict=True):
-        answer = {"score": None, "error": row.problem} if row.problem else {"score": float(next(scores))}
+        answer: dict[str, Any] = {"score": None, "error": row.problem}
+        if not row.problem:
+            found = next(scores)
+            answer = {"score": aggregate(found, aggregator)}
+            if scorer.readout.is_stepwise:
+                answer["step_scores"] = found.tolist()
+        if not _is_score(answer["score"]):
+            out.flush()
+            raise UserError(
+                f"{name}: line {line.number}: its score is no finite number; look at the weights, or score in fp32"
+            )
         out.write(_to_bytes({**line.kept, **answer}) + b"\n")
+        tally.bad += bool(row.problem)
+        tally.scored += not row.problem
+        tally.truncated += row.truncated
+        tally.replaced += line.replaces
     out.flush()
-    tally.bad += sum(bool(row.problem) for row in judged)
-    tally.scored += sum(not row.problem for row in judged)
-    tally.truncated += sum(row.truncated for row in judged)
     if progress:
         progress(tally.done, total)
 

@@ -1,14 +1,18 @@
 """Checkpoint -> scores: the test split and the benchmarks through one scorer, each with its interval.
 
-Files: ``item_scores.parquet`` (benchmark, item_id, response_id, score), ``test_pairs.parquet`` (one scored pair a row),
-``scores.json`` (all figures; facts hold the headlines).
+Files: ``item_scores.parquet`` (benchmark, item_id, response_id, step, score: of a model that scores steps a row for
+each step, else step is null), ``test_pairs.parquet`` (one scored pair a row), ``test_steps.parquet`` (one labelled step
+of a test solution a row, where there are such), ``scores.json`` (all figures; facts hold the headlines),
+``analysis.json`` (calibration, length, nulls, flip test), ``probes.json`` and ``probe_scores.parquet`` (what rewritten
+replies and missing prompts do to the reward, see ``probes/effects.py``), ``score_files/<benchmark>.jsonl`` (for
+``rmw aggregate``; ``test.jsonl`` as ``pairs``).
 """
 
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +21,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rm_workflow.artifacts import Built, Check
-from rm_workflow.catalog.models import Evaluation
-from rm_workflow.database import connect, quote_literal
+from rm_workflow.catalog.models import TEST, Evaluation
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import benchmarks as rules
 from rm_workflow.evaluation import test_split
-from rm_workflow.evaluation.items import ScoredItem
+from rm_workflow.evaluation.analysis import write_analysis
+from rm_workflow.evaluation.batching import Layout
+from rm_workflow.evaluation.items import scored_item
+from rm_workflow.evaluation.parts import Parts
+from rm_workflow.evaluation.probes.effects import write_effects
+from rm_workflow.evaluation.probes.sample import Probing, add_probes, answered
 from rm_workflow.evaluation.progress import Progress, progress_bar
-from rm_workflow.evaluation.scorer import Scorer
+from rm_workflow.evaluation.scorer import Floats, Scorer
+from rm_workflow.evaluation.sequences import Rows, Work, item_rows, test_rows
+from rm_workflow.evaluation.steps import AGGREGATOR, aggregate, step_accuracy
 from rm_workflow.evaluation.test_split import ScoredPairs
 
 logger = logging.getLogger(__name__)
 
-TEST = "test"
+SCORE_FILES = "score_files"
 ITEM_SCORES = pa.schema(
-    [("benchmark", pa.string()), ("item_id", pa.string()), ("response_id", pa.string()), ("score", pa.float64())]
+    [
+        ("benchmark", pa.string()),
+        ("item_id", pa.string()),
+        ("response_id", pa.string()),
+        ("step", pa.int32()),
+        ("score", pa.float64()),
+    ]
+)
+TEST_STEPS = pa.schema(
+    [
+        ("label_id", pa.string()),
+        ("source", pa.string()),
+        ("group_id", pa.string()),
+        ("response_id", pa.string()),
+        ("step", pa.int32()),
+        ("label", pa.float32()),
+        ("score", pa.float64()),
+    ]
 )
 TEST_PAIRS = pa.schema(
     [
@@ -45,75 +72,34 @@ TEST_PAIRS = pa.schema(
     ]
 )
 
-TEST_ROWS = """
--- the test pairs of a tokens artifact with the ids of both replies
-select
-    pairs.pair_id, pairs.source, pairs.group_id, pairs.chosen_id, pairs.rejected_id,
-    chosen.input_ids as chosen_ids, chosen.prompt_length as chosen_prompt_length,
-    rejected.input_ids as rejected_ids, rejected.prompt_length as rejected_prompt_length
-from read_parquet({pairs}) as pairs
-join read_parquet({responses}) as chosen on chosen.response_id = pairs.chosen_id
-join read_parquet({responses}) as rejected on rejected.response_id = pairs.rejected_id
-where pairs.split = 'test'
-order by pairs.pair_id
-"""
-
-ITEM_ROWS = """
--- the items of a benchmark with their prompt and the texts of their replies, in the order of the item
-select
-    items.item_id, items.subset, items.num_correct, items.meta, items.response_ids, prompts.messages,
-    list(responses.text order by place) as texts
-from read_parquet({items}) as items
-join read_parquet({prompts}) as prompts using (prompt_id)
-cross join unnest(range(1, len(items.response_ids) + 1)) as places (place)
-join read_parquet({responses}) as responses
-    on responses.prompt_id = items.prompt_id and responses.response_id = items.response_ids[place]
-group by all
-order by items.subset, items.item_id
-"""
-
-Rows = list[dict[str, Any]]
-
-
-@dataclass
-class _Work:
-    """Every sequence to score, and where its score goes.
-
-    Attributes:
-        sequences: token ids.
-        keys: (benchmark, item_id, response_id) of each.
-        truncated: benchmark replies whose prompt lost tokens on the left.
-        special: benchmark replies that hold the string of a special token.
-    """
-
-    sequences: list[list[int]] = field(default_factory=list)
-    keys: list[tuple[str, str, str]] = field(default_factory=list)
-    truncated: int = 0
-    special: int = 0
-
-    def add(self, benchmark: str, item_id: str, response_id: str, input_ids: list[int]) -> None:
-        """Put one sequence in."""
-        self.sequences.append(input_ids)
-        self.keys.append((benchmark, item_id, response_id))
+Key = tuple[str, str, str]  # (benchmark, item_id, response_id)
+Keyed = Mapping[Key, float]
+Stepwise = Mapping[Key, list[float]]
 
 
 def build_scores(
     model: Path,
     tokens: Path,
+    raws: Sequence[Path],
     benchmarks: Mapping[str, Path],
     evaluation: Evaluation,
     device: str,
     out: Path,
     progress: Progress | None = None,
+    work_folder: Path | None = None,
+    leaked: Mapping[str, Sequence[str]] | None = None,
 ) -> Built:
     """Score a checkpoint on the test split and on benchmarks.
 
     Args:
         model: folder of the reward model with its token recipe.
         tokens: folder of the tokens artifact that the checkpoint was trained from.
+        raws: folders of the raw artifacts that hold the texts of its pairs, for the probes.
         benchmarks: name -> folder of a benchmark artifact.
         device: "cpu" or "cuda".
         progress: called with (scored, total); None shows a bar on stderr.
+        work_folder: of this very scoring, where scores are kept as they come; None keeps none.
+        leaked: items by benchmark, pair ids for the test split, that the analysis and the probes leave out.
 
     Raises:
         UserError: the checkpoint cannot be loaded, or the test split is asked for and empty.
@@ -121,94 +107,150 @@ def build_scores(
     from rm_workflow.models.reward_model import resolve_precision
 
     precision = resolve_precision(evaluation.precision, device)
-    scorer = Scorer.load(model, device, precision, evaluation.batch_tokens)
-    work = _Work()
-    test_rows = _test_rows(tokens, work) if TEST in evaluation.evaluate_on else []
-    item_rows = {name: _item_rows(name, folder, scorer, work) for name, folder in sorted(benchmarks.items())}
+    layout: Layout | None = "alone" if evaluation.deterministic else None
+    scorer = Scorer.load(model, device, precision, evaluation.batch_tokens, layout)
+    work = Work()
+    of_test, solutions = test_rows(tokens, work) if TEST in evaluation.evaluate_on else ([], [])
+    of_items = {name: item_rows(name, folder, scorer, work) for name, folder in sorted(benchmarks.items())}
+    num_items = len(work.keys)
+    leaked_pairs = set((leaked or {}).get(TEST, ()))
+    clean = [row for row in of_test if row["pair_id"] not in leaked_pairs]
+    probing = add_probes(clean, tokens, raws, evaluation.probes, scorer, work)
+    values, facts = score_work(scorer, work, work_folder, progress)
+    facts["num_probed"] = len(values) - num_items
+    checks = _checks(values, work, 2 * len(of_test) + len(solutions) + facts["num_probed"], of_items)
+    if not all(check.passed for check in checks):
+        return Built({**facts, "scores": {}}, checks)
+    keyed = [(key, aggregate(value)) for key, value in zip(work.keys, values, strict=True)]
+    scores, probed = dict(keyed[:num_items]), dict(keyed[num_items:])
+    stepwise = _stepwise(scorer, work, values)
+    details: dict[str, Any] = {}
+    (out / SCORE_FILES).mkdir()
+    if TEST in evaluation.evaluate_on:
+        details[TEST] = _test_scores(of_test, scores, scorer, out) if of_test else _no_pairs(out)
+        if solutions:
+            told = dict(zip(work.keys, values, strict=True))
+            what = "steps" if scorer.readout.is_stepwise else "outcomes"
+            details[TEST] = _with_labels(details[TEST], solutions, told, what, out)
+    for name, rows in of_items.items():
+        details[name] = _benchmark_scores(name, benchmarks[name], rows, scores, stepwise, scorer, out)
+    _write_item_scores(scores, stepwise, out)
+    (out / "scores.json").write_text(json.dumps(details, indent=1, sort_keys=True) + "\n", "utf-8")
+    headlines = {name: detail["headline"] for name, detail in details.items()}
+    histogram = {"margin_histogram": details[TEST]["margin_histogram"]} if of_test else {}
+    probes = _probe_effects(probing, of_test, scores, probed, out)
+    analysis = write_analysis(out, benchmarks, leaked)
+    return Built({"scores": headlines, "analysis": analysis, "probes": probes, **facts, **histogram}, checks)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A reward model on one benchmark.
+
+    Attributes:
+        rows: the rows of a score file, which ``rmw aggregate`` reads.
+        result: what ``rmw aggregate`` makes of them.
+        facts: how they were scored.
+    """
+
+    rows: list[dict[str, Any]]
+    result: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def evaluate_benchmark(
+    scorer: Scorer, name: str, folder: Path, work_folder: Path, progress: Progress | None = None
+) -> Evaluated:
+    """Score any reward model on one benchmark artifact.
+
+    Args:
+        work_folder: of this model on this benchmark, where scores are kept as they come.
+        progress: called with (scored, total); None shows a bar on stderr.
+
+    Raises:
+        UserError: an item cannot be scored, or its score is no finite number.
+    """
+    work = Work()
+    rows = item_rows(name, folder, scorer, work)
+    values, facts = score_work(scorer, work, work_folder, progress)
+    wrong = _not_finite(values)
+    if wrong:
+        _, item_id, response_id = work.keys[wrong[0]]
+        raise UserError(
+            f"benchmark {name}: {len(wrong)} of {len(values)} scores are no finite numbers, the first for response "
+            f"{response_id} of item {item_id}; look at the weights, or score in fp32"
+        )
+    scores = {key: aggregate(value) for key, value in zip(work.keys, values, strict=True)}
+    scored = _score_file(name, folder, rows, scores, _stepwise(scorer, work, values), scorer)
+    return Evaluated(scored, _rule(folder).aggregate(scored), facts)
+
+
+def score_work(
+    scorer: Scorer, work: Work, work_folder: Path | None = None, progress: Progress | None = None
+) -> tuple[list[Floats], dict[str, Any]]:
+    """Return the scores of every sequence, one or one for each of its steps, and how they were scored.
+
+    Args:
+        work_folder: of this very scoring, where scores are kept as they come and taken up again; None keeps none.
+        progress: called with (scored, total); None shows a bar on stderr.
+
+    Seconds, speed and computed tokens are of this run alone; ``num_continued`` sequences were scored by an earlier one.
+    """
+    logger.info("scoring %s responses on %s in %s", f"{len(work.sequences):,}", scorer.device, scorer.precision)
+    parts = Parts(work_folder) if work_folder else None
+    answered_before = scorer.num_answered
     started = time.perf_counter()
-    values = _score(scorer, work, progress)
+    if progress:
+        values = scorer.score_reads(work.sequences, work.reads, progress, parts)
+    else:
+        with progress_bar("scoring") as shown:
+            values = scorer.score_reads(work.sequences, work.reads, shown, parts)
     seconds = time.perf_counter() - started
-    checks = _checks(values, work, test_rows, item_rows)
-    facts = {
+    num_answered = scorer.num_answered - answered_before
+    return values, {
         "num_scored": len(values),
         "num_sequences": len({tuple(sequence) for sequence in work.sequences}),
+        "num_continued": parts.num_found if parts else 0,
         "seconds": round(seconds, 3),
-        "responses_per_second": round(len(values) / seconds, 2) if len(values) else 0.0,
-        "precision": precision,
-        "device": device,
+        "responses_per_second": round(num_answered / seconds, 2) if num_answered else 0.0,
+        "tokens": sum(map(len, work.sequences)),
+        "tokens_computed": scorer.num_computed,
+        "precision": scorer.precision,
+        "device": scorer.device,
+        "layout": scorer.layout,
+        "deterministic": scorer.deterministic,
+        **({"objective": scorer.readout.objective, "aggregator": AGGREGATOR} if scorer.readout.is_stepwise else {}),
+        "token_recipe": scorer.recipe_origin,
         "truncated": work.truncated,
         "with_special_tokens": work.special,
     }
-    if not all(check.passed for check in checks):
-        return Built({**facts, "scores": {}}, checks)
-    scores = {key: float(value) for key, value in zip(work.keys, values, strict=True)}
-    details: dict[str, Any] = {}
-    if TEST in evaluation.evaluate_on:
-        details[TEST] = _test_scores(test_rows, scores, scorer, out)
-    details |= {name: _benchmark_scores(name, benchmarks[name], rows, scores) for name, rows in item_rows.items()}
-    _write_item_scores(scores, out)
-    (out / "scores.json").write_text(json.dumps(details, indent=1, sort_keys=True) + "\n", "utf-8")
-    headlines = {name: detail["headline"] for name, detail in details.items()}
-    histogram = {"margin_histogram": details[TEST]["margin_histogram"]} if TEST in details else {}
-    return Built({"scores": headlines, **facts, **histogram}, checks)
 
 
-def _test_rows(tokens: Path, work: _Work) -> Rows:
-    rows = _select(TEST_ROWS, pairs=tokens / "pairs.parquet", responses=tokens / "responses.parquet")
-    for row in rows:
-        for side in ("chosen", "rejected"):
-            work.add(TEST, row["pair_id"], row[f"{side}_id"], row[f"{side}_ids"])
-    if not rows:
-        raise UserError("evaluate_on names 'test', and the mixture has no test pair; raise test_share or take it out")
-    return rows
+def _not_finite(values: Sequence[Floats]) -> list[int]:
+    """Return the sequences of which a score is NaN or infinite."""
+    return [place for place, scores in enumerate(values) if not np.isfinite(scores).all()]
 
 
-def _item_rows(name: str, folder: Path, scorer: Scorer, work: _Work) -> Rows:
-    files = {table: folder / f"{table}.parquet" for table in ("items", "prompts", "responses")}
-    rows = _select(ITEM_ROWS, **files)
-    replies = [(row, *reply) for row in rows for reply in zip(row["response_ids"], row["texts"], strict=True)]
-    encoded = scorer.encoder.encode_many([(row["messages"], text) for row, _, text in replies])
-    for (row, response_id, text), conversation in zip(replies, encoded, strict=True):
-        # No item may be left out, so the length policy of training does not apply: only the model's window cuts.
-        ids = scorer.fit_window(conversation)
-        if ids is None:
-            raise UserError(
-                f"benchmark {name}: a reply of item {row['item_id']} (subset {row['subset']}) is longer than the "
-                f"model's window of {scorer.window} tokens; take {name} out of evaluate_on"
-            )
-        work.truncated += len(ids) < len(conversation.input_ids)
-        texts = (*(message["content"] for message in row["messages"]), text)
-        work.special += any(scorer.encoder.holds_special_token(part) for part in texts)
-        work.add(name, row["item_id"], response_id, ids)
-    return rows
+def _stepwise(scorer: Scorer, work: Work, values: Sequence[Floats]) -> Stepwise:
+    """Return the scores of steps, of a model that scores them."""
+    if not scorer.readout.is_stepwise:
+        return {}
+    return {key: value.tolist() for key, value in zip(work.keys, values, strict=True)}
 
 
-def _select(query: str, **files: Path) -> Rows:
-    with connect() as con:
-        literals = {name: quote_literal(str(path)) for name, path in files.items()}
-        found: Any = con.sql(query.format(**literals)).to_arrow_table()
-        rows: Rows = found.to_pylist()
-        return rows
+def _checks(values: Sequence[Floats], work: Work, num_others: int, of_items: Mapping[str, Rows]) -> tuple[Check, ...]:
+    """Return the checks of scores.
 
-
-def _score(scorer: Scorer, work: _Work, progress: Progress | None) -> np.ndarray[Any, np.dtype[np.float64]]:
-    logger.info("scoring %s responses on %s in %s", f"{len(work.sequences):,}", scorer.device, scorer.precision)
-    if progress:
-        return scorer.score_ids(work.sequences, progress)
-    with progress_bar("scoring") as shown:
-        return scorer.score_ids(work.sequences, shown)
-
-
-def _checks(
-    values: np.ndarray[Any, np.dtype[np.float64]], work: _Work, test_rows: Rows, item_rows: Mapping[str, Rows]
-) -> tuple[Check, ...]:
-    expected = 2 * len(test_rows) + sum(len(row["response_ids"]) for rows in item_rows.values() for row in rows)
-    wrong = np.flatnonzero(~np.isfinite(values))
-    first = {"first": " ".join(work.keys[int(wrong[0])])} if len(wrong) else {}
+    Args:
+        num_others: sequences that were to be scored beside the items of benchmarks.
+    """
+    expected = num_others + sum(len(row["response_ids"]) for rows in of_items.values() for row in rows)
+    wrong = _not_finite(values)
+    first = {"first": " ".join(work.keys[wrong[0]])} if wrong else {}
     return (
         Check(
             "no_score_is_missing_or_nan",
-            len(wrong) == 0,
+            not wrong,
             "Every item has a finite score.",
             {"scored": len(values), "not_finite": len(wrong), **first},
         ),
@@ -221,7 +263,7 @@ def _checks(
     )
 
 
-def _test_scores(rows: Rows, scores: Mapping[tuple[str, str, str], float], scorer: Scorer, out: Path) -> dict[str, Any]:
+def _test_scores(rows: Rows, scores: Keyed, scorer: Scorer, out: Path) -> dict[str, Any]:
     table = []
     for row in rows:
         sides = {}
@@ -230,6 +272,12 @@ def _test_scores(rows: Rows, scores: Mapping[tuple[str, str, str], float], score
             sides[f"{side}_length"] = _reply_length(scorer, row[f"{side}_ids"], row[f"{side}_prompt_length"])
         table.append({**{name: row[name] for name in ("pair_id", "source", "group_id")}, **sides})
     pq.write_table(pa.Table.from_pylist(table, TEST_PAIRS), out / "test_pairs.parquet", compression="zstd")
+    renamed = {"pair_id": "id", "source": "source", "group_id": "group"}
+    scored = ("score_chosen", "score_rejected")
+    write_score_file(
+        out / SCORE_FILES / f"{TEST}.jsonl",
+        [{new: row[old] for old, new in renamed.items()} | {name: row[name] for name in scored} for row in table],
+    )
     columns = {name: [row[name] for row in table] for name in TEST_PAIRS.names}
     pairs = ScoredPairs(
         pair_ids=columns["pair_id"],
@@ -244,35 +292,101 @@ def _test_scores(rows: Rows, scores: Mapping[tuple[str, str, str], float], score
     return {"headline": test_split.summarise(pairs), "margin_histogram": test_split.margin_histogram(margins)}
 
 
+def _no_pairs(out: Path) -> dict[str, Any]:
+    """Write that no two test solutions make a pair."""
+    pq.write_table(TEST_PAIRS.empty_table(), out / "test_pairs.parquet", compression="zstd")
+    return {}
+
+
+def _with_labels(
+    found: dict[str, Any], solutions: Rows, scores: Mapping[Key, Floats], what: str, out: Path
+) -> dict[str, Any]:
+    """Return the detail of the test split with how well its labels are told, and write the labelled steps.
+
+    Where no two solutions of a problem make a pair, that is the headline.
+
+    Args:
+        what: ``steps``, or ``outcomes`` where a label is about the whole solution.
+    """
+    table = [
+        {
+            **{name: row[name] for name in ("label_id", "source", "group_id", "response_id")},
+            "step": step,
+            "label": label,
+            "score": float(scores[TEST, row["label_id"], row["response_id"]][step]),
+        }
+        for row in solutions
+        for step, label in zip(row["steps"], row["label_values"], strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(table, TEST_STEPS), out / "test_steps.parquet", compression="zstd")
+    labels, of_steps = (np.array([row[name] for row in table], dtype=np.float64) for name in ("label", "score"))
+    accuracy = step_accuracy(labels, of_steps, [row["group_id"] for row in table])
+    return {**found, "headline": {**found.get("headline", accuracy), what: accuracy}}
+
+
 def _reply_length(scorer: Scorer, input_ids: Sequence[int], prompt_length: int) -> int:
     """Return the characters of the reply; what the template writes after it is the same on both sides."""
     return len(scorer.encoder.tokenizer.decode(list(input_ids[prompt_length:]), skip_special_tokens=True))
 
 
 def _benchmark_scores(
-    name: str, folder: Path, rows: Rows, scores: Mapping[tuple[str, str, str], float]
+    name: str, folder: Path, rows: Rows, scores: Keyed, stepwise: Stepwise, scorer: Scorer, out: Path
 ) -> dict[str, Any]:
-    description = json.loads((folder / rules.DESCRIPTION).read_text("utf-8"))
-    rule = rules.rule_with_data(description["scoring"])
-    scored = [
-        ScoredItem(
-            subset=row["subset"],
-            scores=[scores[name, row["item_id"], response_id] for response_id in row["response_ids"]],
-            num_correct=row["num_correct"],
-            meta=json.loads(row["meta"]),
-        )
-        for row in rows
-    ]
-    result = rule.aggregate([rule.scored_row(item) for item in scored])
+    rule, scored = _rule(folder), _score_file(name, folder, rows, scores, stepwise, scorer)
+    write_score_file(out / SCORE_FILES / f"{name}.jsonl", scored)
+    result = rule.aggregate(scored)
     for warning in result["warnings"]:
         logger.warning("benchmark %s: %s", name, warning)
-    return {"headline": rule.headline(result) or _no_score(len(rows)), "scoring": description["scoring"], **result}
+    headline = rule.headline(result) or _no_score(len(rows))
+    return {"headline": headline, "scoring": _description(folder)["scoring"], **result}
+
+
+def _score_file(
+    name: str, folder: Path, rows: Rows, scores: Keyed, stepwise: Stepwise, scorer: Scorer
+) -> list[dict[str, Any]]:
+    """Return the rows of a score file of a benchmark."""
+    rule = _rule(folder)
+    found = []
+    for row in rows:
+        keys = [(name, row["item_id"], response_id) for response_id in row["response_ids"]]
+        scored = scored_item(
+            subset=row["subset"],
+            scores=[stepwise[key] if stepwise else scores[key] for key in keys],
+            num_correct=row["num_correct"],
+            meta=json.loads(row["meta"]),
+            scale=scorer.scale,
+        )
+        found.append(rule.scored_row(scored))
+    return found
+
+
+def write_score_file(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows of a score file, one JSON object a line."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def _rule(folder: Path) -> rules.RuleWithData:
+    return rules.rule_with_data(_description(folder)["scoring"])
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads((folder / rules.DESCRIPTION).read_text("utf-8"))
+    return description
 
 
 def _no_score(n: int) -> dict[str, Any]:
     return {"score": None, "n": n, "ci_low": None, "ci_high": None, "ties": None}
 
 
-def _write_item_scores(scores: Mapping[tuple[str, str, str], float], out: Path) -> None:
-    rows = [dict(zip(ITEM_SCORES.names, (*key, score), strict=True)) for key, score in sorted(scores.items())]
+def _probe_effects(probing: Probing, of_test: Rows, scores: Keyed, probed: Keyed, out: Path) -> dict[str, Any]:
+    rewards = [scores[TEST, row["pair_id"], row[f"{side}_id"]] for row in of_test for side in ("chosen", "rejected")]
+    return write_effects(probing, answered(probing, probed, scores), np.array(rewards), out)
+
+
+def _write_item_scores(scores: Keyed, stepwise: Stepwise, out: Path) -> None:
+    rows = [
+        dict(zip(ITEM_SCORES.names, (*key, step, value), strict=True))
+        for key, score in sorted(scores.items())
+        for step, value in (enumerate(stepwise[key]) if stepwise else [(None, score)])
+    ]
     pq.write_table(pa.Table.from_pylist(rows, ITEM_SCORES), out / "item_scores.parquet", compression="zstd")

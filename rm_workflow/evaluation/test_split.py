@@ -1,13 +1,15 @@
 """Accuracy on a mixture's own test split, beside what reply length alone would reach."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from rm_workflow.errors import UserError
-from rm_workflow.evaluation.benchmarks.pairs import margin_scores
+from rm_workflow.evaluation.judged_pairs import margin_scores
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,27 @@ class ScoredPairs:
     groups: Sequence[Hashable]
     chosen_lengths: Sequence[int]
     rejected_lengths: Sequence[int]
+
+    def without(self, pair_ids: Iterable[str]) -> "ScoredPairs":
+        """Return all other pairs."""
+        left_out = set(pair_ids)
+        kept = [place for place, pair_id in enumerate(self.pair_ids) if pair_id not in left_out]
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        return ScoredPairs(**{name: [values[place] for place in kept] for name, values in columns.items()})
+
+
+def read_pairs(path: Path) -> ScoredPairs:
+    """Return the test pairs of a scores artifact (``test_pairs.parquet``)."""
+    table = pq.read_table(path).to_pydict()
+    return ScoredPairs(
+        pair_ids=table["pair_id"],
+        score_chosen=table["score_chosen"],
+        score_rejected=table["score_rejected"],
+        sources=table["source"],
+        groups=table["group_id"],
+        chosen_lengths=table["chosen_length"],
+        rejected_lengths=table["rejected_length"],
+    )
 
 
 def summarise(pairs: ScoredPairs) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Benchmarks, one file each: how its rows are read, its exact scoring rule, its tie policy.
 
 A benchmark of the catalogue names its rule by ``scoring: <name of the file>``. To add one, add a file with
-``aggregate`` and ``headline`` and, where it has data of its own, ``read_item`` and ``scored_row``.
+``aggregate`` and ``headline`` and, where it has data of its own, ``scored_row`` and ``read_item`` (or ``joined_by`` and
+``read_joined``).
 """
 
 import importlib
@@ -9,6 +10,7 @@ import json
 import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -20,9 +22,10 @@ from rm_workflow.catalog.models import Benchmark
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.items import FieldError, Item, Row, ScoredItem
+from rm_workflow.evaluation.native_rows import read_native_rows
 from rm_workflow.keys import canonical_json, content_id
-from rm_workflow.preferences.files import BrokenLine, read_rows
 from rm_workflow.preferences.normalise import normalise
+from rm_workflow.preferences.splits import is_test_group
 from rm_workflow.preferences.tables import PROMPTS, RESPONSES
 
 if TYPE_CHECKING:
@@ -44,9 +47,13 @@ ITEMS = pa.schema(
 
 
 class Rule(Protocol):
-    """What a module in this package offers."""
+    """What a module in this package offers.
 
-    def aggregate(self, rows: Iterable[Row]) -> dict[str, Any]:
+    One with ``OPTIONS`` (name -> words that it takes) has them as further arguments of ``aggregate``, and options of
+    ``rmw aggregate``. One with ``tables(result)`` says what tables people see.
+    """
+
+    def aggregate(self, rows: Iterable[Row], **options: str) -> dict[str, Any]:
         """Return all figures from the rows of a score file."""
 
     def headline(self, result: dict[str, Any]) -> dict[str, Any] | None:
@@ -57,7 +64,12 @@ class RuleWithData(Rule, Protocol):
     """A rule whose benchmark has rows of its own."""
 
     def read_item(self, row: Row) -> Item:
-        """Read a row of the native schema, or raise FieldError."""
+        """Read a row of the native schema, or raise FieldError.
+
+        A rule whose items are several rows each offers ``joined_by(row)``, which is equal for the rows of one item, and
+        ``read_joined(rows)`` in its place. One whose file holds other rows too offers ``is_mine(row)``, and one that
+        needs the catalogue's entry ``read_item_of(row, benchmark)`` in place of ``read_item``.
+        """
 
     def scored_row(self, item: ScoredItem) -> dict[str, Any]:
         """Return the row of a score file."""
@@ -82,7 +94,7 @@ def rule(name: str) -> Rule:
 def rule_with_data(name: str) -> RuleWithData:
     """Return a rule that reads benchmark rows."""
     found = rule(name)
-    if not hasattr(found, "read_item"):
+    if not hasattr(found, "scored_row"):
         raise UserError(f"scoring rule {name!r} has no rows of its own, so no benchmark can be built with it")
     return cast(RuleWithData, found)
 
@@ -109,35 +121,84 @@ def build_benchmark(name: str, benchmark: Benchmark, files: "Sequence[SourceFile
     """
     reader = rule_with_data(benchmark.scoring)
     tables = _Tables(name)
-    rows = 0
+    rows, used, passed_over = 0, 0, 0
     for file in files:
-        before = rows
-        for item in _read_file(file, reader):
+        before = used
+        found = list(read_native_rows(file))
+        mine = [(place, row) for place, row in found if _is_mine(reader, row)]
+        rows, passed_over = rows + len(found), passed_over + len(found) - len(mine)
+        for item, num_rows in _read_items(file, mine, reader, benchmark):
+            if benchmark.only_test_of and not is_test_group(group_of(item.messages), benchmark.only_test_of):
+                passed_over += num_rows
+                continue
             tables.add(item)
-            rows += 1
-        if rows == before:
-            raise UserError(f"benchmark {name}: {file.name} has no row; fetch it again")
+            used += num_rows
+        if used == before:
+            what = "a test problem" if benchmark.only_test_of and mine else f"an item of {benchmark.scoring}"
+            why = f"none of its {len(found):,} rows is {what}" if found else "it has no row"
+            raise UserError(f"benchmark {name}: {file.name}: {why}; look at the file, or fetch it again")
     tables.write(out)
     description = {"name": name, "scoring": benchmark.scoring}
     (out / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", "utf-8")
     accounted = Check(
         "items_accounted_for",
-        rows == len(tables.items),
-        "Every row of the benchmark is one item.",
-        {"rows": rows, "items": len(tables.items)},
+        rows == used + passed_over and tables.num_added == len(tables.items),
+        "Every row of the benchmark belongs to one item.",
+        {"rows": rows, "items": len(tables.items), "passed_over": passed_over},
     )
     subsets = Counter(item["subset"] for item in tables.items.values())
-    return Built(facts={"items": len(tables.items), "subsets": dict(sorted(subsets.items()))}, checks=(accounted,))
+    facts = {"items": len(tables.items), "passed_over": passed_over, "subsets": dict(sorted(subsets.items()))}
+    return Built(facts=facts, checks=(accounted,))
 
 
-def _read_file(file: "SourceFile", reader: RuleWithData) -> Iterator[Item]:
-    for number, row in read_rows(file.path, file.name):
-        if isinstance(row, BrokenLine):
-            raise UserError(f"{file.name}: line {number}: {row.reason}; mend or fetch the file again")
+def _is_mine(reader: RuleWithData, row: Row) -> bool:
+    return not hasattr(reader, "is_mine") or bool(reader.is_mine(row))
+
+
+def _read_items(
+    file: "SourceFile", rows: Sequence[tuple[str, Row]], reader: RuleWithData, benchmark: Benchmark
+) -> Iterator[tuple[Item, int]]:
+    """Yield each item with the number of rows that it is made of."""
+    for place, joined in _joined(file, rows, reader):
         try:
-            yield reader.read_item(row)
+            item = _read_item(joined, reader, benchmark)
         except FieldError as error:
-            raise UserError(f"{file.name}: row {number}: {error}") from None
+            raise UserError(f"{file.name}: {place}: {error}") from None
+        yield item, len(joined)
+
+
+def _read_item(rows: list[Row], reader: RuleWithData, benchmark: Benchmark) -> Item:
+    if hasattr(reader, "read_joined"):
+        joined: Item = reader.read_joined(rows)
+        return joined
+    if hasattr(reader, "read_item_of"):
+        item: Item = reader.read_item_of(rows[0], benchmark)
+        return item
+    return reader.read_item(rows[0])
+
+
+def group_of(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the group of a prompt: its first user turn, as raw data sets without a group of their own have it."""
+    first_turn = next(turn["content"] for turn in messages if turn["role"] == "user")
+    return content_id(["group", normalise(first_turn)])
+
+
+def _joined(
+    file: "SourceFile", rows: Sequence[tuple[str, Row]], reader: RuleWithData
+) -> Iterator[tuple[str, list[Row]]]:
+    """Yield (place of the first row, rows) of each item: one row, or neighbours that the rule joins."""
+    if not hasattr(reader, "joined_by"):
+        yield from ((place, [row]) for place, row in rows)
+        return
+    keys = []
+    for place, row in rows:
+        try:
+            keys.append(reader.joined_by(row))
+        except FieldError as error:
+            raise UserError(f"{file.name}: {place}: {error}") from None
+    for _, found in groupby(zip(keys, rows, strict=True), key=lambda keyed: keyed[0]):
+        neighbours = [placed for _, placed in found]
+        yield neighbours[0][0], [row for _, row in neighbours]
 
 
 class _Tables:
@@ -148,18 +209,24 @@ class _Tables:
         self.prompts: dict[str, dict[str, Any]] = {}
         self.responses: dict[tuple[str, str], dict[str, Any]] = {}
         self.items: dict[tuple[str, str], dict[str, Any]] = {}
+        self.num_added = 0
         self._seen: Counter[str] = Counter()
 
     def add(self, item: Item) -> None:
         """Take in one item."""
+        self.num_added += 1
         prompt_id = content_id(item.messages)
-        first_turn = next(turn["content"] for turn in item.messages if turn["role"] == "user")
-        group_id = content_id(["group", normalise(first_turn)])
+        group_id = group_of(item.messages)
         self.prompts[prompt_id] = {"prompt_id": prompt_id, "group_id": group_id, "messages": item.messages}
-        response_ids = [self._add_response(prompt_id, text) for text in item.responses]
+        response_ids = [
+            self._add_response(prompt_id, text, item.step_ends[place] if item.step_ends else None)
+            for place, text in enumerate(item.responses)
+        ]
         # Published files repeat ids inside a subset; the occurrence keeps such items apart.
         key = canonical_json([self.benchmark, item.subset, item.meta["id"]])
-        item_id = content_id([self.benchmark, item.subset, item.meta["id"], self._seen[key]])
+        repeats = self._seen[key]
+        item_id = content_id([self.benchmark, item.subset, item.meta["id"], repeats])
+        meta = {**item.meta, "occurrence": repeats + 1} if repeats else item.meta
         self._seen[key] += 1
         self.items[item.subset, item_id] = {
             "item_id": item_id,
@@ -169,12 +236,12 @@ class _Tables:
             "response_ids": response_ids,
             "num_correct": item.num_correct,
             "label": item.label,
-            "meta": canonical_json(item.meta),
+            "meta": canonical_json(meta),
         }
 
-    def _add_response(self, prompt_id: str, text: str) -> str:
+    def _add_response(self, prompt_id: str, text: str, step_ends: list[int] | None) -> str:
         response_id = content_id([prompt_id, text])
-        row = {"response_id": response_id, "prompt_id": prompt_id, "text": text, "step_ends": None}
+        row = {"response_id": response_id, "prompt_id": prompt_id, "text": text, "step_ends": step_ends}
         self.responses[prompt_id, response_id] = row
         return response_id
 

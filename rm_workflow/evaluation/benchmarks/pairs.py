@@ -1,46 +1,44 @@
 """Any pairs: is the chosen reply scored above the rejected one?
 
-One scored row, ``source`` and ``group`` optional::
+One scored row, ``source``, ``group`` and ``id`` optional::
 
     {"score_chosen": 1.5, "score_rejected": -0.2, "source": "hh_helpful", "group": "prompt 17"}
 
 Rule: an item counts 1 if score_chosen > score_rejected, else 0. **A tie is a loss**; ``accuracy_ties_half`` counts it
 one half beside it. Rows of one group (one prompt) are clustered in the interval; a row without a group stands alone.
+Rows of one ``id`` and source are repeats.
 
 It has no data of its own: ``rmw aggregate pairs`` reads scored pairs, whoever made them.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from rm_workflow.evaluation import items, statistics
-from rm_workflow.evaluation.items import FieldError, Row
+from rm_workflow.evaluation import items, judged_pairs
+from rm_workflow.evaluation.figures import Parts
+from rm_workflow.evaluation.items import Row
+from rm_workflow.evaluation.judged_pairs import JudgedPair
 
 Scores = dict[str, Any]
-ScoredPair = tuple[float, str | None, Hashable]
 
 
 def aggregate(rows: Iterable[Row]) -> Scores:
     """Compute strict accuracy, overall and by source.
 
     Returns:
-        a score object with ``accuracy`` (the same figure), ``accuracy_ties_half``, ``mean_margin`` and, by source,
-        ``subsets``.
+        a score object with ``accuracy`` (the same figure), ``accuracy_ties_half``, ``mean_margin``, by source
+        ``subsets``, and ``warnings``.
 
     Raises:
-        RowError: a score that is no finite number; a source that is no text.
+        RowError: a score that is no finite number; a source that is no text; a row with an ``id`` given twice.
     """
-    pairs = items.parse_rows(list(rows), _parse)
-    groups = [index if group is None else ("group", group) for index, (_, _, group) in enumerate(pairs)]
-    sources = sorted({source for _, source, _ in pairs if source is not None})
-    subsets = {}
-    for source in sources:
-        chosen = [index for index, pair in enumerate(pairs) if pair[1] == source]
-        subsets[source] = margin_scores([pairs[i][0] for i in chosen], [groups[i] for i in chosen])
-    whole = margin_scores([margin for margin, _, _ in pairs], groups)
-    return {**whole, "accuracy": whole["score"], "subsets": subsets}
+    listed = list(rows)
+    pairs = items.parse_rows(listed, _parse)
+    return {
+        **judged_pairs.summarise(pairs),
+        "subsets": judged_pairs.by_source(pairs),
+        "warnings": items.check_repeats(listed, subset="source"),
+    }
 
 
 def headline(result: Scores) -> Scores:
@@ -48,27 +46,11 @@ def headline(result: Scores) -> Scores:
     return result
 
 
-def margin_scores(margins: Sequence[float] | statistics.Floats, groups: Sequence[Hashable]) -> Scores:
-    """Return the score object of pairs with the ties-half accuracy and the mean margin beside it.
-
-    Args:
-        margins: score_chosen - score_rejected of each pair, at least one.
-        groups: what stays together in the interval, one entry a pair.
-    """
-    values = np.asarray(margins, dtype=np.float64)
-    ties = int(np.sum(values == 0))
-    return {
-        **statistics.accuracy_with_interval(values > 0, groups, ties),
-        "accuracy_ties_half": float(np.mean(values > 0) + ties / (2 * len(values))),
-        "mean_margin": float(values.mean()),
-    }
+def parts(rows: Iterable[Row]) -> Parts:
+    """Return the accuracy of all pairs, in which a group may hold pairs of several sources, and of each source."""
+    return judged_pairs.parts_of(items.parse_rows(rows, _parse))
 
 
-def _parse(row: Row) -> ScoredPair:
-    source = row.get("source")
-    if source is not None and not isinstance(source, str):
-        raise FieldError(f"field source is {source!r}; it must be text")
-    group = row.get("group")
-    if isinstance(group, list | dict):
-        raise FieldError("field group is a list or an object; it must be text or a number")
-    return items.score(row, "score_chosen") - items.score(row, "score_rejected"), source, group
+def _parse(row: Row) -> JudgedPair:
+    margin = items.score(row, "score_chosen") - items.score(row, "score_rejected")
+    return JudgedPair(margin, margin > 0, *items.source_and_group(row))
