@@ -7,6 +7,7 @@ huggingface/trl#2758), a head that is not initialised or has two labels (hugging
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from rm_workflow.training.responses import TrainResponses
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# Of the loss that equal rewards give, or of 1 where that is less.
 FRESH_LOSS_TOLERANCE = 0.3
 # Largest |reward before - reward after| for rewards up to 1 in size; beyond, relative to the largest.
 RELOAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
@@ -57,6 +59,43 @@ def check_tokens(pairs: TrainPairs | TrainResponses, pad_token_id: int | None, e
         raise UserError(
             f"responses.parquet: response {pairs.response_ids[response]} {where} the pad token (id {pad_token_id}); "
             "rebuild the tokens with this token recipe"
+        )
+
+
+def check_embedding(pairs: TrainPairs | TrainResponses, pad_token_id: int, num_rows: int) -> None:
+    """Refuse tokens that the base's embedding has no row for, as those that were added to its tokenizer alone.
+
+    Args:
+        num_rows: of the embedding; ids run from 0 to one less.
+    """
+    if pad_token_id >= num_rows:
+        raise UserError(
+            f"the pad token has id {pad_token_id}, and the base model's embedding has {num_rows} rows; name an unused "
+            "special token below that as pad in the base's tokenizer"
+        )
+    beyond = np.flatnonzero(pairs.token_ids >= num_rows)
+    if beyond.size:
+        response = int(np.searchsorted(pairs.starts, beyond[0], side="right")) - 1
+        raise UserError(
+            f"responses.parquet: response {pairs.response_ids[response]} holds token {pairs.token_ids[beyond[0]]}, and "
+            f"the base model's embedding has {num_rows} rows; take the tokens that were added out of the base's "
+            "tokenizer, or save the base with a larger embedding"
+        )
+
+
+def check_weights(pairs: TrainPairs | TrainResponses, steps: Sequence[Sequence[int]], unit: str) -> None:
+    """Refuse weights in the loss that are negative or no numbers, and steps of weight 0, which have no mean loss."""
+    wrong = np.flatnonzero(~(np.isfinite(pairs.weight) & (pairs.weight >= 0)))
+    if wrong.size:
+        raise UserError(
+            f"the tokens hold {wrong.size} train {unit} whose 'weight' is not a number from 0 on, for instance "
+            f"{pairs.pair_id[wrong[0]]} with {pairs.weight[wrong[0]]}; mend the weights and rebuild the tokens"
+        )
+    empty = [number for number, step in enumerate(steps, 1) if not pairs.weight[list(step)].any()]
+    if empty:
+        raise UserError(
+            f"all {unit} of step {empty[0]} have weight 0, so the step has no loss; take {unit} of weight 0 out, or "
+            "raise training.batch_size"
         )
 
 
@@ -105,8 +144,12 @@ def check_gradient(grad_norm: float, step: int) -> None:
 
 
 def check_margins(largest: float, num_pairs: int, step: int) -> None:
-    """Refuse to go on where all pairs since the last line have equal rewards, so that no gradient tells them apart."""
-    if largest == 0.0:
+    """Refuse to go on where all pairs since the last line have equal rewards, so that no gradient tells them apart.
+
+    Args:
+        num_pairs: those that have a margin.
+    """
+    if num_pairs and largest == 0.0:
         raise UserError(
             f"up to step {step} the rewards of both sides are equal in all of the last {num_pairs} pairs, so nothing "
             "is learnt any more; lower training.learning_rate"
@@ -135,12 +178,29 @@ def check_causal(rewards: "Tensor", followed: "Tensor") -> None:
 
 
 def check_scores(pairs: TrainPairs, objective: str) -> None:
-    """Refuse pairs without scores where the objective is a function of their gap."""
+    """Refuse pairs without scores, or with scores against their label, where the objective is a function of their gap.
+
+    Gaps that are all 0 leave nothing of ``scaled_bt``; they make ``margin_bt`` Bradley-Terry, which is accepted.
+    """
+    if objective not in objectives.NEEDS_SCORES:
+        return
     missing = int(np.isnan(pairs.score_gap).sum())
-    if objective in objectives.NEEDS_SCORES and missing:
+    if missing:
         raise UserError(
             f"pairs.parquet: {missing} train pairs have no score, which objective {objective} needs; set 'score' in "
             "the pair sets or take objective bradley_terry"
+        )
+    against = int((pairs.score_gap < 0).sum())
+    if against:
+        raise UserError(
+            f"pairs.parquet: {against} train pairs have a chosen score below the rejected one, which objective "
+            f"{objective} takes for a gap; drop them by the rule score_gap in the pair sets or take objective "
+            "bradley_terry"
+        )
+    if objective == "scaled_bt" and not pairs.score_gap.any():
+        raise UserError(
+            "pairs.parquet: the scores of both sides are equal in all train pairs, so the loss of objective scaled_bt "
+            "is 0 whatever the rewards are; take objective bradley_terry"
         )
 
 
@@ -148,9 +208,9 @@ def check_head(model: "nn.Module") -> None:
     """Refuse a model that does not give exactly one finite number for a conversation."""
     import torch
 
-    from rm_workflow.models.reward_model import head_module, sequence_classifier
+    from rm_workflow.models.reward_model import head_module, transformers_model
 
-    labels = sequence_classifier(model).config.num_labels
+    labels = transformers_model(model).config.num_labels
     weight = head_module(model).weight.detach()
     if labels != 1 or weight.shape[0] != 1:
         raise UserError(
@@ -180,8 +240,8 @@ def check_start(
         fresh_head: the head was drawn, not loaded; only then the rewards are known to be small.
 
     Raises:
-        UserError: chosen and rejected are equal in every pair, the loss is not finite, or it is further than 0.3 from
-            that of equal rewards.
+        UserError: chosen and rejected are equal in every pair, the loss is not finite, or it is far from that of equal
+            rewards.
     """
     loss = _finite_loss(losses, weights, "pairs")
     size = max(chosen.abs().max().item(), rejected.abs().max().item())
@@ -235,6 +295,8 @@ def _spread(outputs: "Tensor") -> float:
 
 
 def _mean(losses: "Tensor", weights: "Tensor") -> float:
+    if not weights.any():
+        return float(losses.mean())
     return float((weights * losses).sum() / weights.sum())
 
 
@@ -249,10 +311,11 @@ def _finite_loss(losses: "Tensor", weights: "Tensor", what: str) -> float:
 
 
 def _check_fresh_loss(loss: float, expected: float) -> None:
-    if abs(loss - expected) > FRESH_LOSS_TOLERANCE:
+    tolerance = FRESH_LOSS_TOLERANCE * max(1.0, expected)
+    if abs(loss - expected) > tolerance:
         raise UserError(
             f"the loss of a fresh head is {loss:.3f} where equal rewards give {expected:.3f} (more than "
-            f"{FRESH_LOSS_TOLERANCE} apart); lower training.head_init_std"
+            f"{tolerance:.3g} apart); lower training.head_init_std"
         )
 
 

@@ -12,46 +12,79 @@ from typing import Any
 from transformers.utils import logging
 
 from rm_workflow.catalog.models import TokenRecipe, Validation
-from rm_workflow.durable_files import fsync_tree
+from rm_workflow.durable_files import fsync, fsync_tree
 from rm_workflow.errors import UserError
+from rm_workflow.models.readout import KINDS
 from rm_workflow.models.tokens import Encoder
-from rm_workflow.training import canaries, distributed, extras, held_out, launch, objectives, process, resuming, saving
-from rm_workflow.training.building import make_trainer, whole_model
+from rm_workflow.training import (
+    canaries,
+    distributed,
+    extras,
+    held_out,
+    launch,
+    memory,
+    objectives,
+    process,
+    reloading,
+    resuming,
+    saving,
+)
+from rm_workflow.training.building import holds_bf16, make_trainer, readout_of, whole_model
 from rm_workflow.training.data import TrainPairs, load_pairs
 from rm_workflow.training.held_out import Positions
 from rm_workflow.training.metrics import Progress
 from rm_workflow.training.proving import check_start, first_batch, has_fresh_head, prove_layout
 from rm_workflow.training.response_trainer import attribute_weights
 from rm_workflow.training.responses import TrainResponses, load_responses
-from rm_workflow.training.speed import peak_memory_gb, speed_of
+from rm_workflow.training.resuming import METRICS
+from rm_workflow.training.run_config import BLOCK_FIELDS, complete
+from rm_workflow.training.solutions import load_solutions
+from rm_workflow.training.speed import hardware, peak_memory_gb, speed_of
 from rm_workflow.training.trainer import PairTrainer
 from rm_workflow.training.training_state import STATES
+from rm_workflow.training.validating import VALIDATION
 
-METRICS = "metrics.jsonl"
 RESULT = "result.json"
-VALIDATION = "validation.jsonl"
 OUTPUTS = ("model", "adapter", "attributes.safetensors", METRICS, VALIDATION, RESULT)
 
 
 def train(
-    run_config_file: Path, tokens: Path, base: Path, out: Path, tell: Callable[[str], None] | None = None
+    run_config_file: Path,
+    tokens: Path,
+    base: Path,
+    out: Path,
+    tell: Callable[[str], None] | None = None,
+    reload: reloading.Reload = reloading.in_a_fresh_process,
 ) -> dict[str, Any]:
     """Train, save, prove and return what ``result.json`` holds; of several processes, only the first has it.
 
     Args:
         tell: gets each line that is printed.
+        reload: loads what was saved, for the proof.
     """
+    with memory.told_in_one_sentence(out):
+        return _train(run_config_file, tokens, base, out, tell, reload)
+
+
+def _train(
+    run_config_file: Path,
+    tokens: Path,
+    base: Path,
+    out: Path,
+    tell: Callable[[str], None] | None,
+    reload: reloading.Reload,
+) -> dict[str, Any]:
     quiet_libraries()
     if launch.is_main():
         for name in OUTPUTS:
             _remove(out / name)
-    run_config = json.loads(run_config_file.read_text("utf-8"))
+    run_config = complete(json.loads(run_config_file.read_text("utf-8")))
     distributed.join(run_config["device"])
     strategy = launch.take_strategy()
     trainer, encoder = _prepared(run_config, tokens, base, out, tell, strategy)
     pairs, progress = trainer.pairs, trainer.progress
     probe = first_batch(trainer, pairs, encoder.pad_token_id)
-    first_loss = check_start(trainer, probe, has_fresh_head(base))
+    first_loss = check_start(trainer, probe, has_fresh_head(base, pairs))
     prove_layout(trainer, probe)
     # Rounding may differ between devices; all must cut the same step in the same way.
     trainer.use_layout(*distributed.gathered((trainer.layout, trainer.layout_reason))[0])
@@ -74,9 +107,14 @@ def train(
     distributed.leave()
     if not launch.is_main():
         return {}
-    parameters = _parameter_counts(model)
-    reload = saving.save_and_prove(model, encoder, base, run_config["training"]["save_dtype"], probe, out, before)
-    progress.say(_reload_line(reload))
+    parameters, save_dtype = _parameter_counts(model), run_config["training"]["save_dtype"]
+    readout = readout_of(pairs)
+    before = saving.trained_rewards(model, probe, readout) if before is None else before
+    saving.save(model, encoder, save_dtype, out, readout)
+    # Another process loads the model now, and the memory need not hold both.
+    del model
+    proof = saving.prove(out, base, encoder.pad_token_id, save_dtype, probe, before, reload, progress.say, readout)
+    progress.say(_reload_line(proof))
     result = {
         "recipe": run_config["recipe"],
         "num_pairs": progress.total_pairs,
@@ -94,10 +132,12 @@ def train(
         "strategy": strategy if num_processes > 1 else "none",
         "unshared_pairs": pairs.unshared,
         **_attribute_facts(run_config, pairs),
+        **_block_facts(run_config),
         **parameters,
         **told,
         "peak_memory_gb": most_memory_gb,
-        "reload": reload,
+        "hardware": hardware(run_config["device"]),
+        "reload": proof,
     }
     fsync_tree(out)
     _write_last(out / RESULT, result)
@@ -124,10 +164,10 @@ def _prepared(
         run_config["num_steps"],
         run_config["num_train_pairs"],
         tell,
-        training["batch_unit"],
+        "solutions" if training["batch_unit"] == "blocks" else training["batch_unit"],
         is_silent=not launch.is_main(),
     )
-    _announce(run_config, pairs, progress)
+    _announce(run_config, pairs, progress, holds_bf16(run_config, base))
     identity = resuming.run_identity(run_config, tokens, base)
     trainer = make_trainer(run_config, encoder, pairs, base, progress, out, identity, positions, strategy)
     num_parameters = trainer.trained_model.num_parameters()
@@ -138,19 +178,28 @@ def _prepared(
 def run_to_the_end(trainer: PairTrainer) -> None:
     """Train from the newest whole state, or from the start; a signal first gets the last whole step written.
 
+    The state after the last step lies on the disk before the model is saved and proved, which a signal or a kill may
+    end: the same command then makes no step again.
+
     Raises:
         Terminated: a signal came.
+        OutOfMemory: a micro-batch does not fit; the last whole step is written here too.
     """
     state = resuming.find_state(trainer)
-    if state and state.read(resuming.PROGRESS)["beside"]["has_stopped_early"]:
-        trainer.take_up_ended(state.folder)
+    if state and state.read(resuming.PROGRESS)["is_finished"]:
+        trainer.take_up_finished(state.folder)
         return
+    trainer.tell_grace()
     with process.deferring_signals():
         try:
             trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
             distributed.end_if_asked()
+            trainer.save_finished()
         except process.Terminated:
             trainer.save_state()
+            raise
+        except memory.OutOfMemory:
+            trainer.save_between_steps()
             raise
 
 
@@ -169,7 +218,9 @@ def _told(trainer: PairTrainer, out: Path) -> dict[str, Any]:
 
 
 def load_data(run_config: Mapping[str, Any], tokens: Path) -> TrainPairs | TrainResponses:
-    """Read the train split as the objective takes it: pairs, or labelled responses."""
+    """Read the train split as the objective takes it: pairs, labelled responses or solutions."""
+    if run_config["objective"] in KINDS:
+        return load_solutions(tokens, run_config["objective"])
     if run_config["objective"] in objectives.ON_RESPONSES:
         return load_responses(tokens, run_config["objective"], run_config["attributes"])
     return load_pairs(tokens)
@@ -181,6 +232,11 @@ def _attribute_facts(run_config: Mapping[str, Any], data: TrainPairs | TrainResp
         return {}
     weights = attribute_weights(run_config)
     return {"attributes": {name: {"weight": weights[name], "scales": data.scales[name]} for name in data.scales}}
+
+
+def _block_facts(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, where a step counts blocks, how many solutions they hold."""
+    return {name: run_config[name] for name in BLOCK_FIELDS if name in run_config}
 
 
 def quiet_libraries() -> None:
@@ -206,9 +262,10 @@ def _check_inputs(
         )
     unit = run_config["training"]["batch_unit"]
     per_epoch = int(pairs.repeat[positions[0]].sum()) if positions else pairs.per_epoch
+    rows = "solutions" if unit == "blocks" else unit
     if per_epoch != run_config["num_train_pairs"]:
         raise UserError(
-            f"{tokens} has {per_epoch} train {unit} an epoch where the run config says "
+            f"{tokens} has {per_epoch} train {rows} an epoch where the run config says "
             f"{run_config['num_train_pairs']}; rebuild the run config"
         )
     canaries.check_tokens(pairs, encoder.pad_token_id, encoder.tokenizer.eos_token_id)
@@ -217,13 +274,24 @@ def _check_inputs(
         canaries.check_scores(pairs, run_config["objective"])
 
 
-def _announce(run_config: Mapping[str, Any], pairs: TrainPairs | TrainResponses, progress: Any) -> None:
+def _announce(
+    run_config: Mapping[str, Any], pairs: TrainPairs | TrainResponses, progress: Progress, is_bf16: bool
+) -> None:
     training = run_config["training"]
     unit = training["batch_unit"]
-    kind = f"LoRA r {training['lora']['r']}" if training["lora"] else "all weights"
+    beside = (
+        f"LoRA r {training['lora']['r']} beside {'bf16' if is_bf16 else 'fp32'} weights" if training["lora"] else None
+    )
+    kind = beside or "all weights"
+    rows = "solutions" if unit == "blocks" else unit
+    in_solutions = ""
+    if unit == "blocks":
+        in_solutions = (
+            f" of {run_config['block_tokens']} tokens (about {run_config['solutions_per_step']:.1f} solutions a step)"
+        )
     progress.say(
-        f"training {run_config['recipe']}: {len(pairs)} {unit}, {pairs.num_tokens} tokens an epoch, "
-        f"{run_config['num_steps']} steps of {training['batch_size']} {unit}, {kind}, "
+        f"training {run_config['recipe']}: {len(pairs)} {rows}, {pairs.num_tokens} tokens an epoch, "
+        f"{run_config['num_steps']} steps of {training['batch_size']} {unit}{in_solutions}, {kind}, "
         f"objective {run_config['objective']}, {run_config['device']}, {run_config['precision']}"
     )
     if run_config["num_validation_pairs"]:
@@ -248,12 +316,12 @@ def _parameter_counts(model: Any) -> dict[str, int]:
     }
 
 
-def _reload_line(reload: Mapping[str, Any]) -> str:
-    adapter = reload["adapter_max_difference"]
+def _reload_line(proof: Mapping[str, Any]) -> str:
+    adapter = proof["adapter_max_difference"]
     beside = "" if adapter is None else f", of adapter/ on its base {adapter:.1e}"
     return (
-        f"saved and loaded again: rewards of model/ differ by up to {reload['max_difference']:.1e} (tolerance "
-        f"{reload['tolerance']:.0e}){beside}; loaded in bf16 by up to {reload['bf16_max_difference']:.1e}"
+        f"saved and loaded again: rewards of model/ differ by up to {proof['max_difference']:.1e} (tolerance "
+        f"{proof['tolerance']:.0e}){beside}; loaded in bf16 by up to {proof['bf16_max_difference']:.1e}"
     )
 
 
@@ -264,6 +332,8 @@ def _write_last(path: Path, result: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.rename(path)
+    # What the result stands for is removed next.
+    fsync(path.parent)
 
 
 def _remove(path: Path) -> None:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
+from rm_workflow.models.segments import num_common
 from rm_workflow.training.run_config import num_items
 
 
@@ -89,10 +90,10 @@ class TrainPairs(PairKeys):
     @property
     def longest(self) -> int:
         """Return the tokens of the longest side of a pair."""
-        return max(self.lengths(self.longest_pair))
+        return max(self.lengths(self.place_of_longest))
 
     @property
-    def longest_pair(self) -> int:
+    def place_of_longest(self) -> int:
         """Return the position of the pair with the longest side."""
         lengths = np.diff(self.starts)
         return int(np.maximum(lengths[self.chosen], lengths[self.rejected]).argmax())
@@ -108,7 +109,7 @@ class TrainPairs(PairKeys):
         Counted on the tokens themselves, whatever the texts say: replies may begin alike too.
         """
         first, *others = (self.ids(response) for response in responses)
-        return min((_num_common(first, other) for other in others), default=0)
+        return min((num_common(first, other) for other in others), default=0)
 
     @cached_property
     def unshared(self) -> dict[str, int]:
@@ -184,12 +185,6 @@ def response_rows(wanted: pa.ChunkedArray, have: pa.ChunkedArray, file: Path) ->
 
 def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float32)
-
-
-def _num_common(chosen: npt.NDArray[np.int32], rejected: npt.NDArray[np.int32]) -> int:
-    shorter = min(len(chosen), len(rejected)) - 1
-    differs = chosen[:shorter] != rejected[:shorter]
-    return int(differs.argmax()) if differs.any() else shorter
 
 
 def training_steps(

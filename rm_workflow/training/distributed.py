@@ -30,7 +30,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from rm_workflow.errors import UserError
-from rm_workflow.models.reward_model import sequence_classifier
+from rm_workflow.models.reward_model import transformers_model, whole_head
 from rm_workflow.training import launch, process
 from rm_workflow.training.metrics import Window, merged, window_of
 from rm_workflow.training.micro_batches import Collator, MicroBatch
@@ -88,6 +88,11 @@ def is_first_to_fail() -> bool:
         return int(_get_default_store().add("failures", 1)) == 1
     except RuntimeError:  # the process that kept the count is gone
         return launch.is_main()
+
+
+def is_lost(error: Exception) -> bool:
+    """Return whether an error says that another process no longer answers: it has failed, or the system ended it."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def summed(values: Tensor) -> Tensor:
@@ -252,9 +257,12 @@ def shard(model: nn.Module, device: str) -> None:
     """
     weights = model.state_dict() if launch.is_main() else {}
     mesh = init_device_mesh(device, (size(),))
-    classifier = sequence_classifier(model)
+    classifier = transformers_model(model)
     body = getattr(classifier, classifier.base_model_prefix)
-    for unit in [*body.layers, body.get_input_embeddings()]:
+    embedding, head = body.get_input_embeddings(), whole_head(model)
+    # A weight that stands under two names stays with the whole model, which has both in one part.
+    is_tied = getattr(head, "weight", None) is embedding.weight
+    for unit in [*body.layers, *([] if is_tied else [embedding])]:
         fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh)
     # Only the parts get memory, and on the same device in all processes: else the weights are sent by different ways.

@@ -26,8 +26,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from rm_workflow.errors import UserError
-from rm_workflow.training import launch, process
+from rm_workflow.training import launch, process, training_state
 
+LOST = (
+    "one of the processes that train together no longer answers ({}); a system ends a process when memory runs out: "
+    "then lower training.micro_batch_tokens or training.distributed.processes"
+)
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
 
 
@@ -45,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if launch.is_main():
                 held.enter_context(process.locked(options.out))
                 tell = held.enter_context(_dagster_log())
+            _check_inputs(options)
             # Brings torch, which must find the environment set.
             from rm_workflow.training import checkpoint
 
@@ -53,20 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say_once(f"error: {error}")
         return 1
     except process.Terminated as ended:
-        _say_once(f"ended by {ended}; nothing is published{_kept(options.out)}")
+        _say_once(f"ended by {ended}; nothing is published{training_state.goes_on(options.out)}")
         return ended.exit_code
-    except Exception:
-        if _is_first_to_fail():
+    except Exception as error:
+        lost = _lost_another(error)
+        if lost:
+            _say_once(f"error: {lost}{training_state.goes_on(options.out)}")
+        elif _is_first_to_fail():
             raise
         return 1
     return 0
 
 
-def _kept(out: Path) -> str:
-    from rm_workflow.training import training_state
+def _check_inputs(options: argparse.Namespace) -> None:
+    from rm_workflow.training import run_config
 
-    states = training_state.kept_states(out / training_state.STATES, 1)
-    return f"; the same command goes on after step {states[0].step}" if states else ""
+    run_config.read(options.run_config)
+    if not (options.tokens / "responses.parquet").is_file():
+        raise UserError(
+            f"--tokens {options.tokens} has no responses.parquet; take the folder of a <recipe>_tokens artifact"
+        )
+    if not (options.base / "config.json").is_file():
+        raise UserError(f"--base {options.base} has no config.json; take a folder that transformers loads a model from")
 
 
 def _end_with_parent(parent: int | None) -> None:
@@ -88,6 +101,16 @@ def _is_first_to_fail() -> bool:
     from rm_workflow.training import distributed
 
     return distributed.is_first_to_fail()
+
+
+def _lost_another(error: Exception) -> str | None:
+    """Return what to say where an error means that another process is gone."""
+    if launch.size() == 1:
+        return None
+    from rm_workflow.models.reward_model import first_line
+    from rm_workflow.training import distributed
+
+    return LOST.format(first_line(error)) if distributed.is_lost(error) else None
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,10 +12,18 @@ from typing import Literal
 
 from rm_workflow.catalog.models import Distributed
 from rm_workflow.errors import UserError
+from rm_workflow.training import process
 
 Strategy = Literal["ddp", "fsdp"]
 TRAINER = "rm_workflow.training.entry"
 PORT = 29500
+# What torchrun and accelerate tell a process of its place among others.
+PLACE = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "TORCH_NCCL_ASYNC_ERROR_HANDLING"),
+)
+PLACE_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+THREADS = "OMP_NUM_THREADS"
 
 
 def command(distributed: Distributed, arguments: Sequence[str]) -> list[str]:
@@ -104,6 +112,21 @@ def take_strategy() -> Strategy:
     for name in [name for name in os.environ if name == "ACCELERATE_USE_FSDP" or name.startswith("FSDP_")]:
         del os.environ[name]
     return "fsdp"
+
+
+def environment_of_one() -> dict[str, str]:
+    """Return the environment for a process that computes alone on the CPU when the others have left.
+
+    It knows of no launcher, sees no GPU and has the threads of all processes of this machine.
+    """
+    kept = {
+        name: value for name, value in os.environ.items() if name not in PLACE and not name.startswith(PLACE_PREFIXES)
+    }
+    threads = os.environ.get(THREADS, "")
+    if is_launched() and threads.isdigit():
+        kept[THREADS] = str(int(threads) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # peft would put an adapter there first.
+    return {**kept, **process.OFFLINE, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def see_one_gpu() -> None:

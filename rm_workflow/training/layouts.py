@@ -10,9 +10,9 @@
   that the prompt's responses begin with once for all.
 
 ``padded`` and ``grouped`` need no mask: rows are padded on the right, and no token of a causal body attends to what
-follows it. The others are one row of segments (``attention.py``). What stands once is decided on tokens: responses
-whose prompts are not equal token by token share nothing. Shapes: R rows, T tokens of a row, P pairs of a micro-batch,
-S segments.
+follows it. The others are one row of segments (``models/segments.py``). What stands once is decided on tokens:
+responses whose prompts are not equal token by token share nothing. Shapes: R rows, T tokens of a row, P pairs of a
+micro-batch, S segments.
 """
 
 import itertools
@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from rm_workflow.models import segments
 from rm_workflow.training.data import TrainPairs
-from rm_workflow.training.micro_batches import Collator, MicroBatch, within_budget
+from rm_workflow.training.micro_batches import Collator, MicroBatch, within_budget, within_sum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,11 +40,6 @@ SHARING = frozenset({"shared", "kwise"})
 SHARING_PAYS_FROM = 1.05
 # Tokens of so many steps, which hold a keyed and therefore fair sample, tell the ratio.
 SAMPLED_STEPS = 200
-# FlexAttention works in blocks of so many tokens and is compiled for each length of a row: rows on a GPU are filled up
-# to one of so many lengths.
-BLOCK = 128
-LENGTHS_OF_ROWS = 8
-TAKEN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class StepCollator(Collator):
 
     Attributes:
         budget: tokens of one micro-batch, padding included; one longer pair still makes a micro-batch.
-        device: ``cuda`` fills rows up to few lengths (``LENGTHS_OF_ROWS``).
+        device: ``cuda`` fills rows up to few lengths (``segments.LENGTHS_OF_ROWS``).
     """
 
     pairs: TrainPairs
@@ -95,7 +91,7 @@ class StepCollator(Collator):
     def cut(self, units: Sequence[Any], budget: int) -> Iterator[Sequence[Any]]:
         """Cut bundles, or positions, into runs within a budget of tokens."""
         if self.layout in ONE_ROW:
-            return within(budget, units)
+            return within_sum(units, [bundle.num_tokens for bundle in units], budget)
         return within_budget(units, [2 * self.width(position) for position in units], budget)
 
     def lay_out(self, run: Sequence[Any]) -> MicroBatch:
@@ -113,22 +109,11 @@ class StepCollator(Collator):
     @property
     def multiple(self) -> int:
         """Return what the tokens of a row are a multiple of."""
-        return BLOCK * max(1, self.budget // (BLOCK * LENGTHS_OF_ROWS)) if self.device == "cuda" else 1
+        return segments.multiple_of_rows(self.device, self.budget)
 
     def width(self, position: int) -> int:
         """Return the tokens of the longer side of a pair."""
         return max(self.pairs.lengths(position))
-
-
-def within(budget: int, bundled: Iterable[Bundle]) -> Iterator[list[Bundle]]:
-    """Cut bundles into runs whose tokens stay within the budget; a larger bundle is a run of its own."""
-    run: list[Bundle] = []
-    for bundle in bundled:
-        if run and sum(other.num_tokens for other in run) + bundle.num_tokens > budget:
-            yield run
-            run = []
-        run.append(bundle)
-    yield run
 
 
 def bundles(pairs: TrainPairs, positions: Sequence[int], layout: Layout, budget: int) -> Iterator[Bundle]:
@@ -168,61 +153,36 @@ def trees(pairs: TrainPairs, responses: Sequence[int], share: bool = True) -> It
 
 
 def one_row(pairs: TrainPairs, bundled: Sequence[Bundle], pad_token_id: int, multiple: int = 1) -> MicroBatch:
-    """Lay out bundles in one row; positions of a segment count on from those of the segment it begins with.
+    """Lay out bundles in one row.
 
     Args:
         multiple: the row is filled up with a segment of padding to a multiple of so many tokens.
 
     Returns:
-        As ``padded_batch`` with R = 1, and position_ids [1, T], segments [S, 3]: the table of ``attention.py``.
+        As ``padded_batch`` with R = 1, and position_ids [1, T] and segments [S, 3] as ``segments.Row`` gives them.
     """
     import torch
 
-    row = _Row()
+    row = segments.Row()
     chosen_end, rejected_end = [], []
     for bundle in bundled:
-        ends = {response: end for tree in bundle.trees for response, end in row.add(pairs, tree)}
+        ends = {response: end for tree in bundle.trees for response, end in _add(row, pairs, tree)}
         chosen_end += [ends[int(pairs.chosen[position])] for position in bundle.positions]
         rejected_end += [ends[int(pairs.rejected[position])] for position in bundle.positions]
-    if padding := -row.length % multiple:
-        row.add_segment(np.full(padding, pad_token_id, dtype=np.int32))
+    row.fill(multiple, pad_token_id)
     index = np.asarray([position for bundle in bundled for position in bundle.positions], dtype=np.int64)
     return {
-        "input_ids": torch.from_numpy(np.concatenate(row.tokens).astype(np.int64))[None],
-        "position_ids": torch.from_numpy(np.concatenate(row.places))[None],
-        "segments": torch.tensor(row.segments),
+        **row.tensors(),
         "row_index": torch.zeros(2 * len(index), dtype=torch.int64),
         "end_index": torch.tensor(chosen_end + rejected_end),
         **_of_pairs(pairs, index),
     }
 
 
-class _Row:
-    """A row that grows by segments."""
-
-    def __init__(self) -> None:
-        self.tokens: list[npt.NDArray[np.int32]] = []
-        self.places: list[npt.NDArray[np.int64]] = []
-        self.segments: list[tuple[int, int, int]] = []
-        self.length = 0
-
-    def add(self, pairs: TrainPairs, tree: Tree) -> Iterator[tuple[int, int]]:
-        """Append a tree and yield where the last token of each response stands."""
-        root = -1
-        if tree.num_common:
-            root = self.add_segment(pairs.ids(tree.responses[0])[: tree.num_common])
-        for response in tree.responses:
-            self.add_segment(pairs.ids(response)[tree.num_common :], root, tree.num_common)
-            yield response, self.length - 1
-
-    def add_segment(self, tokens: npt.NDArray[np.int32], prefix: int = -1, first_place: int = 0) -> int:
-        """Append a segment and return its number."""
-        end = self.length + len(tokens)
-        self.tokens.append(tokens)
-        self.places.append(np.arange(first_place, first_place + len(tokens)))
-        self.segments.append((self.length, end, prefix))
-        self.length = end
-        return len(self.segments) - 1
+def _add(row: segments.Row, pairs: TrainPairs, tree: Tree) -> Iterator[tuple[int, int]]:
+    """Append a tree and yield where the last token of each response stands."""
+    ends = row.add([pairs.ids(response) for response in tree.responses], tree.num_common)
+    return zip(tree.responses, ends, strict=True)
 
 
 def padded_batch(pairs: TrainPairs, positions: Sequence[int], pad_token_id: int) -> MicroBatch:
@@ -237,7 +197,7 @@ def padded_batch(pairs: TrainPairs, positions: Sequence[int], pad_token_id: int)
     index = np.asarray(positions, dtype=np.int64)
     rows = [pairs.ids(response) for response in np.concatenate([pairs.chosen[index], pairs.rejected[index]])]
     return {
-        "input_ids": torch.from_numpy(_padded(rows, pad_token_id)),
+        "input_ids": torch.from_numpy(padded_rows(rows, pad_token_id)),
         "row_index": torch.arange(len(rows)),
         "end_index": torch.tensor([len(row) - 1 for row in rows]),
         **_of_pairs(pairs, index),
@@ -252,7 +212,8 @@ def followed(padded: MicroBatch, num_tokens: int, token_id: int) -> MicroBatch:
     return {**padded, "input_ids": torch.cat([padded["input_ids"], more], dim=1)}
 
 
-def _padded(rows: Sequence[npt.NDArray[np.integer]], fill: int) -> npt.NDArray[np.int64]:
+def padded_rows(rows: Sequence[npt.NDArray[np.integer]], fill: int) -> npt.NDArray[np.int64]:
+    """Return [R, T] the rows, each filled up on its right."""
     table = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
     for target, row in zip(table, rows, strict=True):
         target[: len(row)] = row
@@ -291,7 +252,8 @@ def choose(
     """Return the layout to train in and why, for a recipe's ``training.layout``.
 
     Args:
-        requested: ``auto`` or a layout; one row gives way to ``grouped`` where the body cannot take its mask.
+        requested: ``auto``, with dropout ``packed``, or a layout; one row gives way to ``grouped`` where the body
+            cannot take its mask.
         steps: positions of the pairs of each optimiser step.
         budget: tokens of one micro-batch.
         device: ``cpu`` or ``cuda``.
@@ -300,10 +262,11 @@ def choose(
     if requested in ("padded", "grouped"):
         return ("padded" if requested == "padded" else "grouped"), "asked for"
     ratios = {layout: token_ratio(pairs, steps, layout, budget) for layout in LAYOUTS if layout in ONE_ROW}
-    layout = _fewest_tokens(ratios) if requested == "auto" else next(name for name in LAYOUTS if name == requested)
+    fewest = "packed" if dropout else _fewest_tokens(ratios)
+    layout = fewest if requested == "auto" else next(name for name in LAYOUTS if name == requested)
     reason = f"the pairs have {ratios[layout]:.2f} times the tokens that it computes"
-    obstacle = _obstacle(layout, pairs, model, device, dropout)
-    return ("grouped", f"{layout} is not taken: {obstacle}") if obstacle else (layout, reason)
+    told = obstacle(layout, pairs.longest, model, device, dropout)
+    return ("grouped", f"{layout} is not taken: {told}") if told else (layout, reason)
 
 
 def _fewest_tokens(ratios: Mapping[Layout, float]) -> Layout:
@@ -314,16 +277,13 @@ def _fewest_tokens(ratios: Mapping[Layout, float]) -> Layout:
     return best
 
 
-def _obstacle(layout: Layout, pairs: TrainPairs, model: "PreTrainedModel", device: str, dropout: float) -> str | None:
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    others = set(getattr(config, "layer_types", None) or ()) - TAKEN_LAYERS
+def obstacle(layout: Layout, longest: int, model: "PreTrainedModel", device: str, dropout: float) -> str | None:
+    """Return why a layout of one row is not taken, or None where it is.
+
+    Args:
+        longest: tokens of the longest response with its prompt.
+        dropout: of the LoRA adapters.
+    """
     if dropout and layout in SHARING:
         return "dropout would draw once for what several responses share"
-    if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
-        return f"attention {model.config._attn_implementation} takes no segments"
-    if others:
-        return f"layers of kind {', '.join(sorted(others))} take no segments"
-    if device != "cpu" and window and window < pairs.longest:
-        return f"the body attends to {window} tokens and a conversation has {pairs.longest}"
-    return None
+    return segments.obstacle(model, device, longest)

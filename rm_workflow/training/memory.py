@@ -1,7 +1,9 @@
 """What to do when the memory does not suffice: the run ends with the token budget that was seen to fit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from rm_workflow.errors import UserError
 from rm_workflow.training import distributed
 from rm_workflow.training.micro_batches import MicroBatch
+from rm_workflow.training.training_state import goes_on
 
 if TYPE_CHECKING:
     from rm_workflow.training.trainer import PairTrainer
@@ -20,16 +23,51 @@ MOMENTS = 2
 SMALLEST_BUDGET = 16
 
 
+ADVICE = (
+    "out of memory: weights, gradients and the optimizer's state do not fit beside each other; train a LoRA "
+    "(training.lora), share the model (training.distributed with strategy fsdp) or, where steps were made before, "
+    "lower training.micro_batch_tokens"
+)
+
+
+class OutOfMemory(UserError):
+    """The memory does not suffice; says what to lower."""
+
+
+@contextmanager
+def told_in_one_sentence(out: Path) -> Iterator[None]:
+    """End what runs within with one sentence where memory does not suffice, wherever that is seen.
+
+    A micro-batch has a better one (``guarded``). This is for all else: the model on its way to the device, the first
+    step of the optimizer, which allocates its state, an evaluation, the proof. Both name the state from which the run
+    goes on.
+
+    Args:
+        out: folder of the trainer.
+
+    Raises:
+        OutOfMemory: it does not.
+    """
+    try:
+        yield
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{error}{goes_on(out)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{ADVICE}{goes_on(out)}") from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether torch found no memory, on a GPU or for a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or CPU_MESSAGE in str(error)
+    """Tell whether there was no memory, on a GPU or for a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_MESSAGE in str(error)
 
 
 def guarded(trainer: "PairTrainer", batch: MicroBatch, compute: Callable[[], Tensor]) -> Tensor:
     """Return what ``compute`` makes of one micro-batch, or end the run with a sentence where memory does not suffice.
 
     Raises:
-        UserError: it does not fit; names ``micro_batch_tokens`` that do, as tried on the pairs of this micro-batch.
+        OutOfMemory: it does not fit; names ``micro_batch_tokens`` that do, as tried on the pairs of this micro-batch.
     """
     try:
         return compute()
@@ -37,7 +75,7 @@ def guarded(trainer: "PairTrainer", batch: MicroBatch, compute: Callable[[], Ten
         if not is_out_of_memory(error):
             raise
     # Outside the handler: the traceback of the exception holds the tensors that filled the memory.
-    raise UserError(advice(trainer, batch))
+    raise OutOfMemory(advice(trainer, batch))
 
 
 def advice(trainer: "PairTrainer", batch: MicroBatch) -> str:

@@ -4,17 +4,21 @@ A line of ``metrics.jsonl``::
 
     {"step": 5, "epoch": 0.27, "loss": 0.6712, "accuracy": 0.59, "margin": 0.041, "learning_rate": 0.0002,
      "grad_norm": 1.92, "pairs": 64, "tokens": 9120, "seconds": 11.8, "steps_per_second": 0.34, "pairs_per_second": 5.4,
-     "tokens_per_second": 773.0, "useful_share": 0.96, "mfu": null, "memory_gb": 2.9, "total_pairs": 80,
-     "elapsed": 14.9, "sources": {"hh": {"accuracy": 0.59, "pairs": 64}}}
+     "tokens_per_second": 773.0, "useful_share": 0.96, "micro_batches": 1.2, "mfu": null, "memory_gb": 2.9,
+     "total_pairs": 80, "elapsed": 14.9, "judged": 64, "sources": {"hh": {"accuracy": 0.59, "pairs": 64}}}
 
 All figures but ``step``, ``epoch``, ``learning_rate``, ``grad_norm``, ``memory_gb`` (the most so far), ``total_pairs``
-and ``elapsed`` are over the pairs since the line before. Where a step counts responses or prompts
-(``training.batch_unit``), these are called pairs here too; ``ResponseTrainer.item_losses`` says what their margin is,
-above 0 where the reward is right. ``tokens`` are those of both sides without padding, as if nothing were shared;
-``useful_share`` is the share of computed positions that are no padding; ``mfu`` is explained in ``speed.py``.
+and ``elapsed`` are over the pairs since the line before. Where a step counts responses, prompts or blocks of solutions
+(``training.batch_unit``), responses, prompts or solutions are called pairs here too; ``ResponseTrainer.item_losses``
+says what their margin is, above 0 where the reward is right. Accuracy and margin, of a source too, are over those of
+which that can be told (``judged``), and null where there are none; of solutions they and the loss are over the labels.
+``tokens`` are those of both sides without padding, as if nothing were shared; ``useful_share`` is the share of computed
+positions that are no padding; ``micro_batches`` is the mean number that a step was accumulated from; ``mfu`` is
+explained in ``speed.py``.
 """
 
 import json
+import math
 import sys
 import time
 from collections import defaultdict
@@ -27,7 +31,8 @@ from typing import Any
 from rm_workflow.training.speed import Speed, peak_memory_gb
 
 # Fields of a window that several processes add up; they make their steps together.
-ADDED = ("weighted_loss", "weight", "margin", "correct", "pairs", "tokens", "filled", "computed")
+COUNTED = ("correct", "judged", "pairs", "tokens", "filled", "computed", "micro_batches")
+ADDED = ("weighted_loss", "weight", "margin", *COUNTED)
 
 
 @dataclass
@@ -38,16 +43,19 @@ class Window:
     weight: float = 0.0
     margin: float = 0.0
     correct: int = 0
+    judged: int = 0
     pairs: int = 0
     tokens: int = 0
     filled: int = 0
     computed: int = 0
+    micro_batches: int = 0
     steps: int = 0
     largest_margin: float = 0.0
     by_source: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
 
     def add(
         self,
+        num_items: int,
         weighted_loss: float,
         weight: float,
         margins: Sequence[float],
@@ -59,8 +67,10 @@ class Window:
         """Add one micro-batch.
 
         Args:
-            weighted_loss: sum of weight x loss over its pairs.
-            margins: [pairs] reward of chosen - reward of rejected; a tie counts as wrong.
+            num_items: its pairs.
+            weighted_loss: sum of weight x loss over its pairs, or over the labels of its solutions.
+            margins: [pairs], or [labels], reward of chosen - reward of rejected; a tie counts as wrong. NaN where no
+                reward is right or wrong.
             tokens: tokens of both sides without padding.
             filled: positions that were computed and are no padding.
             computed: positions that were computed.
@@ -70,11 +80,15 @@ class Window:
         self.tokens += tokens
         self.filled += filled
         self.computed += computed
+        self.micro_batches += 1
+        self.pairs += num_items
         for margin, source in zip(margins, sources, strict=True):
+            if math.isnan(margin):
+                continue
             self.margin += margin
             self.largest_margin = max(self.largest_margin, abs(margin))
             self.correct += margin > 0
-            self.pairs += 1
+            self.judged += 1
             self.by_source[source][0] += margin > 0
             self.by_source[source][1] += 1
 
@@ -82,8 +96,9 @@ class Window:
         """Return loss, accuracy and margin of these pairs, overall and by source."""
         return {
             "loss": self.weighted_loss / self.weight,
-            "accuracy": self.correct / self.pairs,
-            "margin": self.margin / self.pairs,
+            "accuracy": self.correct / self.judged if self.judged else None,
+            "margin": self.margin / self.judged if self.judged else None,
+            "judged": self.judged,
             "sources": {
                 name: {"accuracy": correct / pairs, "pairs": pairs}
                 for name, (correct, pairs) in sorted(self.by_source.items())
@@ -198,6 +213,7 @@ class Progress:
             "pairs_per_second": window.pairs / seconds,
             "tokens_per_second": window.tokens / seconds,
             "useful_share": window.filled / window.computed,
+            "micro_batches": window.micro_batches / window.steps,
             "mfu": self.speed.mfu(window.filled / seconds) if self.speed else None,
             "memory_gb": peak_memory_gb(self.speed.device) if self.speed else None,
             "total_pairs": self.total_pairs,
@@ -215,12 +231,16 @@ class Progress:
         mfu = "" if row["mfu"] is None else f"  MFU {row['mfu']:.1%}"
         memory = "" if row["memory_gb"] is None else f"  {row['memory_gb']:.1f} GB"
         return (
-            f"step {row['step']}/{self.num_steps}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.3f}  "
-            f"margin {row['margin']:.3f}  lr {row['learning_rate']:.2e}  grad norm {row['grad_norm']:.2f}  "
+            f"step {row['step']}/{self.num_steps}  loss {row['loss']:.4f}  accuracy {_fixed(row['accuracy'])}  "
+            f"margin {_fixed(row['margin'])}  lr {row['learning_rate']:.2e}  grad norm {row['grad_norm']:.2f}  "
             f"{row['steps_per_second']:.2f} steps/s  {row['pairs_per_second']:.1f} {self.unit}/s  "
             f"{row['tokens_per_second']:.0f} tokens/s  {row['useful_share']:.0%} useful{mfu}{memory}  "
             f"ETA {clock(remaining)}"
         )
+
+
+def _fixed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def clock(seconds: float) -> str:

@@ -46,6 +46,19 @@ class Collator(ABC):
         """Return the tokens that a run computes, padding included."""
 
 
+def within_sum(units: Sequence[Any], tokens: Sequence[int], budget: int) -> Iterator[list[Any]]:
+    """Cut units into runs whose ``tokens`` add up to the budget at most; a larger unit is a run of its own."""
+    run: list[Any] = []
+    filled = 0
+    for unit, more in zip(units, tokens, strict=True):
+        if run and filled + more > budget:
+            yield run
+            run, filled = [], 0
+        run.append(unit)
+        filled += more
+    yield run
+
+
 def within_budget(positions: Sequence[int], tokens: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
     """Cut positions into runs whose number times their greatest ``tokens`` stays within the budget."""
     start, widest = 0, 0

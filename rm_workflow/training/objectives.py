@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
-from rm_workflow.errors import UserError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
 PairLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 ResponseLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-Unit = Literal["pairs", "prompts", "responses"]
+Unit = Literal["pairs", "prompts", "responses", "blocks"]
 
 # The likelihood of k responses that share a rank takes 2^k terms.
 MOST_TIED = 10
@@ -182,6 +180,34 @@ def scalar_orm(outputs: "Tensor", targets: "Tensor", item: "Tensor") -> "Tensor"
     return binary_cross_entropy_with_logits(outputs, targets, reduction="none").squeeze(-1)
 
 
+def generative(outputs: "Tensor", targets: "Tensor", item: "Tensor") -> "Tensor":
+    """Return -y log p(+) - (1 - y) log p(-), p over the whole vocabulary, y the probability that the step is right.
+
+    The cross-entropy of the one token of a verdict, as RLHFlow trains its outcome and process models
+    (RLHFlow/RLHF-Reward-Modeling, math-rm); of a soft label (Math-Shepherd, arXiv 2312.08935) that of both tokens.
+
+    Args:
+        outputs: [L, 2] log p(+) and log p(-) where each label is read.
+        targets: [L, 1] probabilities from 0 to 1.
+        item: [L], 0 .. L - 1: each label has its own loss.
+
+    Returns:
+        [L] losses.
+    """
+    del item
+    right = targets[:, 0]
+    return -right * outputs[:, 0] - (1 - right) * outputs[:, 1]
+
+
+def token_prm(outputs: "Tensor", targets: "Tensor", item: "Tensor") -> "Tensor":
+    """Return -y log sigmoid(r) - (1 - y) log(1 - sigmoid(r)) at the end of each step (Uesato et al., arXiv 2211.14275).
+
+    Args:
+        outputs: [L, 1] logits; [L, 1] targets and ``item`` as of ``generative``. Its value at r = 0 is ln 2.
+    """
+    return scalar_orm(outputs, targets, item)
+
+
 def weighted_sum(losses: "Tensor", weights: "Tensor") -> "Tensor":
     """Return sum(w l), shape []; divided by sum(w) of the whole step it is the step's share of these items.
 
@@ -197,12 +223,13 @@ class OnResponses:
     Attributes:
         loss: (outputs [R, A], targets [R, A], item [R]) -> [items].
         unit: what an item is.
-        target: what the targets are: ``rank`` and ``outcome`` one column, ``ratings`` one for each attribute.
+        target: what the targets are: ``rank`` and ``outcome`` one column, ``ratings`` one for each attribute,
+            ``labels`` one for each labelled token of a solution.
     """
 
     loss: ResponseLoss
     unit: Unit
-    target: Literal["rank", "ratings", "outcome"]
+    target: Literal["rank", "ratings", "outcome", "labels"]
 
 
 PAIRWISE: dict[str, PairLoss] = {
@@ -215,21 +242,15 @@ ON_RESPONSES: dict[str, OnResponses] = {
     "plackett_luce": OnResponses(plackett_luce, "prompts", "rank"),
     "regression": OnResponses(regression, "responses", "ratings"),
     "scalar_orm": OnResponses(scalar_orm, "responses", "outcome"),
+    "token_prm": OnResponses(token_prm, "blocks", "labels"),
+    "generative_orm": OnResponses(generative, "blocks", "labels"),
+    "generative_prm": OnResponses(generative, "blocks", "labels"),
 }
 
 
 def unit(name: str) -> Unit:
-    """Return what an optimiser step of an objective counts.
-
-    Raises:
-        UserError: the objective is known to the catalogue and not built yet.
-    """
-    if name in PAIRWISE:
-        return "pairs"
-    if name not in ON_RESPONSES:
-        built = ", ".join([*PAIRWISE, *ON_RESPONSES])
-        raise UserError(f"objective {name} is not built yet; set 'objective' to one of {built}")
-    return ON_RESPONSES[name].unit
+    """Return what an optimiser step of an objective counts."""
+    return "pairs" if name in PAIRWISE else ON_RESPONSES[name].unit
 
 
 def get(name: str) -> PairLoss:

@@ -1,9 +1,9 @@
 """What a recipe will cost, from its text alone: pairs, steps, tokens, memory, hours. Nothing runs, torch is not loaded.
 
 Pairs and steps are exact where the pairs were counted; the rest is an estimate by the formulas in this file. Set
-against what was measured elsewhere: the Qwen2.5-7B HH LoRA card took 9.2 hours on one RTX 5090 (here 9.8) and 18 GB,
-which only frozen weights in bf16 explain (here 31.9, in fp32), SmolLM2-135M as a LoRA with 8 sequences of 256 tokens
-3.0 GB on a CPU (here 2.9).
+against what was measured elsewhere: the Qwen2.5-7B HH LoRA card took 9.2 hours on one RTX 5090 (here 9.8) and 18 GB
+(here 18.8), SmolLM2-135M as a LoRA beside fp32 weights with 8 sequences of 256 tokens 3.0 GB on a CPU (here 2.7, beside
+bf16 weights).
 """
 
 import json
@@ -15,11 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog, PairSet, PairSetUse, Recipe, Source, Training
+from rm_workflow.catalog import licences, rollout_cost
+from rm_workflow.catalog.models import ANNOTATION, Catalog, PairSet, PairSetUse, Recipe, Source, Training
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
-from rm_workflow.settings import Settings
+from rm_workflow.settings import Settings, user_path
 from rm_workflow.training.run_config import num_steps, num_steps_of_prompts
 
 if TYPE_CHECKING:
@@ -31,15 +31,20 @@ GB = 1e9
 # about 200 tokens, chat sets of the UltraFeedback kind have about 500 to 600 whatever the limit is.
 FILLED_SHARE = 0.4
 TYPICAL_TOKENS = 600
+# Worked solutions: of GSM8K with their problem about 220 (gsm8k_rollouts), those of MATH are longer; turn by turn, with
+# a label after each step, each of some 16 steps has its turn marks too (prmbench_prm800k: 780).
+SOLUTION_TOKENS = {"generative_orm": 300, "scalar_orm": 300, "token_prm": 400, "generative_prm": 600}
 
-# Sequences of what a step counts; ranked lists mostly have four responses (UltraFeedback, HelpSteer).
-SEQUENCES = {"pairs": 2, "prompts": 4, "responses": 1}
+# Sequences of what a step counts; ranked lists mostly have four responses (UltraFeedback, HelpSteer). Packed blocks are
+# filled with single solutions.
+SEQUENCES = {"pairs": 2, "prompts": 4, "responses": 1, "blocks": 1}
 
 # Share of the peak that training reaches (torchtitan, 8B on H100: 33 to 39 %), padding not counted.
 MODEL_FLOPS_UTILISATION = 0.35
 
-# In fp32, also where the forward pass computes in bf16 (autocast).
+# In fp32, also where the forward pass computes in bf16 (autocast), but for the matrices beside a LoRA.
 WEIGHT_BYTES = 4
+FROZEN_BYTES = 2
 GRADIENT_BYTES = 4
 ADAM_BYTES = 8  # two moments
 RUNTIME_GB = 1.0  # libraries, device context
@@ -87,6 +92,7 @@ class Architecture:
     Attributes:
         query: width of all query heads together.
         key_value: width of all key heads together.
+        dtype: what its weights are stored in, None where that is not known.
     """
 
     layers: int
@@ -95,6 +101,7 @@ class Architecture:
     key_value: int
     intermediate: int
     vocabulary: int
+    dtype: str | None = None
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -146,13 +153,18 @@ def plan(
     counted_pairs: int | None,
     device: str | None = None,
     keys: "PairKeys | None" = None,
+    counted_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Return CONTRACT's ``plan`` shape; what is not known is None.
+
+    Of a recipe whose steps count packed blocks, ``num_samples`` are the solutions of an epoch and ``num_blocks`` the
+    blocks that all epochs fill, at least: no sample is split, so that most blocks end with a few tokens unused.
 
     Args:
         counted_pairs: train pairs of an epoch that a materialized mixture really holds, or None.
         device: a name of ``DEVICES``; None takes the device of this machine.
         keys: of the train pairs where they are made; without them steps of whole prompts are not known.
+        counted_tokens: of an epoch, where its tokens are made; estimated else.
 
     Raises:
         UserError: the device is not in the table.
@@ -163,6 +175,8 @@ def plan(
     published = published_pairs(recipe, catalog)
     num_pairs = published if counted_pairs is None else counted_pairs
     num_tokens = None if num_pairs is None else estimated_tokens(num_pairs, recipe)
+    if counted_tokens is not None:
+        num_tokens = math.ceil(counted_tokens * Fraction(str(training.epochs)))
     architecture = base_architecture(recipe.base, settings)
     parts = memory_parts_gb(architecture, recipe) if architecture else None
     return {
@@ -180,7 +194,9 @@ def plan(
         "max_length": recipe.tokens.max_length,
         "num_pairs": num_pairs,
         "num_pairs_source": _pairs_origin(counted_pairs, published),
-        "num_steps": _planned_steps(training, num_pairs, keys),
+        "num_steps": _planned_steps(recipe, num_pairs, num_tokens, keys),
+        "num_samples": num_pairs if training.batch_unit == "blocks" else None,
+        "num_blocks": _num_blocks(recipe, num_tokens),
         "num_tokens": num_tokens,
         "device": name,
         "device_memory_gb": DEVICES[name].memory_gb,
@@ -190,23 +206,39 @@ def plan(
         "memory_parts_gb": parts,
         "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
         "licences": licences.of_recipe(recipe, catalog),
+        "annotation": _annotation_cost(recipe, catalog),
+        "test_problems": licences.test_problems(recipe, catalog),
     }
 
 
-def _planned_steps(training: Training, num_pairs: int | None, keys: "PairKeys | None") -> int | None:
+def _num_blocks(recipe: Recipe, num_tokens: int | None) -> int | None:
+    if recipe.training.batch_unit != "blocks" or num_tokens is None:
+        return None
+    return math.ceil(num_tokens / recipe.tokens.max_length)
+
+
+def _planned_steps(
+    recipe: Recipe, num_pairs: int | None, num_tokens: int | None, keys: "PairKeys | None"
+) -> int | None:
+    training = recipe.training
+    if training.batch_unit == "blocks":
+        blocks = _num_blocks(recipe, num_tokens)
+        return None if blocks is None else math.ceil(blocks / training.batch_size)
     if training.grouping == "prompts":
         return None if keys is None else num_steps_of_prompts(keys, training)
     return None if num_pairs is None else num_steps(num_pairs, training.epochs, training.batch_size)
 
 
 def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
-    """Return the train pairs of an epoch that the publishers' own counts add up to, None for a mixture of responses.
+    """Return the train pairs of an epoch that the publishers' own counts add up to, None for a mixture of ratings.
+
+    Of solutions with outcome or step labels, each published row is one; the split by hash takes its share of them.
 
     Each pair set gives its ``count`` or ``fraction``; of all together ``sample`` takes at most so many, from each pair
     set as many as its share; what is left counts as often as it is repeated.
     """
     if recipe.mixture.kind != "pairs":
-        return None
+        return _published_solutions(recipe, catalog)
     uses = recipe.mixture.pair_sets
     pair_sets = [catalog.pair_sets[use.name] for use in uses]
     counts = [_published_of(pair_set, catalog.sources[pair_set.source]) for pair_set in pair_sets]
@@ -218,6 +250,35 @@ def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
     if sample is None or sample.train_pairs is None or sample.train_pairs >= sum(known):
         return per_epoch
     return round(sample.train_pairs * per_epoch / sum(known))
+
+
+def _published_solutions(recipe: Recipe, catalog: Catalog) -> int | None:
+    mixture = recipe.mixture
+    annotated = _annotation_cost(recipe, catalog)
+    counts = [
+        annotated["trajectories"] if annotated and name == ANNOTATION else _published_train(catalog.sources[name])
+        for name in mixture.labelled_sources
+    ]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts) or mixture.sample or recipe.training.batch_unit == "prompts" or mixture.attributes:
+        return None
+    repeats = [use.repeat for use in mixture.responses] + [use.repeat for use in mixture.trajectories]
+    held_out = mixture.split.test_share if mixture.split.by == "hash" else 0.0
+    return round(sum(count * repeat for count, repeat in zip(known, repeats, strict=True)) * (1 - held_out))
+
+
+def _published_train(source: Source) -> int | None:
+    return source.published_rows.get("train")
+
+
+def _annotation_cost(recipe: Recipe, catalog: Catalog) -> dict[str, Any] | None:
+    """Return what a recipe's own annotation will write, None for a recipe without one."""
+    if recipe.annotation is None:
+        return None
+    published = _published_train(catalog.sources[recipe.annotation.problems])
+    wanted = recipe.annotation.num_problems
+    known = [number for number in (published, wanted) if number is not None]
+    return rollout_cost.estimate(recipe.annotation, min(known) if known else None)
 
 
 def _taken(count: int, use: PairSetUse) -> int:
@@ -241,7 +302,8 @@ def _pairs_origin(counted: int | None, published: int | None) -> str | None:
 
 def estimated_tokens(num_pairs: int, recipe: Recipe) -> int:
     """Return the tokens that training reads, each sequence filled as ``FILLED_SHARE`` says."""
-    length = min(FILLED_SHARE * recipe.tokens.max_length, TYPICAL_TOKENS)
+    typical = SOLUTION_TOKENS.get(recipe.objective, TYPICAL_TOKENS)
+    length = min(FILLED_SHARE * recipe.tokens.max_length, typical)
     sequences = SEQUENCES.get(recipe.training.batch_unit, 2)
     return round(sequences * num_pairs * recipe.training.epochs * length)
 
@@ -249,25 +311,28 @@ def estimated_tokens(num_pairs: int, recipe: Recipe) -> int:
 def memory_parts_gb(architecture: Architecture, recipe: Recipe) -> dict[str, float]:
     """Return what fills the peak memory of one device, in GB of 10^9 bytes.
 
-    - weights: 4 bytes a parameter, of a LoRA adapter too; gradients 4 and optimizer 8 bytes a trained parameter.
+    - weights: 4 bytes a parameter, of a LoRA adapter too, but 2 in the frozen matrices beside one that trains in bf16
+      on a base that is stored in bf16, or in what is not known; gradients 4 and optimizer 8 bytes a trained parameter.
     - gathered: FSDP cuts these three into one part a process. A process computes with whole layers in turn: it holds
       the weights of two layers, or of one and the embedding where that is larger, and the gradients of one layer twice
       (as computed, and laid out for the exchange).
-    - activations of one forward pass of ``micro_batch_tokens``, or of one pair where that is longer; runtime.
+    - activations of one forward pass of ``micro_batch_tokens``, or of one pair (or packed block) where that is longer;
+      runtime.
     """
     training = recipe.training
     spread = training.distributed
     adapter = architecture.adapter(training.lora.r, training.lora.target_modules) if training.lora else 0
-    parameters = architecture.total + adapter
-    trained = adapter or parameters
+    trained = adapter or architecture.total
     is_sharded = spread.strategy == "fsdp" and spread.num_processes > 1
     share = 1 / spread.num_processes if is_sharded else 1.0
-    layer = architecture.body / architecture.layers
-    embedding = architecture.vocabulary * architecture.hidden
-    gathered = WEIGHT_BYTES * (layer + max(layer, embedding))
-    gathered += 2 * GRADIENT_BYTES * (adapter / architecture.layers if adapter else layer)
+    is_held_in_bf16 = adapter and training.precision != "fp32" and architecture.dtype in (None, "bfloat16")
+    matrix_bytes = FROZEN_BYTES if is_held_in_bf16 else WEIGHT_BYTES
+    layer = matrix_bytes * architecture.body / architecture.layers
+    embedding = WEIGHT_BYTES * architecture.vocabulary * architecture.hidden
+    gathered = layer + max(layer, embedding)
+    gathered += 2 * GRADIENT_BYTES * (adapter or architecture.body) / architecture.layers
     parts = {
-        "weights": share * WEIGHT_BYTES * parameters,
+        "weights": share * (matrix_bytes * architecture.body + embedding + WEIGHT_BYTES * adapter),
         "gradients": share * GRADIENT_BYTES * trained,
         "optimizer": share * ADAM_BYTES * trained,
         "gathered": gathered if is_sharded else 0.0,
@@ -279,7 +344,8 @@ def memory_parts_gb(architecture: Architecture, recipe: Recipe) -> dict[str, flo
 
 def _activation_bytes(architecture: Architecture, recipe: Recipe) -> float:
     training = recipe.training
-    tokens = max(training.micro_batch_tokens, 2 * recipe.tokens.max_length)
+    longest = recipe.tokens.max_length * (1 if training.batch_unit == "blocks" else 2)
+    tokens = max(training.micro_batch_tokens, longest)
     unit = tokens * architecture.hidden
     kept = RECOMPUTED_BYTES if training.activation_checkpointing else ACTIVATION_BYTES
     recomputed_layer = ACTIVATION_BYTES if training.activation_checkpointing else 0
@@ -307,7 +373,7 @@ def base_architecture(base: str, settings: Settings) -> Architecture | None:
     Asked in this order: ``config.json`` of a local folder or of the hub mirror, the known bases, and a size in the name
     (``-7B-``), which is taken as the known base of the nearest size.
     """
-    folders = [Path(base).expanduser(), *([settings.hub_mirror / base] if settings.hub_mirror else [])]
+    folders = [user_path(base), *([settings.hub_mirror / base] if settings.hub_mirror else [])]
     for config in (folder / "config.json" for folder in folders):
         if config.is_file() and (read := _architecture_of(config)):
             return read
@@ -334,6 +400,7 @@ def _architecture_of(config: Path) -> Architecture | None:
             key_value=read.get("num_key_value_heads", heads) * head,
             intermediate=read["intermediate_size"],
             vocabulary=read["vocab_size"],
+            dtype=read.get("dtype") or read.get("torch_dtype"),
         )
     except (KeyError, TypeError, ValueError):
         return None  # another family; the plan then goes by the name

@@ -19,8 +19,12 @@ from rm_workflow.settings import wait_without_spinning
 PR_SET_PDEATHSIG = 1
 PARENT_POLL_SECONDS = 1.0
 GRACE_SECONDS = 10.0
-# While a training state may have to be written: a few seconds for adapters, a minute for all weights of a small model.
+# While a training state may have to be written: at least this long, and for a large one some times what it takes, since
+# the disk that a whole cluster ends on is slower than it was.
 SAVING_GRACE_SECONDS = 90.0
+GRACE_TIMES = 4
+# Begins the line by which whoever started the trainer knows how long to wait for it.
+GRACE_LINE = "a signal came; seconds that writing the training state may take: "
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -41,15 +45,20 @@ class Terminated(BaseException):
 
 @dataclass
 class Ending:
-    """Whether a signal ends the process at once or is noted for a moment at which its work can be kept."""
+    """Whether a signal ends the process at once or is noted for a moment at which its work can be kept.
+
+    Attributes:
+        saving_seconds: how long writing the work is expected to take.
+    """
 
     deferred: bool = False
     asked: int | None = None
+    saving_seconds: float = 0.0
 
     @property
     def grace_seconds(self) -> float:
         """Return how long the clean end may take."""
-        return SAVING_GRACE_SECONDS if self.deferred else GRACE_SECONDS
+        return max(SAVING_GRACE_SECONDS, GRACE_TIMES * self.saving_seconds) if self.deferred else GRACE_SECONDS
 
 
 ENDING = Ending()
@@ -96,6 +105,9 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     ENDING.asked = number
     if not ENDING.deferred:
         raise_if_asked()
+    # Not by print, which the signal may have interrupted; the reader may be gone.
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{GRACE_LINE}{ENDING.grace_seconds:.0f}\n".encode())
 
 
 def end_with_parent(parent: int | None = None, starter: int | None = None) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rm_workflow.models.reward_model import first_line, sequence_classifier
+from rm_workflow.models.reward_model import first_line, transformers_model
 from rm_workflow.training import canaries, layouts
+from rm_workflow.training.building import readout_of
 from rm_workflow.training.data import TrainPairs
 from rm_workflow.training.layouts import padded_batch
 from rm_workflow.training.micro_batches import MicroBatch
@@ -62,12 +63,8 @@ def prove_layout(trainer: PairTrainer, probe: MicroBatch) -> None:
     Raises:
         UserError: they depend on what follows a reply, so not even padded rows can be computed together.
     """
-    if isinstance(trainer, ResponseTrainer):
-        followed = layouts.followed(probe, CAUSAL_PROBE_TOKENS, trainer.collator.pad_token_id)
-        canaries.check_causal(_exact_rewards(trainer, probe), _exact_rewards(trainer, followed))
-        return
     for batch in trainer.collator.micro_batches(_layout_probe(trainer, probe)):
-        padded = layouts.padded_batch(trainer.pairs, batch["pair"].tolist(), trainer.collator.pad_token_id)
+        padded = trainer.padded(batch["pair"].tolist())
         rewards = _exact_rewards(trainer, padded)
         followed = layouts.followed(padded, CAUSAL_PROBE_TOKENS, trainer.collator.pad_token_id)
         canaries.check_causal(rewards, _exact_rewards(trainer, followed))
@@ -86,11 +83,11 @@ def prove_layout(trainer: PairTrainer, probe: MicroBatch) -> None:
 
 
 def _layout_probe(trainer: PairTrainer, probe: MicroBatch) -> list[int]:
-    """Return the first pairs; with the longest where only it is longer than the window that the body attends to."""
-    first: list[int] = probe["pair"][:LAYOUT_PROBE_PAIRS].tolist()
-    config = sequence_classifier(trainer.trained_model).config.get_text_config()
+    """Return the first pairs, or items of responses; with the longest where it alone exceeds the body's window."""
+    first: list[int] = list(dict.fromkeys(probe["pair"].tolist()))[:LAYOUT_PROBE_PAIRS]
+    config = transformers_model(trainer.trained_model).config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    return [*first, trainer.pairs.longest_pair] if window and window < trainer.pairs.longest else first
+    return [*first, trainer.pairs.place_of_longest] if window and window < trainer.pairs.longest else first
 
 
 def _exact_rewards(trainer: PairTrainer, batch: MicroBatch) -> Tensor:
@@ -101,6 +98,6 @@ def _exact_rewards(trainer: PairTrainer, batch: MicroBatch) -> Tensor:
         return trainer.rewards(trainer.trained_model.eval(), trainer._prepare_inputs(dict(batch)))
 
 
-def has_fresh_head(base: Path) -> bool:
+def has_fresh_head(base: Path, pairs: TrainPairs | TrainResponses) -> bool:
     """Tell whether a base model holds no reward head, so that one was drawn."""
-    return not canaries.holds_head(base)
+    return readout_of(pairs).has_drawn_head and not canaries.holds_head(base)

@@ -63,17 +63,7 @@ where
 order by prompt_id, pair_id
 """
 
-KEPT_RESPONSES = """
--- the ids of every kept response, after the cut; BOS stays in front
-select
-    response_id,
-    list_slice(input_ids, 1, $bos) || list_slice(input_ids, $bos + cut + 1, length) as input_ids,
-    (prompt_length - cut)::integer as prompt_length
-from encoded
-join fitted using (response_id, prompt_id, length, prompt_length)
-where response_id in (select response_id from judged_labels where rule is null)
-order by response_id
-"""
+KEPT_LABELLED = "select response_id from judged_labels where rule is null"
 
 DROPPED_LABELS = """
 -- why each other response is gone
@@ -163,7 +153,9 @@ def _write(con: duckdb.DuckDBPyConnection, encoder: Encoder, out: Path) -> None:
     bos = str(int(encoder.starts_with_bos))
     write_parquet(con, KEPT_LABELS, out / "labelled.parquet")
     write_parquet(con, KEPT_PAIRS, out / "pairs.parquet")
-    write_parquet(con, KEPT_RESPONSES.replace("$bos", bos), out / "responses.parquet")
+    write_parquet(
+        con, tokens.KEPT_RESPONSES.replace("$bos", bos).replace("$kept", KEPT_LABELLED), out / "responses.parquet"
+    )
     write_parquet(con, DROPPED_LABELS, out / "dropped.parquet")
 
 

@@ -1,7 +1,8 @@
 """The trainer on labelled responses: the same step, loop and canaries as on pairs, with a loss of its own."""
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from rm_workflow.models import reward_model
+from rm_workflow.models import attention, reward_model
 from rm_workflow.training import distributed, objectives
 from rm_workflow.training.data import training_steps
 from rm_workflow.training.micro_batches import MicroBatch
-from rm_workflow.training.responses import ResponseCollator, TrainResponses, response_batch
+from rm_workflow.training.responses import ResponseCollator, TrainResponses, choose_layout, response_batch
 from rm_workflow.training.trainer import PairTrainer
 
 ATTRIBUTES = "attributes.safetensors"
 PROBE_RESPONSES = 16
+# A standard score this close to the mean is the rounding of a rating at the mean.
+NEXT_TO_MIDDLE = 1e-6
 
 
 class ResponseTrainer(PairTrainer):
@@ -30,14 +33,18 @@ class ResponseTrainer(PairTrainer):
     attribute_weights: torch.Tensor
 
     def set_up(self, run_config: Mapping[str, Any], model: PreTrainedModel | PeftModel, pad_token_id: int) -> None:
-        """Choose objective, steps and layout. No row is shared by several responses yet."""
+        """Choose objective, steps and layout."""
         training = run_config["training"]
         self.objective = objectives.ON_RESPONSES[run_config["objective"]]
         self.attribute_weights = torch.tensor(list(attribute_weights(run_config).values()) or [1.0])
-        self.layout = "padded" if training["layout"] == "padded" else "grouped"
-        self.layout_reason = f"one response a row, as objective {run_config['objective']} is trained"
-        self.collator = ResponseCollator(self.pairs, self.layout, training["micro_batch_tokens"], pad_token_id)
         self.steps = training_steps(self.pairs, run_config["seed"], training["epochs"], training["batch_size"])
+        device, classifier = run_config["device"], reward_model.transformers_model(model)
+        dropout = training["lora"]["dropout"] if training["lora"] else 0.0
+        self.layout, self.layout_reason = choose_layout(
+            training["layout"], self.pairs, self.steps, classifier, device, dropout
+        )
+        budget = training["micro_batch_tokens"]
+        self.collator = ResponseCollator(self.pairs, self.layout, budget, pad_token_id, device)
 
     def outputs(self, model: torch.nn.Module, inputs: MicroBatch) -> torch.Tensor:
         """Return the float32 outputs of the head, [R, A]."""
@@ -45,7 +52,11 @@ class ResponseTrainer(PairTrainer):
             return distributed.within(
                 model,
                 lambda inner: reward_model.outputs(
-                    inner, inputs["input_ids"], inputs["end_index"], inputs["row_index"]
+                    inner,
+                    inputs["input_ids"],
+                    inputs["end_index"],
+                    inputs["row_index"],
+                    **attention.arguments(inputs),
                 ),
             )
 
@@ -59,7 +70,7 @@ class ResponseTrainer(PairTrainer):
 
         The margin is above 0 where the reward is right: of a ranking the highest reward of the best rank - the highest
         of the rest; else the reward, turned round where the label is below the middle (the mean rating, or a wrong
-        answer).
+        answer), NaN where the label is the middle itself.
         """
         outputs = self.outputs(model, inputs)
         targets, item = inputs["targets"], inputs["item_index"]
@@ -69,7 +80,12 @@ class ResponseTrainer(PairTrainer):
             if self.objective.target == "rank":
                 return losses, _lead_of_the_best(rewards, targets.squeeze(-1), item)
             middle = 0.5 if self.objective.target == "outcome" else 0.0
-            return losses, rewards * torch.sign(targets.nan_to_num(0.0) @ self.attribute_weights.to(targets) - middle)
+            labels = targets.nan_to_num(0.0) @ self.attribute_weights.to(targets) - middle
+            return losses, torch.where(labels.abs() > NEXT_TO_MIDDLE, rewards * labels.sign(), math.nan)
+
+    def padded(self, positions: Sequence[int]) -> MicroBatch:
+        """Return items in padded rows, one a response."""
+        return response_batch(self.pairs, positions, self.collator.pad_token_id)
 
     def probe(self) -> MicroBatch:
         """Return the first responses of training, whole prompts where a step holds no whole prompts."""
@@ -81,7 +97,7 @@ class ResponseTrainer(PairTrainer):
             if sum(len(data.rows_of(one)) for one in chosen) >= PROBE_RESPONSES:
                 break
             chosen.update(dict.fromkeys(by_prompt[int(data.prompt[data.item_starts[item]])]))
-        return response_batch(data, list(chosen), self.collator.pad_token_id)
+        return self.padded(list(chosen))
 
     def finish(self, model: torch.nn.Module, out: Path) -> None:
         """Leave a model of one reward; the heads of several attributes are kept beside it.

@@ -1,12 +1,15 @@
 """Labelled responses in memory, and one micro-batch of them as tensors.
 
 What an optimiser step counts is an *item*: a response, or for a ranking a prompt of one source with all its responses.
-Shapes: R rows of a micro-batch (one a response), T tokens of a row, I items, A targets (attributes).
+Shapes: R responses of a micro-batch, each a row but in a layout of one row, T tokens of a row, I items, A targets
+(attributes).
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rm_workflow.errors import UserError
-from rm_workflow.training import objectives
+from rm_workflow.models import segments
+from rm_workflow.training import layouts, objectives
 from rm_workflow.training.data import PairKeys, response_rows
-from rm_workflow.training.micro_batches import Collator, MicroBatch, within_budget
+from rm_workflow.training.layouts import ONE_ROW, SAMPLED_STEPS, SHARING, SHARING_PAYS_FROM, Layout
+from rm_workflow.training.micro_batches import Collator, MicroBatch, within_budget, within_sum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -61,7 +69,7 @@ class TrainResponses(PairKeys):
 
     @property
     def unshared(self) -> dict[str, int]:
-        """Return nothing: each response has a row of its own."""
+        """Return nothing: what the responses of an item share is counted in tokens, whatever their prompts are."""
         return {}
 
     def ids(self, response: int) -> npt.NDArray[np.int32]:
@@ -79,6 +87,21 @@ class TrainResponses(PairKeys):
     @property
     def _lengths(self) -> Rows:
         return np.diff(self.starts)
+
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest response with its prompt."""
+        return int(self._lengths[self.response].max())
+
+    @property
+    def place_of_longest(self) -> int:
+        """Return the item with the longest response."""
+        return int(np.searchsorted(self.item_starts, self._lengths[self.response].argmax(), side="right")) - 1
+
+    def num_common(self, item: int) -> int:
+        """Return how many first tokens all responses of an item have in common, each keeping one of its own."""
+        first, *others = (self.ids(int(response)) for response in self.response[self.rows_of(item)])
+        return min((segments.num_common(first, other) for other in others), default=0)
 
     @property
     def num_tokens(self) -> int:
@@ -199,39 +222,81 @@ class ResponseCollator(Collator):
     """Turns the items of one optimiser step into its micro-batches, as ``layouts.StepCollator`` does with pairs.
 
     Attributes:
-        layout: ``padded`` keeps the order of the step; ``grouped`` lays items of like length side by side.
+        layout: ``padded`` keeps the order of the step; ``grouped`` lays items of like length side by side; ``packed``
+            is one row of responses, none attending to another, and in ``kwise`` what the responses of an item begin
+            with stands once.
         budget: tokens of one micro-batch, padding included; one longer item still makes a micro-batch.
+        device: ``cuda`` fills rows up to few lengths (``segments.LENGTHS_OF_ROWS``).
     """
 
     responses: TrainResponses
-    layout: str
+    layout: Layout
     budget: int
     pad_token_id: int
+    device: str = "cpu"
 
     def units(self, positions: Sequence[int]) -> list[int]:
         """Return the items in the order in which they are cut into micro-batches."""
-        if self.layout == "padded":
+        if self.layout != "grouped":
             return list(positions)
         keys, ids = self.responses.pair_key, self.responses.pair_id
         return sorted(positions, key=lambda item: (self.tokens_of(item), keys[item], ids[item]))
 
     def cut(self, units: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
         """Cut items into runs within a budget of tokens."""
-        return within_budget(units, [self.tokens_of(item) for item in units], budget)
+        cut = within_sum if self.layout in ONE_ROW else within_budget
+        return cut(units, [self.tokens_of(item) for item in units], budget)
 
     def lay_out(self, run: Sequence[int]) -> MicroBatch:
         """Return the micro-batch of a run of items."""
-        return response_batch(self.responses, run, self.pad_token_id)
+        if self.layout not in ONE_ROW:
+            return response_batch(self.responses, run, self.pad_token_id)
+        multiple = segments.multiple_of_rows(self.device, self.budget)
+        return one_row(self.responses, run, self.pad_token_id, self.layout in SHARING, multiple)
 
     def cost(self, run: Sequence[int]) -> int:
         """Return the tokens that a run of items computes, padding included."""
+        if self.layout in ONE_ROW:
+            return sum(map(self.tokens_of, run))
         lengths = [self.responses.lengths(item) for item in run]
         return int(sum(map(len, lengths)) * max(length.max() for length in lengths))
 
     def tokens_of(self, item: int) -> int:
-        """Return the tokens of one item with its padding when it stands alone."""
+        """Return the tokens of one item that are computed when it stands alone."""
         lengths = self.responses.lengths(item)
-        return int(len(lengths) * lengths.max())
+        if self.layout not in ONE_ROW:
+            return int(len(lengths) * lengths.max())
+        return _row_tokens(self.responses, item, self.layout in SHARING)
+
+
+def _row_tokens(responses: TrainResponses, item: int, share: bool) -> int:
+    lengths = responses.lengths(item)
+    return int(lengths.sum()) - (len(lengths) - 1) * (responses.num_common(item) if share else 0)
+
+
+def choose_layout(
+    requested: str,
+    responses: TrainResponses,
+    steps: Sequence[Sequence[int]],
+    model: "PreTrainedModel",
+    device: str,
+    dropout: float,
+) -> tuple[Layout, str]:
+    """Return the layout to train in and why, for a recipe's ``training.layout``, as ``layouts.choose`` does for pairs.
+
+    Of the layouts of one row ``shared`` and ``kwise`` are the same here, and only rankings share anything.
+    """
+    if requested in ("padded", "grouped"):
+        return ("padded" if requested == "padded" else "grouped"), "asked for"
+    sampled = list(itertools.chain.from_iterable(steps[:SAMPLED_STEPS]))
+    stated = sum(int(responses.lengths(item).sum()) for item in sampled)
+    ratio = stated / sum(_row_tokens(responses, item, share=True) for item in sampled)
+    is_auto = requested == "auto"
+    may_share = requested != "packed" and not (is_auto and dropout)
+    layout: Layout = "kwise" if may_share and ratio > (SHARING_PAYS_FROM if is_auto else 1) else "packed"
+    told = layouts.obstacle(layout, responses.longest, model, device, dropout)
+    reason = f"the responses have {ratio if layout == 'kwise' else 1:.2f} times the tokens that it computes"
+    return ("grouped", f"{layout} is not taken: {told}") if told else (layout, reason)
 
 
 def response_batch(responses: TrainResponses, items: Sequence[int], pad_token_id: int) -> MicroBatch:
@@ -246,15 +311,48 @@ def response_batch(responses: TrainResponses, items: Sequence[int], pad_token_id
     of_items = [responses.rows_of(item) for item in items]
     rows = np.concatenate(of_items)
     ids = [responses.ids(int(response)) for response in responses.response[rows]]
-    input_ids = np.full((len(ids), max(map(len, ids))), pad_token_id, dtype=np.int64)
-    for target, row in zip(input_ids, ids, strict=True):
-        target[: len(row)] = row
     return {
-        "input_ids": torch.from_numpy(input_ids),
+        "input_ids": torch.from_numpy(layouts.padded_rows(ids, pad_token_id)),
         "row_index": torch.arange(len(ids)),
         "end_index": torch.tensor([len(row) - 1 for row in ids]),
+        **_of_items(responses, items),
+    }
+
+
+def one_row(
+    responses: TrainResponses, items: Sequence[int], pad_token_id: int, share: bool, multiple: int = 1
+) -> MicroBatch:
+    """Lay out the responses of items in one row.
+
+    Args:
+        share: what the responses of an item begin with stands once.
+        multiple: the row is filled up with a segment of padding to a multiple of so many tokens.
+
+    Returns:
+        As ``response_batch``, and position_ids [1, T] and segments [S, 3] as ``segments.Row`` gives them.
+    """
+    import torch
+
+    row, ends = segments.Row(), []
+    for item in items:
+        ids = [responses.ids(int(response)) for response in responses.response[responses.rows_of(item)]]
+        ends += row.add(ids, responses.num_common(item) if share else 0)
+    row.fill(multiple, pad_token_id)
+    return {
+        **row.tensors(),
+        "row_index": torch.zeros(len(ends), dtype=torch.int64),
+        "end_index": torch.tensor(ends),
+        **_of_items(responses, items),
+    }
+
+
+def _of_items(responses: TrainResponses, items: Sequence[int]) -> MicroBatch:
+    import torch
+
+    of_items = [responses.rows_of(item) for item in items]
+    return {
         "item_index": torch.arange(len(items)).repeat_interleave(torch.tensor([len(of_item) for of_item in of_items])),
-        "targets": torch.from_numpy(responses.targets[rows]),
+        "targets": torch.from_numpy(responses.targets[np.concatenate(of_items)]),
         "pair": torch.tensor(list(items)),
         "weight": torch.from_numpy(responses.weight[list(items)]),
         "num_tokens": torch.tensor([int(responses.lengths(item).sum()) for item in items]),

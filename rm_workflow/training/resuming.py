@@ -29,8 +29,10 @@ from trl.trainer.reward_trainer import RewardTrainer
 from rm_workflow.durable_files import write_whole
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id, file_sha256
-from rm_workflow.training import distributed, training_state, whole_states
+from rm_workflow.training import distributed, process, training_state, whole_states
+from rm_workflow.training.memory import MOMENTS
 from rm_workflow.training.metrics import Progress
+from rm_workflow.training.run_config import keyed
 from rm_workflow.training.tensor_files import pack, unpack, write_safetensors
 from rm_workflow.training.training_state import STATES, StoredState
 
@@ -42,6 +44,10 @@ RESUMES = "resumes.json"
 
 # However often it is asked for, saving takes at most this share of the time.
 LARGEST_OVERHEAD = 0.02
+# What is lost where the state after the last step is not written, in times of what writing it takes.
+WORTH_A_STATE = 10
+# Of hashing and writing, until a first state was measured; README has 220 to 280 MB/s on a small machine.
+BYTES_PER_SECOND = 100e6
 
 
 @dataclass
@@ -71,6 +77,18 @@ class Schedule:
             return False
         return now - self.saved_at >= max(60 * self.minutes, self.cost / LARGEST_OVERHEAD)
 
+    def is_worth(self, now: float, num_bytes: int) -> bool:
+        """Tell whether losing the steps since the last state would cost more than ``WORTH_A_STATE`` states do.
+
+        Args:
+            num_bytes: of a state.
+        """
+        return now - self.saved_at >= WORTH_A_STATE * self.expected_seconds(num_bytes)
+
+    def expected_seconds(self, num_bytes: int) -> float:
+        """Return how long writing a state of so many bytes takes: as the last one, or by a guess where none was."""
+        return self.cost or num_bytes / BYTES_PER_SECOND
+
     def saved(self, step: int, started: float, ended: float) -> None:
         """Note a state that was written."""
         self.step, self.saved_at, self.cost = step, ended, ended - started
@@ -86,11 +104,12 @@ class AskForState(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock."""
+        """Start the clock, and log as often as this start was told; a state says how often it was before."""
+        state.logging_steps = int(args.logging_steps)
         self.schedule.step, self.schedule.saved_at = state.global_step, time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a state; after the last step the model itself is saved."""
+        """Ask for a state; that after the last step is written at the end (``save_finished``)."""
         is_due = state.global_step < state.max_steps and self.schedule.is_due(state.global_step, time.monotonic())
         # The clocks of several processes differ.
         if distributed.largest(int(is_due)):
@@ -145,6 +164,43 @@ class ResumableTrainer(RewardTrainer):
             training_state.state_name(step), lambda folder: self._fill(folder, moments, weights, optimizer)
         )
         self.schedule.saved(step, started, time.monotonic())
+        self.tell_grace()
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether no step is left to make."""
+        return self.state.global_step >= self.args.max_steps
+
+    def save_finished(self) -> None:
+        """Write the state after the last step, from which the same command goes straight to saving and proving.
+
+        Where it is neither due nor worth the time (``Schedule.is_worth``), as in a short run, none is written.
+        """
+        schedule, now = self.schedule, time.monotonic()
+        is_due = schedule.is_due(self.state.global_step, now) or schedule.is_worth(now, self.num_state_bytes())
+        # The clocks of several processes differ.
+        if distributed.largest(int(is_due)):
+            self.save_state()
+
+    def tell_grace(self) -> None:
+        """Let a signal wait as long as a state takes."""
+        process.ENDING.saving_seconds = self.schedule.expected_seconds(self.num_state_bytes())
+
+    def num_state_bytes(self) -> int:
+        """Return about how many bytes a state has: the trained weights, and Adam's two numbers for each."""
+        trained = [p for p in self.accelerator.unwrap_model(self.model).parameters() if p.requires_grad]
+        return (1 + MOMENTS) * sum(int(p.numel()) * int(p.element_size()) for p in trained)
+
+    def save_between_steps(self) -> None:
+        """Write the state of the moment before a step that failed.
+
+        Not where the optimizer had begun to move the weights, of which some may have moved and others not. Nor among
+        several processes: the others are on their way through the pass, in the last of a step (of ``fsdp`` in each)
+        within an exchange of gradients that this one has left, and can be met nowhere. They end when it does, and the
+        run goes on from the last state by time.
+        """
+        if self.moment is not None and distributed.size() == 1:
+            self.save_state()
 
     def write_folder(self, name: str, fill: Callable[[Path], None]) -> None:
         """Let the first process write a folder of ``states/`` and remove those that are no longer needed."""
@@ -157,8 +213,7 @@ class ResumableTrainer(RewardTrainer):
 
     def _best_steps_in_use(self) -> set[int]:
         states = training_state.kept_states(self.out / STATES, self.schedule.keep)
-        spoken_of = {step for state in states for step in state.read(PROGRESS)["best_steps"]}
-        return self.best_steps() | spoken_of
+        return self.best_steps().union(*map(_best_steps_of, states))
 
     def _fill(
         self,
@@ -182,6 +237,7 @@ class ResumableTrainer(RewardTrainer):
             # Each process counts its share of the steps.
             "windows": [moment["counters"]["window"] for moment in moments],
             "best_steps": sorted(self.best_steps()),
+            "is_finished": self.is_finished,
             "beside": self.kept_beside(),
         }
         write_safetensors(folder / OPTIMIZER, tensors)
@@ -192,7 +248,9 @@ class ResumableTrainer(RewardTrainer):
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.save_state()
+        # The last line of metrics comes after this moment, and ``save_finished`` after that.
+        if not self.is_finished:
+            self.save_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         whole_states.load_trained(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint) / WEIGHTS)
@@ -215,8 +273,8 @@ class ResumableTrainer(RewardTrainer):
         self.progress.go_on({**progress["counters"], "window": window}, (folder / METRICS).read_text("utf-8"))
         self.take_up(progress["beside"])
 
-    def take_up_ended(self, folder: Path) -> None:
-        """Take up the state of a run that had come to its end, without training on."""
+    def take_up_finished(self, folder: Path) -> None:
+        """Take up the state of a run that had made its last step, without training on."""
         self._load_from_checkpoint(str(folder))
         self._take_up_progress(folder)
         self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
@@ -226,6 +284,14 @@ class ResumableTrainer(RewardTrainer):
         # A process that was not there before keeps what its seed gave it.
         with suppress(FileNotFoundError):
             set_rng_state(json.loads(file.read_text("utf-8")))
+
+
+def _best_steps_of(state: StoredState) -> set[int]:
+    try:
+        return set(state.read(PROGRESS)["best_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # Damaged since it was written; what is wrong with it is told when a run wants to go on from it.
+        return set()
 
 
 def rng_state() -> dict[str, Any]:
@@ -262,10 +328,10 @@ def _tensor(text: str) -> Tensor:
 
 
 def run_identity(run_config: Mapping[str, Any], tokens: Path, base: Path) -> str:
-    """Return what a state must have been written for: the run config, the tokens, the base's files by size."""
+    """Return what a state must have been written for: what decides the result of a run config, tokens, base by size."""
     files = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
     data = {file.name: file_sha256(file) for file in sorted(tokens.glob("*.parquet"))}
-    return content_id({"run_config": run_config, "tokens": data, "base": files})
+    return content_id({"run_config": keyed(run_config), "tokens": data, "base": files})
 
 
 def find_state(trainer: ResumableTrainer) -> StoredState | None:
@@ -304,7 +370,9 @@ def _note_resume(states: Path, step: int) -> None:
 
 
 def resumed_from(out: Path) -> list[int]:
-    """Return the steps from which the run in ``out`` was resumed, in the order of its starts."""
-    file = out / STATES / RESUMES
-    steps: list[int] = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    """Return the steps from which the run in ``out`` was resumed, in the order of its starts; none where damaged."""
+    try:
+        steps: list[int] = json.loads((out / STATES / RESUMES).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return []
     return steps

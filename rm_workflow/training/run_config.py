@@ -1,16 +1,63 @@
 """The fully resolved recipe of one checkpoint, as JSON; imports no torch."""
 
+import json
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rm_workflow.catalog.models import Recipe, Training
+from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Recipe, Training
 from rm_workflow.errors import UserError
 from rm_workflow.training import extras, objectives
 
 if TYPE_CHECKING:
     from rm_workflow.training.data import PairKeys
+
+FIELDS = frozenset(
+    {
+        "recipe",
+        "base",
+        "objective",
+        "attributes",
+        "token_recipe",
+        "template_hash",
+        "training",
+        "device",
+        "precision",
+        "seed",
+        "num_train_pairs",
+        "num_validation_pairs",
+        "num_train_tokens",
+        "num_steps",
+        "warmup_steps",
+        "notes",
+    }
+)
+
+
+# Of objectives on solutions, whose steps count blocks.
+BLOCK_FIELDS = ("num_blocks", "block_tokens", "solutions_per_step")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the run config in a file.
+
+    Raises:
+        UserError: it is not there, or something else.
+    """
+    mend = "take run_config.json of a <recipe>_run_config artifact"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--run-config {path} is not there; {mend}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--run-config {path} cannot be read as JSON ({error}); {mend}") from None
+    missing = sorted(FIELDS.difference(found if isinstance(found, dict) else ()))
+    if missing:
+        raise UserError(f"--run-config {path} has no field '{missing[0]}', so it is no run config; {mend}")
+    run_config: dict[str, Any] = found
+    return run_config
 
 
 def resolve(
@@ -28,11 +75,12 @@ def resolve(
             of train pairs held out (not among ``train_per_epoch``).
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``fp32``, already resolved for the device.
-        keys: of the train pairs; needed where ``training.grouping`` is prompts.
+        keys: of the train pairs; needed where ``training.grouping`` is prompts, and the train solutions themselves
+            where a step counts blocks.
 
     Raises:
-        UserError: the objective or the batch unit is not built, a package is missing, or there is no pair to train on
-            or to test on.
+        UserError: the batch unit is not that of the objective, a package is missing, or there is no pair to train on or
+            to test on.
     """
     training = recipe.training
     unit = objectives.unit(recipe.objective)
@@ -44,10 +92,12 @@ def resolve(
     num_pairs = num_per_epoch(tokens_facts, unit)
     if num_pairs == 0:
         raise UserError(
-            f"recipe {recipe.name}: the tokens hold no train {unit[:-1]}; raise tokens.max_length or add "
+            f"recipe {recipe.name}: the tokens hold no train {_row(unit)}; raise tokens.max_length or add "
             f"{'pair sets' if unit == 'pairs' else 'sources whose responses have different labels'}"
         )
-    if "test" in recipe.evaluation.evaluate_on and int(tokens_facts.get("test_pairs", tokens_facts["test"])) == 0:
+    # Solutions are tested by their labels too.
+    num_test = tokens_facts["test"] if unit == "blocks" else tokens_facts.get("test_pairs", tokens_facts["test"])
+    if "test" in recipe.evaluation.evaluate_on and int(num_test) == 0:
         raise UserError(
             f"recipe {recipe.name}: evaluate_on names 'test', and the tokens hold no test pair; set mixture.split to "
             "{by: hash, test_share: 0.1}, or take 'test' out of evaluation.evaluate_on"
@@ -61,6 +111,10 @@ def resolve(
     steps = num_steps(num_pairs, training.epochs, training.batch_size)
     if training.grouping == "prompts":
         steps = num_steps_of_prompts(keys, training)
+    blocks: dict[str, Any] = {}
+    if unit == "blocks":
+        blocks = _blocks(keys, training, recipe.tokens.max_length)
+        steps = math.ceil(blocks["num_blocks"] / training.batch_size)
     warmup = warmup_steps(training.warmup, steps)
     return {
         "recipe": recipe.name,
@@ -79,8 +133,32 @@ def resolve(
         "num_train_tokens": tokens_facts.get("train_tokens"),
         "num_steps": steps,
         "warmup_steps": warmup,
+        **blocks,
         "notes": [*_notes(warmup, steps, training.learning_rate), *_unranked(tokens_facts, unit)],
     }
+
+
+def keyed(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a run config decides what is trained: all but how the run is made and told."""
+    training = {name: value for name, value in run_config["training"].items() if name not in UNKEYED_TRAINING_FIELDS}
+    return {**run_config, "training": training}
+
+
+def unkeyed(training: Training) -> dict[str, Any]:
+    """Return how a run is made and told, as a run config holds it."""
+    return training.model_dump(include=set(UNKEYED_TRAINING_FIELDS) - {"distributed"})
+
+
+def complete(run_config: Mapping[str, Any], training: Training | None = None) -> dict[str, Any]:
+    """Return a run config with everything that the trainer reads.
+
+    Args:
+        training: says how the run is made and told; None leaves that as it is, by default where it is not said.
+    """
+    said = run_config["training"]
+    if training:
+        return {**run_config, "training": {**said, **unkeyed(training)}}
+    return {**run_config, "training": {**unkeyed(Training(learning_rate=1.0, batch_size=1)), **said}}
 
 
 def num_per_epoch(tokens_facts: Mapping[str, Any], unit: str) -> int:
@@ -114,6 +192,23 @@ def num_steps_of_prompts(keys: "PairKeys | None", training: Training) -> int:
 
     assert keys is not None, "grouping prompts needs the keys of the pairs"
     return len(training_steps(keys, training.seed, training.epochs, training.batch_size, training.grouping))
+
+
+def _blocks(keys: "PairKeys | None", training: Training, block_tokens: int) -> dict[str, Any]:
+    """Return how many blocks all epochs make, their size, and how many solutions a step holds on average."""
+    from rm_workflow.training.solutions import TrainSolutions
+
+    assert isinstance(keys, TrainSolutions), "blocks need the solutions"
+    steps, blocks = keys.block_steps(training.seed, training.epochs, training.batch_size, block_tokens)
+    return {
+        "num_blocks": sum(blocks),
+        "block_tokens": block_tokens,
+        "solutions_per_step": sum(map(len, steps)) / len(steps),
+    }
+
+
+def _row(unit: str) -> str:
+    return "solution" if unit == "blocks" else unit[:-1]
 
 
 def warmup_steps(warmup: float, steps: int) -> int:

@@ -10,9 +10,12 @@ gradient of its own. Padding, embedding, head, attention's own FLOPs and the sec
 checkpointing are left out, so the figure is what was needed, not what was done; tokens that pairs share count once.
 """
 
+import os
+import platform
 import resource
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rm_workflow.training.plan import DEVICES
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 FLOPS_OF_TRAINED = 6
 FLOPS_OF_FROZEN = 4
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ def flops_per_token(model: "nn.Module") -> float:
     """Return the FLOPs of one token, forward and backward, of the body without its embeddings."""
     from torch import nn
 
-    from rm_workflow.models.reward_model import sequence_classifier
+    from rm_workflow.models.reward_model import transformers_model
 
-    classifier = sequence_classifier(model)
+    classifier = transformers_model(model)
     body = getattr(classifier, classifier.base_model_prefix)
     left_out = {id(p) for module in body.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     counted = [p for p in body.parameters() if id(p) not in left_out]
@@ -74,6 +78,24 @@ def peak_flops_of(device_name: str) -> float | None:
     """Return the peak of a GPU by the name that its driver gives, ``NVIDIA H200`` for instance."""
     name = device_name.lower().replace(" ", "")
     return next((device.tflops * 1e12 for known, device in DEVICES.items() if known in name), None)
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return ``name`` of what computes: the GPU, or the CPU with the number of ``cores`` that this process may use."""
+    if device == "cuda":
+        import torch
+
+        return {"name": torch.cuda.get_device_name()}
+    return {
+        "name": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _cpu_name() -> str:
+    lines = CPU_INFO.read_text("utf-8").splitlines() if CPU_INFO.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.machine()
 
 
 def peak_memory_gb(device: str) -> float:

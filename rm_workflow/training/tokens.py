@@ -19,7 +19,7 @@ from rm_workflow.artifacts import Built, Check
 from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.database import connect, quote_literal, write_parquet
 from rm_workflow.errors import UserError
-from rm_workflow.models.tokens import Encoded, Encoder
+from rm_workflow.models.tokens import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -118,19 +118,20 @@ order by prompt_id, pair_id
 """
 
 KEPT_RESPONSES = """
--- the ids of every response of a kept pair, after the cut; BOS stays in front
+-- the ids of every response that is kept, after the cut; BOS stays in front
 select
     response_id,
     list_slice(input_ids, 1, $bos) || list_slice(input_ids, $bos + cut + 1, length) as input_ids,
     (prompt_length - cut)::integer as prompt_length
 from encoded
 join fitted using (response_id, prompt_id, length, prompt_length)
-where response_id in (
+where response_id in ($kept)
+order by response_id
+"""
+KEPT_SIDES = """
     select chosen_id from judged where rule is null
     union
     select rejected_id from judged where rule is null
-)
-order by response_id
 """
 
 DROPPED_PAIRS = """
@@ -243,13 +244,14 @@ def _encode_rows(rows: Sequence[Mapping[str, Any]], encoder: Encoder) -> Iterato
             "input_ids": encoded.input_ids,
             "length": len(encoded.input_ids),
             "prompt_length": encoded.prompt_length,
-            "ids_hash": _ids_hash(encoded),
+            "ids_hash": ids_hash(encoded.input_ids),
             "special": next((token for token in found if token), None),
         }
 
 
-def _ids_hash(encoded: Encoded) -> str:
-    return hashlib.sha256(np.asarray(encoded.input_ids, dtype="<i4").tobytes()).hexdigest()
+def ids_hash(ids: Sequence[int]) -> str:
+    """Return a hash by which equal token ids are told."""
+    return hashlib.sha256(np.asarray(ids, dtype="<i4").tobytes()).hexdigest()
 
 
 def fit(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
@@ -270,11 +272,11 @@ def fit(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
 def _write(con: duckdb.DuckDBPyConnection, encoder: Encoder, out: Path) -> None:
     write_parquet(con, KEPT_PAIRS, out / "pairs.parquet")
     bos = str(int(encoder.starts_with_bos))
-    write_parquet(con, KEPT_RESPONSES.replace("$bos", bos), out / "responses.parquet")
+    write_parquet(con, KEPT_RESPONSES.replace("$bos", bos).replace("$kept", KEPT_SIDES), out / "responses.parquet")
     write_parquet(con, DROPPED_PAIRS, out / "dropped.parquet")
 
 
-def count_facts(counts: Sequence[tuple[str, str, int, int, int]]) -> dict[str, Any]:
+def count_facts(counts: Sequence[tuple[str, str, int, int, int]], rules: Sequence[str] = RULES) -> dict[str, Any]:
     """Return the facts of rows (verdict, split, number, number of an epoch, tokens of an epoch)."""
 
     def pairs(verdict: str, *splits: str) -> int:
@@ -284,7 +286,7 @@ def count_facts(counts: Sequence[tuple[str, str, int, int, int]]) -> dict[str, A
     return {
         "pairs": sum(row[2] for row in counts),
         "kept": sum(row[2] for row in kept),
-        "dropped": {rule: pairs(rule, "train", "test") for rule in RULES},
+        "dropped": {rule: pairs(rule, "train", "test") for rule in rules},
         "train": pairs("kept", "train"),
         "test": pairs("kept", "test"),
         "train_per_epoch": int(sum(row[3] for row in kept if row[1] == "train")),
@@ -297,9 +299,13 @@ def histogram(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
     return _binned(np.asarray(con.execute("select length from encoded").fetchnumpy()["length"], dtype=np.int64))
 
 
-def histogram_by_source(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[int]]]:
-    """Return the same for the responses of each source."""
-    lengths = con.execute(BY_SOURCE).fetchnumpy()
+def histogram_by_source(con: duckdb.DuckDBPyConnection, query: str = BY_SOURCE) -> dict[str, dict[str, list[int]]]:
+    """Return the same for the responses of each source.
+
+    Args:
+        query: gives source and length.
+    """
+    lengths = con.execute(query).fetchnumpy()
     sources, numbers = lengths["source"], np.asarray(lengths["length"], dtype=np.int64)
     return {str(name): _binned(numbers[sources == name]) for name in sorted(set(sources))}
 

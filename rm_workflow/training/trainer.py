@@ -12,7 +12,7 @@ What differs from the stock trainer (TRL 1.16), and why:
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -38,8 +38,9 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.utils import disable_dropout_in_model
 
 from rm_workflow.errors import UserError
-from rm_workflow.models import reward_model
-from rm_workflow.training import attention, canaries, distributed, held_out, layouts, memory, objectives
+from rm_workflow.models import attention, reward_model
+from rm_workflow.models.readout import Kind
+from rm_workflow.training import canaries, distributed, held_out, layouts, memory, objectives
 from rm_workflow.training.data import TrainPairs, training_steps
 from rm_workflow.training.held_out import Positions
 from rm_workflow.training.layouts import StepCollator
@@ -49,6 +50,7 @@ from rm_workflow.training.resuming import AskForState, Schedule
 from rm_workflow.training.validating import AskForValidation, ValidatedTrainer
 
 HEAD = "score"
+TASKS: dict[Kind, TaskType] = {"end": TaskType.SEQ_CLS, "steps": TaskType.TOKEN_CLS, "signs": TaskType.CAUSAL_LM}
 
 
 class PairTrainer(ValidatedTrainer):
@@ -75,9 +77,12 @@ class PairTrainer(ValidatedTrainer):
         self.autocast = run_config["precision"] == "bf16"
         self.set_up(run_config, model, tokenizer.pad_token_id)
         if training["compile"]:
-            classifier = reward_model.sequence_classifier(model)
+            classifier = reward_model.transformers_model(model)
             # In place: names of weights stay, and the reward is read from the body (see ``reward_model.rewards``).
             getattr(classifier, classifier.base_model_prefix).compile(dynamic=True)
+        config = reward_model.transformers_model(model).config
+        # TRL refuses any other number, which a causal model states although it has no labels.
+        num_labels, config.num_labels = config.num_labels, 1
         super().__init__(
             model=model,
             args=training_arguments(run_config, out),
@@ -85,6 +90,7 @@ class PairTrainer(ValidatedTrainer):
             train_dataset=Dataset.from_dict({"pair": range(len(pairs))}),
             processing_class=tokenizer,
         )
+        config.num_labels = num_labels
         self.use_layout(self.layout, self.layout_reason)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -103,7 +109,7 @@ class PairTrainer(ValidatedTrainer):
             keys, run_config["seed"], training["epochs"], training["batch_size"], training["grouping"]
         )
         self.steps = [self.trained[step].tolist() for step in steps]
-        classifier = reward_model.sequence_classifier(model)
+        classifier = reward_model.transformers_model(model)
         dropout = training["lora"]["dropout"] if training["lora"] else 0.0
         device, budget = run_config["device"], training["micro_batch_tokens"]
         self.layout, self.layout_reason = layouts.choose(
@@ -114,7 +120,7 @@ class PairTrainer(ValidatedTrainer):
     def use_layout(self, layout: layouts.Layout, reason: str) -> None:
         """Lay the pairs out in another way from now on."""
         self.layout, self.layout_reason = layout, reason
-        classifier = reward_model.sequence_classifier(self.trained_model)
+        classifier = reward_model.transformers_model(self.trained_model)
         if layout in layouts.ONE_ROW:
             attention.use_segments(classifier, self.collator.device)
         else:
@@ -205,6 +211,7 @@ class PairTrainer(ValidatedTrainer):
         if distributed.FILLER in inputs:
             return loss
         self.progress.window.add(
+            num_items=len(inputs["num_tokens"]),
             weighted_loss=loss.item(),
             weight=inputs["weight"].sum().item(),
             margins=margins.tolist(),
@@ -223,6 +230,10 @@ class PairTrainer(ValidatedTrainer):
         if self.center_coefficient:
             losses = losses + self.center_coefficient * objectives.center_rewards(chosen, rejected)
         return losses, (chosen - rejected).detach()
+
+    def padded(self, positions: Sequence[int]) -> MicroBatch:
+        """Return pairs in padded rows, the reference of every layout."""
+        return layouts.padded_batch(self.pairs, positions, self.collator.pad_token_id)
 
     def rewards(self, model: torch.nn.Module, inputs: MicroBatch) -> torch.Tensor:
         """Return the float32 rewards of the chosen, then of the rejected sides, shape [2 pairs]."""
@@ -251,7 +262,7 @@ class PairTrainer(ValidatedTrainer):
             return
         window = self.progress.window = distributed.summed_window(self.progress.window)
         step = self.state.global_step
-        canaries.check_margins(window.largest_margin, window.pairs, step)
+        canaries.check_margins(window.largest_margin, window.judged, step)
         row = self.progress.record(step, logs["learning_rate"], logs["grad_norm"])
         if self.args.report_to:
             figures = {name: value for name, value in row.items() if isinstance(value, int | float)}
@@ -317,23 +328,35 @@ def training_arguments(run_config: Mapping[str, Any], out: Path) -> RewardConfig
     )
 
 
-def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], base: str) -> PeftModel:
-    """Wrap a model with LoRA adapters; the reward head is trained whole and saved with them.
+def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], base: str, kind: Kind = "end") -> PeftModel:
+    """Wrap a model with LoRA adapters; a drawn head is trained whole and saved with them.
 
     Args:
-        base: hub id or folder that the adapter names as the model it belongs to.
+        base: hub id, with ``@revision`` where it is told, or folder that the adapter names as the model it belongs to.
+
+    Raises:
+        UserError: the base has no such modules.
     """
     # TRL would silence the adapters' own dropout with the body's, so it is told not to (see training_arguments).
     disable_dropout_in_model(model)
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TASKS[kind],
         r=lora["r"],
         lora_alpha=lora["alpha"],
         lora_dropout=lora["dropout"],
         target_modules=lora["target_modules"],
-        modules_to_save=[HEAD],
+        modules_to_save=None if kind == "signs" else [HEAD],
     )
-    wrapped = get_peft_model(model, config)
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        raise UserError(
+            f"training.lora.target_modules {lora['target_modules']} does not fit {base}; set it to all-linear or to "
+            f"some of {', '.join(sorted(linear - {HEAD}))}"
+        ) from error
     # get_peft_model names the folder that the model was loaded from.
-    wrapped.peft_config["default"].base_model_name_or_path = base
+    named = wrapped.peft_config["default"]
+    name, _, revision = (base, "", "") if Path(base).is_dir() else base.partition("@")
+    named.base_model_name_or_path, named.revision = name, revision or None
     return wrapped

@@ -15,20 +15,21 @@ A state is written to a hidden folder, brought to the disk and renamed. transfor
 from the highest number (huggingface/transformers#40790), so a run that was killed while saving is stuck.
 """
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rm_workflow.durable_files import fsync, fsync_tree
+from rm_workflow.durable_files import fsync_names, fsync_tree
 from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
 
 STATES = "states"
-FORMAT = 2
+FORMAT = 3
 COMPLETE = "COMPLETE.json"
 STAGING = ".staging-"
 STATE_NAME = re.compile(r"step_(\d{8})")
@@ -76,7 +77,7 @@ def write_state(states: Path, name: str, fill: Callable[[Path], None]) -> Path:
         fsync_tree(staging)
         _remove(target)
         staging.rename(target)
-        fsync(states)
+        fsync_names(states, states.parent)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise UserError(
@@ -94,16 +95,21 @@ def _write_marker(folder: Path) -> None:
 
 
 def fault(folder: Path) -> str | None:
-    """Return what is wrong with a state, or None where every byte is as it was written."""
+    """Return what is wrong with a state, or None where every byte, those of the marker too, is as it was written."""
+    if not (folder / COMPLETE).is_file():
+        return f"it has no {COMPLETE}"
     try:
         marker = json.loads((folder / COMPLETE).read_text("utf-8"))
-        files = marker["files"]
-    except FileNotFoundError:
-        return f"it has no {COMPLETE}"
-    except (ValueError, KeyError, TypeError):
+        if marker["format"] != FORMAT:
+            return f"it has format {marker['format']} and this version reads format {FORMAT}"
+        return _fault_of_files(folder, marker["files"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {COMPLETE} is damaged"
-    if marker["format"] != FORMAT:
-        return f"it has format {marker['format']} and this version reads format {FORMAT}"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+
+
+def _fault_of_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
     for name, entry in files.items():
         path = folder / name
         if not path.is_file():
@@ -112,11 +118,18 @@ def fault(folder: Path) -> str | None:
             return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
         if file_sha256(path) != entry["sha256"]:
             return f"the sha256 of {name} is not what was written"
-    return None
+    # A damaged name in the marker can be that of another file, and the file it stood for would go unproven.
+    unnamed = sorted({path.name for path in folder.iterdir()} - {*files, COMPLETE})
+    return f"{unnamed[0]} is not in its {COMPLETE}" if unnamed else None
 
 
 def newest_whole(states: Path, say: Callable[[str], None]) -> StoredState | None:
-    """Return the newest state that is whole; newer ones that are not are removed, and ``say`` is told why."""
+    """Return the newest state that is whole; newer ones that are not are removed, and ``say`` is told why.
+
+    Raises:
+        UserError: all states are of another format, so another version wrote them; they are left as they are.
+    """
+    _refuse_other_format(states)
     for step, folder in sorted(_numbered(states, STATE_NAME), reverse=True):
         reason = fault(folder)
         if reason is None:
@@ -125,6 +138,23 @@ def newest_whole(states: Path, say: Callable[[str], None]) -> StoredState | None
         # It would count as one of those to keep.
         _remove(folder)
     return None
+
+
+def _refuse_other_format(states: Path) -> None:
+    formats = [_format_of(folder) for _, folder in _numbered(states, STATE_NAME)]
+    # A single other number among ours is a damaged one.
+    if formats and all(isinstance(number, int) and number != FORMAT for number in formats):
+        raise UserError(
+            f"{states} holds training states of format {formats[0]} and this version reads format {FORMAT}; go on with "
+            "the version of rm_workflow that wrote them, or delete that folder to train from the start"
+        )
+
+
+def _format_of(folder: Path) -> Any:
+    try:
+        return json.loads((folder / COMPLETE).read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def whole_best(states: Path, step: int) -> Path | None:
@@ -157,6 +187,12 @@ def kept_states(states: Path, keep: int) -> list[StoredState]:
     return [StoredState(folder, step) for step, folder in sorted(_numbered(states, STATE_NAME), reverse=True)[:keep]]
 
 
+def goes_on(out: Path) -> str:
+    """Return what to say, after why a run ended, of the state in ``out`` that its command goes on from, if any."""
+    states = kept_states(out / STATES, 1)
+    return f"; the same command goes on after step {states[0].step}" if states else ""
+
+
 def _numbered(states: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
     if not states.is_dir():
         return []
@@ -165,6 +201,8 @@ def _numbered(states: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
 
 
 def _remove(folder: Path) -> None:
+    """Remove a folder; where the disk refuses, it stays, which is no reason to end a run."""
     # Without its marker first, so that a removal that is cut short leaves nothing that looks whole.
-    (folder / COMPLETE).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (folder / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)

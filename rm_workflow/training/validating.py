@@ -57,7 +57,9 @@ class ValidatedTrainer(ResumableTrainer):
 
     @property
     def has_stopped_early(self) -> bool:
-        """Tell whether the last ``patience`` evaluations brought nothing better."""
+        """Tell whether the last ``patience`` evaluations brought nothing better, with steps left to make."""
+        if self.state.global_step >= self.args.max_steps:
+            return False
         patience = self.validation and self.validation["patience"]
         latest = self.validations[-patience:] if patience else []
         return len(latest) == patience and not any(row["is_best"] for row in latest)
@@ -67,6 +69,7 @@ class ValidatedTrainer(ResumableTrainer):
         # All decide by the same figures; their clocks differ.
         row = distributed.gathered(self.validate())[0]
         self._note(row)
+        self._track(row)
         if row["is_best"] and self._keeps_best:
             self._write_best(row["step"])
         self.progress.say(
@@ -110,6 +113,16 @@ class ValidatedTrainer(ResumableTrainer):
         self.validations.append(row)
         self._write_validations()
 
+    def _track(self, row: Mapping[str, Any]) -> None:
+        """Send an evaluation to the trackers under the names that transformers gives such figures."""
+        if not self.args.report_to:
+            return
+        names = ("loss", "accuracy", "margin", "pairs", "seconds")
+        figures = {f"eval_{name}": row[name] for name in names}
+        figures |= {f"eval_{name}_accuracy": found["accuracy"] for name, found in row["sources"].items()}
+        super().log(figures)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+
     def _write_validations(self) -> None:
         if self.progress.is_silent:
             return
@@ -132,9 +145,14 @@ class ValidatedTrainer(ResumableTrainer):
         load_trained(self.accelerator.unwrap_model(self.model), folder / WEIGHTS)
         self.progress.say(f"the weights after step {self.best['step']}, the best, are saved")
 
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether no step is left to make, all being made or the run having stopped early."""
+        return super().is_finished or self.has_stopped_early
+
     def kept_beside(self) -> dict[str, Any]:
         """Return the evaluations."""
-        return {"validations": self.validations, "has_stopped_early": self.has_stopped_early}
+        return {"validations": self.validations}
 
     def take_up(self, kept: Mapping[str, Any]) -> None:
         """Take up the evaluations."""
