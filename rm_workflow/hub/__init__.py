@@ -24,12 +24,13 @@ from rm_workflow.hub import download
 from rm_workflow.hub.lock import HUB_LOCK, lock_hub_revision, locked_files, read_hub_lock
 from rm_workflow.hub.sentences import NotInRepositoryError, hub_told
 from rm_workflow.keys import file_sha256
-from rm_workflow.settings import Settings
+from rm_workflow.settings import Settings, user_path
 
 logger = logging.getLogger(__name__)
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 SAMPLES = "samples:"
+SAMPLE = re.compile(r"[a-z0-9_]{1,64}")
 # A look at the hub's newest commit must not hold up a run whose files are all there.
 DRIFT_TIMEOUT_SECONDS = 3.0
 # Requests at once while access is checked.
@@ -46,6 +47,7 @@ class SourceFile:
         file: name relative to the repository or folder.
         name: ``<hub id, samples:name or folder name>/<file>``, never absolute.
         sha256: hash of its bytes.
+        revision: commit of the hub repository that it was read at; None for other places, a mirror among them.
     """
 
     split: str
@@ -53,6 +55,7 @@ class SourceFile:
     path: Path
     name: str
     sha256: str
+    revision: str | None = None
 
 
 def resolve_files(location: Location, settings: Settings, title: str = "files") -> list[SourceFile]:
@@ -69,7 +72,7 @@ def resolve_files(location: Location, settings: Settings, title: str = "files") 
         root, fetched = _locate(location, files, settings)
     except UserError as error:
         raise UserError(f"{title}: {error}") from error
-    return _source_files(location, root, dict(zip(files, fetched, strict=True)))
+    return _source_files(location, root, dict(zip(files, fetched, strict=True)), _commit(location, settings))
 
 
 def location_files(location: Location) -> list[str]:
@@ -83,9 +86,11 @@ def location_files(location: Location) -> list[str]:
     return files
 
 
-def _source_files(location: Location, root: str, fetched: Mapping[str, Fetched]) -> list[SourceFile]:
+def _source_files(
+    location: Location, root: str, fetched: Mapping[str, Fetched], commit: str | None
+) -> list[SourceFile]:
     return [
-        SourceFile(split, file, fetched[file][0], f"{root}/{file}", fetched[file][1])
+        SourceFile(split, file, fetched[file][0], f"{root}/{file}", fetched[file][1], commit)
         for split, files in location.files.items()
         for file in files
     ]
@@ -108,8 +113,12 @@ def _locate(location: Location, files: list[str], settings: Settings) -> tuple[s
     if location.path is not None:
         sample = location.path.removeprefix(SAMPLES)
         if sample != location.path:
+            if not SAMPLE.fullmatch(sample):
+                raise UserError(
+                    f"path: {location.path!r} names no embedded sample; write {SAMPLES}<name> without folders"
+                )
             return location.path, _in_folder(samples.folder(settings) / sample, files, f"path: {location.path}")
-        folder = Path(location.path).expanduser()
+        folder = user_path(location.path)
         return folder.name, _in_folder(folder, files, f"path: {location.path}")
     repository = _repository(location)
     mirror = mirror_folder(repository, settings)
@@ -123,6 +132,12 @@ def _repository(location: Location) -> str:
     if not HUB_ID.fullmatch(repository):
         raise UserError(f"hub: {repository!r} is no dataset id; write it as org/name")
     return repository
+
+
+def _commit(location: Location, settings: Settings) -> str | None:
+    """Return the commit at which a location is read, or None where it is not read from the hub."""
+    from_hub = location.hub and not mirror_folder(location.hub, settings)
+    return locked_commit(location.hub, settings) if location.hub and from_hub else None
 
 
 def mirror_folder(repository: str, settings: Settings) -> Path | None:
@@ -167,7 +182,7 @@ class Revision:
     def source_files(self, location: Location) -> list[SourceFile]:
         """Return those of a location's files that the commit holds, in their declared order."""
         there = {split: [file for file in files if file in self.files] for split, files in location.files.items()}
-        return _source_files(location.model_copy(update={"files": there}), self.repository, self.files)
+        return _source_files(location.model_copy(update={"files": there}), self.repository, self.files, self.commit)
 
 
 def _fetch(repository: str, files: list[str], settings: Settings) -> list[Fetched]:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 KEPT_COLOUR = "#3b6ea8"
 DROPPED_COLOUR = "#d9a441"
+# By what the reward of a good model does.
+PROBE_COLOURS = {"unchanged": KEPT_COLOUR, "does not rise": DROPPED_COLOUR, "falls": "#a8483b"}
+PROBE_WORDS = {"unchanged": "should be near 0", "does not rise": "should not be above 0", "falls": "should be below 0"}
 HISTOGRAMS_A_ROW = 2
 CURVES = (
     ("loss", "loss"),
@@ -130,6 +133,30 @@ def matrix(names: Sequence[str], shares: Sequence[Sequence[float]], title: str) 
     return _png(figure)
 
 
+def scores_with_nulls(rows: Sequence[tuple[str, Mapping[str, Any], Sequence[float]]], title: str) -> bytes:
+    """Draw scores as points with their 95 % intervals, and as ticks what baselines that read nothing reach.
+
+    Args:
+        rows: (name, score object, scores of its baselines), all fractions.
+    """
+    figure, axes = _figure(7, 1.0 + 0.36 * max(len(rows), 2))
+    for position, (_, score, nulls) in enumerate(rows):
+        low, high = (float(score["score"] if score.get(end) is None else score[end]) for end in ("ci_low", "ci_high"))
+        axes.plot([low, high], [position, position], color=KEPT_COLOUR, linewidth=2, label="95 % interval")
+        axes.plot([score["score"]], [position], "o", color=KEPT_COLOUR, label="score")
+        if nulls:
+            axes.plot(nulls, [position] * len(nulls), "|", color=DROPPED_COLOUR, markersize=12, label="baselines")
+        axes.text(max([high, *nulls]), position, f"  {score['score']:.3f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
+    axes.invert_yaxis()
+    lowest = [end for _, score, nulls in rows for end in (score["score"], score.get("ci_low") or 1, *nulls)]
+    axes.set_xlim(min([0.4, *lowest]) - 0.03, 1.1)
+    axes.set_title(title, fontsize=9)
+    shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(shown.values(), shown.keys(), fontsize=7, loc="outside lower center", ncols=3, frameon=False)
+    return _png(figure)
+
+
 def scores_with_intervals(rows: Sequence[tuple[str, float, float, float]], title: str) -> bytes:
     """Draw scores as points with their 95 % intervals.
 
@@ -149,6 +176,122 @@ def scores_with_intervals(rows: Sequence[tuple[str, float, float, float]], title
     return _png(figure)
 
 
+def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """Draw accuracy over confidence, with the number of pairs in each bin below.
+
+    Args:
+        bins: ``low``, ``high``, ``confidence``, ``accuracy`` and ``n`` of each bin that holds pairs.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0.5, 1], [0.5, 1], color="grey", linewidth=0.8, linestyle="--", label="calibrated")
+    confidences, accuracies = [found["confidence"] for found in bins], [found["accuracy"] for found in bins]
+    upper.plot(confidences, accuracies, "o-", color=KEPT_COLOUR, linewidth=1.2, markersize=4, label="measured")
+    upper.set_ylabel("share right", fontsize=8)
+    upper.legend(fontsize=7, frameon=False)
+    widths = [found["high"] - found["low"] for found in bins]
+    lows, numbers = [found["low"] for found in bins], [found["n"] for found in bins]
+    lower.bar(lows, numbers, width=widths, align="edge", color=DROPPED_COLOUR, edgecolor="white", linewidth=0.4)
+    lower.set_ylabel("pairs", fontsize=8)
+    lower.set_xlabel("confidence max(p, 1 - p)", fontsize=8)
+    lower.set_xlim(0.5, 1)
+    for axes in (upper, lower):
+        axes.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=9)
+    return _png(figure)
+
+
+def reward_changes(rewrites: Mapping[str, Mapping[str, Any]], title: str) -> bytes:
+    """Draw by how much each rewrite of replies moves the reward, as points with their 95 % intervals.
+
+    Args:
+        rewrites: name -> ``mean_change``, ``ci_low``, ``ci_high`` (None where they are not known), ``num_changed`` and
+            ``expected``, what the reward of a good model does.
+    """
+    shown = {name: one for name, one in rewrites.items() if one["mean_change"] is not None}
+    figure, axes = _figure(7, 1.0 + 0.34 * max(len(shown), 2))
+    for position, one in enumerate(shown.values()):
+        colour = PROBE_COLOURS[one["expected"]]
+        if one["ci_low"] is not None:
+            axes.plot([one["ci_low"], one["ci_high"]], [position, position], color=colour, linewidth=2)
+        axes.plot([one["mean_change"]], [position], "o", color=colour)
+    # Figures stand in a column of their own, so that no interval is written over.
+    for position, one in enumerate(shown.values()):
+        told = f"{one['mean_change']:+.2f}, n {one['num_changed']}"
+        axes.text(1.02, position, told, va="center", fontsize=8, transform=axes.get_yaxis_transform())
+    axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(shown)), [name.replace("_", " ") for name in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("mean change of the reward, in standard deviations of the test split's rewards", fontsize=8)
+    axes.set_title(title, fontsize=9)
+    for expected, told in PROBE_WORDS.items():
+        axes.plot([], [], "o-", color=PROBE_COLOURS[expected], label=told)
+    figure.legend(fontsize=7, loc="outside lower center", ncols=3, frameon=False)
+    return _png(figure)
+
+
+def accuracy_over_n(result: Mapping[str, Any], title: str) -> bytes:
+    """Draw accuracy over the number of candidates: a line for each method, with its 95 % intervals.
+
+    Args:
+        result: what the rule best_of_n makes of scored rows.
+    """
+    figure, axes = _figure(7.6, 4.4)
+    sizes = list(map(int, result["n"]))
+    lines = [(name, _over_n(result["n"], *key), _over_n(result["intervals"], *key)) for name, key in _methods(result)]
+    for place, (name, values, intervals) in enumerate(lines):
+        # Side by side, so that no interval hides another.
+        moved = [size * 2 ** (0.03 * (place - (len(lines) - 1) / 2)) for size in sizes]
+        below = [value - one["ci_low"] for value, one in zip(values, intervals, strict=True)]
+        above = [one["ci_high"] - value for value, one in zip(values, intervals, strict=True)]
+        axes.errorbar(
+            moved,
+            values,
+            (below, above),
+            fmt=REFERENCE_STYLES.get(name, "o-"),
+            label=name.replace("_", " "),
+            color=f"C{place % 10}",
+            linewidth=1.3,
+            elinewidth=0.7,
+            markersize=3,
+        )
+    for name, null in result["nulls"].items():
+        if name.startswith("strongest_generator"):
+            label = name.replace("_", " ")
+            axes.axhline(null["score"], color="grey", linewidth=1, linestyle=(0, (5, 2)), label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, list(map(str, sizes)), fontsize=7)
+    axes.minorticks_off()
+    axes.set_xlabel("candidates", fontsize=8)
+    axes.set_ylabel("share of problems right", fontsize=8)
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=9)
+    figure.legend(fontsize=7, loc="outside right upper", frameon=False)
+    return _png(figure)
+
+
+# Lines that no score decides; those of the first n candidates of a file, one draw, are left out.
+REFERENCE_STYLES = {"pass": "x--", "majority": "s:", "longest": "^:"}
+ONE_DRAW = "_prefix"
+
+
+def _methods(result: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the name of each line, and the keys of its figure at one n."""
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for figure, value in next(iter(result["n"].values())).items():
+        if figure.endswith(ONE_DRAW):
+            continue
+        parts = value if isinstance(value, Mapping) else {None: value}
+        found += [((f"{figure}, {part}", (figure, part)) if part else (figure, (figure,))) for part in parts]
+    return found
+
+
+def _over_n(by_size: Mapping[str, Any], figure: str, part: str | None = None) -> list[Any]:
+    return [found[figure][part] if part else found[figure] for found in by_size.values()]
+
+
 def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
@@ -164,3 +307,35 @@ def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def counts_over_runs(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw a panel for each asset and source: a line for what was kept and one for each rule, over the runs.
+
+    Args:
+        rows: asset, source, rule ('kept' for what no rule dropped), recorded (a time) and num_rows, oldest first.
+    """
+    from matplotlib.figure import Figure
+
+    panels: dict[tuple[str, str], dict[str, list[tuple[str, int]]]] = {}
+    for row in rows:
+        lines = panels.setdefault((row["asset"], row["source"]), {})
+        lines.setdefault(row["rule"], []).append((f"{row['recorded']:%m-%d %H:%M}", row["num_rows"]))
+    num_rows = max(1, -(-len(panels) // HISTOGRAMS_A_ROW))
+    figure = Figure(figsize=(5.4 * HISTOGRAMS_A_ROW, 0.5 + 2.8 * num_rows), layout="constrained")
+    for index, ((asset, source), lines) in enumerate(panels.items()):
+        axes = figure.add_subplot(num_rows, HISTOGRAMS_A_ROW, index + 1)
+        for rule, points in lines.items():
+            width = 2.0 if rule == "kept" else 1.0
+            numbers = [number for _, number in points]
+            axes.plot(range(len(points)), numbers, "o-", markersize=3, linewidth=width, label=rule)
+        times = [time for time, _ in next(iter(lines.values()))]
+        step = max(1, len(times) // 6)
+        axes.set_xticks(range(0, len(times), step), times[::step], fontsize=6, rotation=20)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"{asset}: {source}", fontsize=8)
+        axes.legend(fontsize=6, frameon=False)
+        axes.grid(alpha=0.3)
+    figure.suptitle("rows kept and dropped by rule, run after run", fontsize=9)
+    return _png(figure)
