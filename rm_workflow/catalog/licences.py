@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rm_workflow.catalog.models import Catalog, Recipe, Source
+from rm_workflow.catalog.models import ANNOTATION, Catalog, Recipe, Source
 
 CommercialUse = Literal["yes", "unclear", "no"]
 
@@ -24,15 +24,18 @@ class Terms:
     Attributes:
         note: the condition, or the reason of the verdict, in a few words.
         attribution: whether the authors must be named.
+        passing_on: whether what is made from it may be given to others, under the conditions of the note.
     """
 
     commercial_use: CommercialUse
     note: str = ""
     attribution: bool = False
+    passing_on: CommercialUse = "yes"
 
 
 NON_COMMERCIAL = Terms("no", "non-commercial use only", attribution=True)
-UNKNOWN = Terms("unclear", "the licence is not known here; read its text", attribution=True)
+UNKNOWN = Terms("unclear", "the licence is not known here; read its text", attribution=True, passing_on="unclear")
+NO_DERIVATIVES = "adapted works may not be passed on"
 
 LICENCES: Mapping[str, Terms] = {
     **dict.fromkeys(("mit", "bsd-3-clause"), Terms("yes", "keep the copyright notice", attribution=True)),
@@ -47,6 +50,7 @@ LICENCES: Mapping[str, Terms] = {
         Terms("yes", "name the authors; what is adapted keeps this licence", attribution=True),
     ),
 }
+FORBIDS_ADAPTATIONS = re.compile(r"no-?\s?deriv|\bnd\b", re.IGNORECASE)
 FORBIDS_COMMERCE = re.compile(r"non-?\s?commercial|\bnc\b", re.IGNORECASE)
 
 LLAMA_COMMUNITY = "say 'Built with Llama', begin the model's name with 'Llama', up to 700M monthly users"
@@ -97,6 +101,9 @@ def licence_terms(licence: str) -> Terms:
     >>> licence_terms("CC-BY-NC-4.0").commercial_use, licence_terms("ask the author").commercial_use
     ('no', 'unclear')
     """
+    if FORBIDS_ADAPTATIONS.search(licence):
+        commercial_use: CommercialUse = "no" if FORBIDS_COMMERCE.search(licence) else "unclear"
+        return Terms(commercial_use, NO_DERIVATIVES, attribution=True, passing_on="no")
     if FORBIDS_COMMERCE.search(licence):
         return NON_COMMERCIAL
     return LICENCES.get(licence.strip().lower(), UNKNOWN)
@@ -121,11 +128,18 @@ def of_mixture(recipe: Recipe, catalog: Catalog) -> dict[str, Any]:
 
 
 def sources_of(recipe: Recipe, catalog: Catalog) -> dict[str, Source]:
-    """Return the sources of a recipe's mixture by name, in its order."""
-    mixture = recipe.mixture
+    """Return the sources of a recipe's mixture by name, in its order; of its own annotation those of the problems."""
+    mixture, labelled = recipe.mixture, recipe.mixture.labelled_sources
     of_pairs = (catalog.pair_sets[name].source for name in mixture.pair_set_names)
-    names = dict.fromkeys([*of_pairs, *(use.name for use in mixture.responses)])
+    of_labels = (recipe.annotation.problems if recipe.annotation and name == ANNOTATION else name for name in labelled)
+    names = dict.fromkeys([*of_pairs, *of_labels])
     return {name: catalog.sources[name] for name in names}
+
+
+def test_problems(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
+    """Return what is known of test problems among a recipe's rows: source -> a sentence without its full stop."""
+    told = {name: source.test_problems for name, source in sources_of(recipe, catalog).items()}
+    return {name: sentence for name, sentence in told.items() if sentence}
 
 
 def roll_up(sources: Mapping[str, Source], base: str | None = None) -> dict[str, Any]:
@@ -147,6 +161,27 @@ def roll_up(sources: Mapping[str, Source], base: str | None = None) -> dict[str,
         "attributions": _attributions(sources, base),
         "generators_not_stated": [name for name, source in sources.items() if source.generators is None],
     }
+
+
+def against_passing_on(terms: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return why a model may not be passed on, or is not known to be: one phrase for each source and base model.
+
+    Args:
+        terms: what ``roll_up`` returns under that key. Terms of generators bind who trains on outputs, not who passes
+            the model on.
+    """
+    reasons = []
+    for entry in terms:
+        if entry["of"] == "generator":
+            continue
+        allowed = (
+            base_terms(entry["name"])[1] if entry["of"] == "base" else licence_terms(entry["licence"])
+        ).passing_on
+        if allowed == "no":
+            reasons.append(f"the licence of {_told(entry)} says that {NO_DERIVATIVES}")
+        if allowed == "unclear":
+            reasons.append(f"the licence of {_told(entry)} is not known here, so nothing says that it may be passed on")
+    return reasons
 
 
 def _entry(of: str, name: str, licence: str, terms: Terms) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rm_workflow.catalog.models import Benchmark, Catalog, PairSet, Recipe, Source
+from rm_workflow.catalog.models import ANNOTATION, PARTS, TEST, Benchmark, Catalog, PairSet, Recipe, Source
 from rm_workflow.catalog.names import nearest
 from rm_workflow.catalog.typed import EntryType, field_names, typed
 from rm_workflow.catalog.yaml_file import (
@@ -29,7 +29,7 @@ from rm_workflow.catalog.yaml_file import (
     shown_path,
 )
 from rm_workflow.errors import UserError
-from rm_workflow.settings import Settings
+from rm_workflow.settings import Settings, user_path
 
 __all__ = [
     "is_recipe_path",
@@ -43,8 +43,9 @@ __all__ = [
 
 BUILT_IN = Path(__file__).parent
 FILES = ("sources.yaml", "pair_sets.yaml", "benchmarks.yaml")
-TEST = "test"  # evaluate_on: the mixture's own test split
 SET = "--set"
+# The rule of benchmarks that are problems alone (rm_workflow/evaluation/benchmarks/problems.py).
+PROBLEMS = "problems"
 NAME_FIELDS = ("name", "extends")
 # Lists of files in a recipe, relative to it.
 TEXT_FILES: tuple[KeyPath, ...] = (("mixture", "decontaminate_files"), ("mixture", "guard", "boilerplate_files"))
@@ -97,7 +98,7 @@ def load_catalog(
                 check_source(name, source)
     if check_pair_set:
         for name, pair_set in catalog.pair_sets.items():
-            with _told_at(pair_sets[name].origin(())):
+            with _told_at(_written_at(pair_sets[name])):
                 check_pair_set(name, pair_set, catalog.sources[pair_set.source])
     if check_benchmark:
         for name, benchmark in catalog.benchmarks.items():
@@ -109,11 +110,35 @@ def load_catalog(
 
 
 @contextmanager
-def _told_at(origin: Origin) -> Iterator[None]:
+def _told_at(origin: Origin | Callable[[UserError], Origin]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{origin}: {error}") from None
+        where = origin if isinstance(origin, Origin) else origin(error)
+        raise UserError(f"{where}: {error}") from None
+
+
+def _written_at(entry: Document) -> Callable[[UserError], Origin]:
+    """Return where the part of a pair set stands that an error names by ``rule`` and ``parameter``."""
+
+    def origin(error: UserError) -> Origin:
+        rules = entry.data.get("rules")
+        names = [_rule_name(rule) for rule in rules] if isinstance(rules, list) else []
+        if error.place is None or error.place[0] not in names:
+            return entry.origin(())
+        rule, *parameter = error.place
+        here: KeyPath = ("rules", names.index(rule))
+        # Written as `- cap: {max_pairs: 0}` or as `- name: cap` with `parameters`.
+        short, long = (*here, rule, *parameter), (*here, "parameters", *parameter)
+        return entry.origin(short if short in entry.origins else long)
+
+    return origin
+
+
+def _rule_name(rule: Any) -> str | None:
+    if isinstance(rule, dict):
+        return str(rule.get("name") or next(iter(rule), None))
+    return rule if isinstance(rule, str) else None
 
 
 def is_recipe_path(name_or_path: str) -> bool:
@@ -135,7 +160,7 @@ def resolve_recipe(catalog: Catalog, name_or_path: str) -> Recipe:
                 "'rmw recipes' lists all, a recipe file is named by its path (./my.yaml)"
             )
         return catalog.recipes[name]
-    document = _recipe_document(Path(name_or_path).expanduser())
+    document = _recipe_document(user_path(name_or_path))
     name = document.data["name"]
     # A recipe of the catalogue is resolved already, so that it stands here as one without a parent.
     parents = {n: _as_document(recipe.model_copy(update={"extends": None})) for n, recipe in catalog.recipes.items()}
@@ -182,7 +207,7 @@ def recipe_with_origins(settings: Settings, name_or_path: str, overrides: Mappin
 
     Values that stand nowhere are marked ``default``, those of ``overrides`` ``--set``.
     """
-    extra = Path(name_or_path).expanduser() if is_recipe_path(name_or_path) else None
+    extra = user_path(name_or_path) if is_recipe_path(name_or_path) else None
     catalog = load_catalog(settings, extra)
     name = resolve_recipe(catalog, name_or_path).name
     recipes = _recipe_documents(_folders(settings), extra)
@@ -224,7 +249,7 @@ def _entry(document: Document, name: str, folder: Path) -> Document:
     path = entry.data.get("path")
     if not isinstance(path, str) or path.startswith("samples:"):
         return entry
-    return Document({**entry.data, "path": str((folder / Path(path).expanduser()).resolve())}, entry.origins)
+    return Document({**entry.data, "path": str((folder / user_path(path)).resolve())}, entry.origins)
 
 
 def _typed(model: type[EntryType], kind: str, name: str, entry: Document) -> EntryType:
@@ -276,7 +301,7 @@ def _from_folder(data: Any, keys: KeyPath, folder: Path) -> Any:
 
 
 def _absolute(path: Any, folder: Path) -> Any:
-    return str((folder / Path(path).expanduser()).resolve()) if isinstance(path, str) else path
+    return str((folder / user_path(path)).resolve()) if isinstance(path, str) else path
 
 
 def _chain(name: str, recipes: Recipes) -> list[str]:
@@ -349,14 +374,23 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
     benchmarks = catalog.benchmarks
     for number, name in enumerate(recipe.mixture.pair_set_names):
         _require(catalog.pair_sets, "pair set", name, title, document, ("mixture", "pair_sets", number))
-    for number, use in enumerate(recipe.mixture.responses):
-        _require(catalog.sources, "source", use.name, title, document, ("mixture", "responses", number))
+    for number, name in enumerate(recipe.mixture.labelled_sources):
+        known = {ANNOTATION, *catalog.sources}
+        _require(known, "source", name, title, document, ("mixture", PARTS[recipe.mixture.kind], number))
+    if recipe.annotation:
+        here: KeyPath = ("annotation", "problems")
+        _require(catalog.sources, "source", recipe.annotation.problems, title, document, here)
     for number, name in enumerate(recipe.mixture.decontaminate_against):
         path: KeyPath = ("mixture", "decontaminate_against", number)
         _require(benchmarks, "benchmark", name, title, document, path)
     for number, name in enumerate(recipe.evaluation.evaluate_on):
         path = ("evaluation", "evaluate_on", number)
         _require({TEST, *benchmarks}, "benchmark", name, title, document, path)
+        if name != TEST and benchmarks[name].scoring == PROBLEMS:
+            raise UserError(
+                f"{document.origin(path)}: {title}: {dotted(path)}: '{name}' holds problems to keep clear of, without "
+                "replies to score; name it under mixture.decontaminate_against"
+            )
 
 
 def _require(known: Iterable[str], kind: str, name: str, title: str, document: Document, path: KeyPath) -> None:

@@ -19,9 +19,14 @@ from pydantic import (
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
+Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
 Words = Annotated[str, StringConstraints(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+# What evaluate_on calls the mixture's own test split.
+TEST = "test"
+# What a mixture calls the labels that the recipe's own generator makes.
+ANNOTATION = "annotation"
 # What DuckDB holds as a number of pairs, far above all that there are.
 NumPairs = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
@@ -51,7 +56,9 @@ Objective = Literal[
 # Which kind of mixture each of these is trained on (``rm_workflow/training/objectives.py``).
 PAIR_OBJECTIVES = ("bradley_terry", "margin_bt", "scaled_bt")
 RATING_OBJECTIVES = ("plackett_luce", "regression")
-RESPONSE_OBJECTIVES = (*RATING_OBJECTIVES, "scalar_orm")
+OUTCOME_OBJECTIVES = ("scalar_orm", "generative_orm")
+RESPONSE_OBJECTIVES = (*RATING_OBJECTIVES, *OUTCOME_OBJECTIVES)
+STEP_OBJECTIVES = ("token_prm", "generative_prm")
 
 
 class Entry(BaseModel):
@@ -114,9 +121,12 @@ class Source(Location):
             which the solution begins, one white space character after the question.
         step_separator: for the same: what stands between two steps, which an adapter cuts a text at or joins steps by.
         neutral: for adapters of rated steps: what becomes of the rating 0 between wrong (-1) and right (1).
+        test_problems: which test problems of known benchmarks are among its rows, in words; told wherever a mixture of
+            it is judged, also where no list of those problems is at hand to compare with.
         max_broken_share: broken lines above this share of a file are fatal.
         generators: whose models wrote the responses (names of ``licences.GENERATORS``), [] where no terms reach them,
             None where the source does not say.
+        languages: ISO 639-1 codes of the languages of its texts, [] where the source does not say.
         published_rows: rows by split as the publisher states them; never checked, only shown.
     """
 
@@ -129,9 +139,11 @@ class Source(Location):
     solution_starts: Words | None = None
     step_separator: Words | None = None
     neutral: Literal["keep", "positive", "negative", "unlabelled"] = "keep"
+    test_problems: str = ""
     licence: str
     attribution: str = ""
     generators: list[Name] | None = None
+    languages: list[Language] = []
     description: str = ""
     max_broken_share: Share = 0.01
     published_rows: dict[Name, int] = {}
@@ -211,18 +223,6 @@ def _long_rule(rule: Any) -> Any:
     return rule
 
 
-class Benchmark(Location):
-    """An evaluation set with its own exact scoring rule.
-
-    Attributes:
-        scoring: name of the rule in ``rm_workflow.evaluation.benchmarks`` (``rewardbench``, ``rewardbench2``, ...).
-    """
-
-    scoring: Name
-    licence: str
-    description: str = ""
-
-
 class Split(Entry):
     """How a mixture is split.
 
@@ -237,12 +237,36 @@ class Split(Entry):
     seed: int = 0
 
 
+class Benchmark(Location):
+    """An evaluation set with its own exact scoring rule.
+
+    Attributes:
+        scoring: name of the rule in ``rm_workflow.evaluation.benchmarks`` (``rewardbench``, ``rewardbench2``, ...).
+        step_separator: for rules of worked solutions: what stands between two steps, as in a source.
+        only_test_of: of problems that a recipe trains on too, only those are kept that its split puts into test; the
+            same ``split`` as in the recipe's mixture, by hash.
+    """
+
+    scoring: Name
+    step_separator: Words | None = None
+    only_test_of: Split | None = None
+    licence: str
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _test_by_hash(self) -> "Benchmark":
+        if self.only_test_of and self.only_test_of.by != "hash":
+            raise ValueError("'only_test_of' needs by: hash, with the test_share and seed of the recipe's split")
+        return self
+
+
 class Sample(Entry):
     """The row cap of a mini recipe: train rows only, chosen by a keyed hash of their content.
 
     Attributes:
         train_pairs: so many train pairs at most, for a mixture of pairs.
-        train_prompts: so many train prompts at most, each with all its responses, for a mixture of responses.
+        train_prompts: so many train prompts at most, each with all its responses, for a mixture of responses or
+            trajectories.
     """
 
     train_pairs: NumPairs | None = None
@@ -252,7 +276,9 @@ class Sample(Entry):
     @model_validator(mode="after")
     def _one_amount(self) -> "Sample":
         if (self.train_pairs is None) == (self.train_prompts is None):
-            raise ValueError("name exactly one of 'train_pairs' and 'train_prompts' (for a mixture of responses)")
+            raise ValueError(
+                "name exactly one of 'train_pairs' and 'train_prompts' (for a mixture of responses or trajectories)"
+            )
         return self
 
 
@@ -324,7 +350,37 @@ class ResponseUse(Entry):
         return _shortened(type(self), whole(self))
 
 
+class TrajectoryUse(Entry):
+    """A source's solutions with step labels in a mixture of kind ``trajectories``.
+
+    Attributes:
+        name: of the source.
+        labels: ``hard`` (a step is right, 1, or wrong, 0) or ``soft`` (the share of its completions that are right).
+            Hard takes the source's hard labels; where it has none, its ratings; where it has neither, 1 for every
+            soft label above 0, as Math-Shepherd's hard estimation does (arXiv 2312.08935).
+        neutral: what becomes of a step that people rated neutral (0, between wrong -1 and right 1): ``drop_step``
+            takes its label away, ``positive`` and ``negative`` count it as right or wrong. A source with such ratings
+            needs it.
+        repeat: how often each train solution is seen in an epoch.
+        loss_weight: what each counts for in the loss, against 1 of a solution without it.
+    """
+
+    name: Name
+    labels: Literal["hard", "soft"] = "hard"
+    neutral: Literal["drop_step", "positive", "negative"] | None = None
+    repeat: Positive = 1
+    loss_weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_serializer(mode="wrap")
+    def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
+        """Return the form that people write, as ``PairSetUse`` does."""
+        return _shortened(type(self), whole(self))
+
+
 LeakPolicy = Literal["drop", "mark"]
+MixtureKind = Literal["pairs", "responses", "trajectories"]
+# Kind -> the field of a mixture that names its parts.
+PARTS: dict[MixtureKind, str] = {"pairs": "pair_sets", "responses": "responses", "trajectories": "trajectories"}
 
 
 class NearDuplicate(Entry):
@@ -382,11 +438,13 @@ class Mixture(Entry):
     """Pair sets, or the labelled responses of sources, joined, split and decontaminated.
 
     Attributes:
-        kind: ``pairs`` of pair sets, or ``responses`` with their ratings or outcome labels.
+        kind: ``pairs`` of pair sets, ``responses`` with their ratings or outcome labels, or ``trajectories``: solutions
+            with step labels.
         pair_sets: in order of precedence: a duplicate across sources is kept by the first. Each is a name, or
             ``name: {count: 2000}`` with the fields of ``PairSetUse``.
         responses: the same for sources of a mixture of responses: ``name: {ratings: [helpfulness]}`` with the fields
             of ``ResponseUse``.
+        trajectories: the same for sources of a mixture of trajectories, with the fields of ``TrajectoryUse``.
         decontaminate_against: benchmarks whose prompts and responses must not be trained on.
         decontaminate_files: the same for prompts in text files: ``.txt`` (one a line) or ``.jsonl`` (``text`` or
             ``prompt``); relative to the recipe's file, or with --set to the current folder.
@@ -397,9 +455,10 @@ class Mixture(Entry):
             a response's by that of the responses).
     """
 
-    kind: Literal["pairs", "responses"] = "pairs"
+    kind: MixtureKind = "pairs"
     pair_sets: list[PairSetUse] = []
     responses: list[ResponseUse] = []
+    trajectories: list[TrajectoryUse] = []
     split: Split
     decontaminate_against: list[Name] = []
     decontaminate_files: list[str] = []
@@ -415,17 +474,22 @@ class Mixture(Entry):
         return [use.name for use in self.pair_sets]
 
     @property
+    def labelled_sources(self) -> list[str]:
+        """Return the names of the sources of a mixture of responses or trajectories, in order of precedence."""
+        return [*(use.name for use in self.responses), *(use.name for use in self.trajectories)]
+
+    @property
     def attributes(self) -> list[str]:
         """Return the names of all ratings of a mixture of responses, in the order of the alphabet."""
         return sorted({rating for use in self.responses for rating in use.ratings})
 
-    @field_validator("pair_sets", "responses", mode="before")
+    @field_validator(*PARTS.values(), mode="before")
     @classmethod
     def _short_forms(cls, uses: Any) -> Any:
         """Accept ``- name`` and ``- name: {count: 2000}`` beside the long form."""
         return [_long_use(use) for use in uses] if isinstance(uses, list) else uses
 
-    @field_validator("pair_sets", "responses")
+    @field_validator(*PARTS.values())
     @classmethod
     def _no_repeated_part(cls, uses: list[Any]) -> list[Any]:
         _refuse_repeats([use.name for use in uses])
@@ -433,15 +497,16 @@ class Mixture(Entry):
 
     @model_validator(mode="after")
     def _parts_of_the_kind(self) -> "Mixture":
-        wanted, other = ("pair_sets", "responses") if self.kind == "pairs" else ("responses", "pair_sets")
+        wanted = PARTS[self.kind]
         if not getattr(self, wanted):
             raise ValueError(
                 f"'{wanted}' names nothing, and a mixture of kind {self.kind} is made of it; list at least one"
             )
-        if getattr(self, other):
-            raise ValueError(
-                f"'{other}' is no part of a mixture of kind {self.kind}; take it out (null in a child recipe)"
-            )
+        for other in PARTS.values():
+            if other != wanted and getattr(self, other):
+                raise ValueError(
+                    f"'{other}' is no part of a mixture of kind {self.kind}; take it out (null in a child recipe)"
+                )
         amount = "train_pairs" if self.kind == "pairs" else "train_prompts"
         if self.sample and getattr(self.sample, amount) is None:
             raise ValueError(
@@ -586,6 +651,13 @@ class Distributed(Entry):
         return self.machines * self.processes
 
 
+# How a training is run and told. Up to rounding, and to which masks a dropout draws, the result is the same, so these
+# are part of no key: an ended run goes on, and a checkpoint stands, when they change.
+UNKEYED_TRAINING_FIELDS = frozenset(
+    {"distributed", "layout", "logging_steps", "micro_batch_tokens", "report_to", "save"}
+)
+
+
 class Training(Entry):
     """Optimisation of one checkpoint. Names are those of TRL and transformers.
 
@@ -597,8 +669,9 @@ class Training(Entry):
         grouping: ``pairs`` shuffles single pairs; ``prompts`` keeps all pairs of a prompt in one step and fills a step
             with whole prompts up to ``batch_size``.
         layout: how pairs lie in rows (``rm_workflow/training/layouts.py``); ``auto`` shares what responses begin with
-            where that saves enough tokens. Never changes the result.
-        micro_batch_tokens: tokens in one forward pass on one device, padding included; never changes the result.
+            where that saves enough tokens. Never changes the result beyond rounding.
+        micro_batch_tokens: tokens in one forward pass on one device, padding included; never changes the result beyond
+            rounding.
         warmup: steps if >= 1, share of all steps if below.
         precision: ``auto`` is bf16 autocast where the device really computes in it, else fp32.
         head_init_std: standard deviation of the fresh reward head; null is 1/(hidden size + 1) (OpenRLHF).
@@ -653,17 +726,81 @@ class Training(Entry):
         return self
 
 
+class Probes(Entry):
+    """How many test pairs are scored again with their replies rewritten, and how many without their prompt.
+
+    The first ones by a hash are taken; more pairs hold all of fewer. 0 turns either off.
+
+    Attributes:
+        num_pairs: pairs whose replies are rewritten.
+        num_prompt_ablated: pairs whose prompt is taken away.
+    """
+
+    num_pairs: Annotated[int, _between(0, 100_000)] = 20
+    num_prompt_ablated: Annotated[int, _between(0, 100_000)] = 80
+
+
 class Evaluation(Entry):
     """What a checkpoint is scored on, and how.
 
     Attributes:
         evaluate_on: ``test`` (the mixture's own test split) and benchmark names.
         batch_tokens: padded tokens in one forward pass; never changes a score beyond rounding.
+        deterministic: one forward pass a sequence, so that a score depends on no other sequence, not by a bit.
+        probes: of the test split, where it is scored.
     """
 
     evaluate_on: list[Name] = ["test"]
     batch_tokens: Positive = 4096
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    deterministic: bool = False
+    probes: Probes = Probes()
+
+
+class Annotation(Entry):
+    """Step labels by a generator instead of people, as Math-Shepherd has them (arXiv 2312.08935).
+
+    A mixture of the same recipe takes them by the source name ``annotation``.
+
+    Attributes:
+        problems: a source with reference answers, whose train problems are solved.
+        generator: hub id, local folder or ``pypi:<package>==<version>`` of a causal model; with ``endpoint`` the name
+            of the model there.
+        endpoint: address of a server with OpenAI's completions API (``http://localhost:8000/v1``), as vLLM serves it;
+            null generates in this process.
+        num_problems: so many problems, chosen by a keyed hash; null takes all.
+        prompt: what the generator continues; ``{problem}`` stands for the problem. It is given as it stands: marks of a
+            chat template are written out.
+        trajectories: solutions of a problem.
+        completions: drawn from each step of a solution but the last.
+        max_tokens: of one solution or completion.
+        step_separator: what stands between two steps.
+        stop: texts at which the generator stops.
+        batch_size: texts that are generated at once; requests at a time of an endpoint.
+    """
+
+    problems: Name
+    generator: Annotated[str, StringConstraints(min_length=1)]
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")] | None = None
+    num_problems: Positive | None = None
+    prompt: Words = "{problem}\n"
+    trajectories: Positive = 15
+    completions: Positive = 16
+    temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
+    max_tokens: Positive = 2048
+    step_separator: Words = "\n"
+    stop: list[Words] = []
+    batch_size: Positive = 32
+    seed: int = 0
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks_the_problem(cls, prompt: str) -> str:
+        if "{problem}" not in prompt:
+            raise ValueError(
+                "the prompt does not hold {problem}, so that every problem would be asked alike; put it in"
+            )
+        return prompt
 
 
 class PublishedFigures(Entry):
@@ -680,6 +817,7 @@ class Recipe(Entry):
 
     Attributes:
         base: hub id, local folder or ``pypi:<package>==<version>``.
+        annotation: labels that a generator makes for this recipe's mixture, or null.
         published: figures of the system that the recipe repeats.
     """
 
@@ -689,10 +827,26 @@ class Recipe(Entry):
     base: Annotated[str, StringConstraints(min_length=1)]
     objective: Objective = "bradley_terry"
     mixture: Mixture
+    annotation: Annotation | None = None
     tokens: TokenRecipe = TokenRecipe()
     training: Training
     evaluation: Evaluation = Evaluation()
     published: PublishedFigures = PublishedFigures()
+
+    @model_validator(mode="after")
+    def _annotation_is_used(self) -> "Recipe":
+        is_named = ANNOTATION in self.mixture.labelled_sources
+        if is_named and self.annotation is None:
+            raise ValueError(
+                "the mixture takes the source 'annotation', and nothing says what that is; set annotation: {problems, "
+                "generator}"
+            )
+        if self.annotation and not is_named:
+            raise ValueError(
+                "annotation makes labels that the mixture does not take; name 'annotation' under mixture.trajectories "
+                "or mixture.responses, or take annotation out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _data_of_the_objective(self) -> "Recipe":
@@ -701,6 +855,11 @@ class Recipe(Entry):
             raise ValueError(
                 f"objective {objective} is trained on labelled responses, and the mixture is of {kind}; set "
                 "mixture.kind to responses and list sources under mixture.responses"
+            )
+        if objective in STEP_OBJECTIVES and kind != "trajectories":
+            raise ValueError(
+                f"objective {objective} is trained on step labels, and the mixture is of {kind}; set mixture.kind to "
+                "trajectories and list sources under mixture.trajectories"
             )
         if objective in PAIR_OBJECTIVES and kind != "pairs":
             raise ValueError(
@@ -712,14 +871,14 @@ class Recipe(Entry):
                     f"objective {objective} needs ratings, and mixture.responses names none of source {use.name}; "
                     f"write {use.name}: {{ratings: [...]}}"
                 )
-            if objective == "scalar_orm" and use.ratings:
+            if objective in OUTCOME_OBJECTIVES and use.ratings:
                 raise ValueError(
                     f"objective {objective} needs outcome labels, and mixture.responses names ratings of source "
                     f"{use.name}; take them out"
                 )
         if objective == "plackett_luce" and self.mixture.weight_per_prompt:
             raise ValueError("objective plackett_luce counts each prompt once; take mixture.weight_per_prompt out")
-        if objective in RESPONSE_OBJECTIVES:
+        if objective in RESPONSE_OBJECTIVES or objective in STEP_OBJECTIVES:
             for field in ("label_smoothing", "center_rewards_coefficient"):
                 if getattr(self.training, field):
                     raise ValueError(f"training.{field} is for objectives on pairs, not for {objective}; take it out")

@@ -4,6 +4,7 @@ Read by the rules of YAML 1.2, where ``1e-5`` is a number and ``yes`` is text; P
 ``learning_rate: 1e-5`` is text. Anchors, aliases and tags are refused: no value is hidden, repeated or executed.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ RESOLVERS = {
     ),
 }
 TAG = "tag:yaml.org,2002:"
+# What fits into 64 bits, as DuckDB, Parquet and torch have it; Python itself refuses to read 4,301 digits.
+MOST_DIGITS = 18
 
 
 class Loader(yaml.SafeLoader):
@@ -188,6 +191,7 @@ def _at(data: dict[str, Any], path: KeyPath) -> dict[str, Any]:
     return data
 
 
+@functools.lru_cache(maxsize=256)
 def _compose(text: str, shown: str) -> yaml.Node | None:
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=Loader)
@@ -213,6 +217,10 @@ def _value(node: yaml.Node, path: KeyPath, shown: str, origins: dict[KeyPath, Or
             values.append(_value(item, (*path, number), shown, origins))
         return values
     name = node.tag.removeprefix(TAG)
+    if name == "int" and len(node.value) > MOST_DIGITS:
+        raise UserError(
+            f"{shown}:{_line(node)}: a whole number has more than {MOST_DIGITS} digits; write a smaller one"
+        )
     if isinstance(node, yaml.ScalarNode) and name in SCALARS:
         return SCALARS[name](node.value)
     raise UserError(f"{shown}:{_line(node)}: tag {node.tag} is not read here; write the plain value")
