@@ -6,30 +6,32 @@ Layout under RMW_HOME::
     events/<sequence>.<kind>.<asset>.json                     one fact each; the highest sequence is the latest
     staging/<token>/                                          swept when its owner is gone
     work/<asset>/<version>/                                   a trainer's own folder, kept across failures
+    cache/proofs/<asset>/<version>.json                       that its files were hashed; may be deleted
 
 Manifests and events are the truth; the lineage database is an index over them.
 """
 
 import contextlib
 import errno
-import json
+import functools
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rm_workflow.durable_files import fsync, fsync_tree, locked, write_whole
+from rm_workflow.durable_files import Hold, fsync, fsync_names, fsync_tree, locked, make_folders, write_whole
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id, file_sha256
+from rm_workflow.proofs import Proofs, read_sealed, sealed_json
 
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 EVENT_FILE = re.compile(r"(?P<sequence>\d{8,})\.(?P<kind>\w+)\.(?P<asset>\w+)\.json")
 RECORDED_PACKAGES = (
     *("rm-workflow", "dagster", "duckdb", "pyarrow", "torch", "transformers", "trl", "peft", "accelerate"),
@@ -73,21 +75,28 @@ class ExternalFile:
     Attributes:
         name: ``<hub id or path>/<file>``, never absolute.
         sha256: hash of its bytes.
+        revision: commit of the hub repository that it was read at, where it comes from one; recorded, not keyed.
     """
 
     name: str
     path: Path
     sha256: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published artifact."""
+    """A published artifact.
+
+    Attributes:
+        hold: keeps it from being collected as garbage while this object is referred to; None where it was only found.
+    """
 
     asset: str
     version: str
     folder: Path
     manifest: Mapping[str, Any]
+    hold: Hold | None = field(default=None, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -166,6 +175,14 @@ class CheckFailedError(UserError):
         super().__init__(f"{asset} was not published because a blocking check failed: {failed}")
 
 
+class DamagedError(UserError):
+    """A file of an artifact is not what was published."""
+
+    def __init__(self, artifact: Artifact, fault: str) -> None:
+        where = f"artifacts/{artifact.asset}/{artifact.version}"
+        super().__init__(f"artifact {artifact.id}: {fault}; delete the folder {where} and run again")
+
+
 def _figures(check: Check) -> str:
     return "(" + ", ".join(f"{key} {value}" for key, value in check.metadata.items()) + ")"
 
@@ -174,10 +191,15 @@ class ArtifactStore:
     """The artifacts and events under one RMW_HOME."""
 
     def __init__(self, home: Path) -> None:
+        # Not above: the trainer imports this module where DuckDB need not be installed.
+        from rm_workflow.database import open_home
+
+        open_home(home)
         self.home = home
         self.artifacts = home / "artifacts"
         self.events_folder = home / "events"
         self.staging = home / "staging"
+        self.proofs = Proofs(home / "cache" / "proofs")
 
     def find(self, asset: str, version: str) -> Artifact | None:
         """Return the published artifact with this key, its files checked for size, or None."""
@@ -185,15 +207,55 @@ class ArtifactStore:
         path = folder / MANIFEST
         if not path.is_file():
             return None
-        manifest = _read_json(path, f"delete the folder artifacts/{asset}/{version} and run again")
+        try:
+            manifest = read_sealed(path, f"delete the folder artifacts/{asset}/{version} and run again")
+        except FileNotFoundError:
+            return None  # collected meanwhile
+        if manifest["format"] != MANIFEST_FORMAT:
+            raise UserError(
+                f"artifact {asset}@{version} is of store format {manifest['format']} and this version reads format "
+                f"{MANIFEST_FORMAT}; use the version of rm_workflow that wrote it, or set RMW_HOME to another folder"
+            )
+        artifact = Artifact(asset, version, folder, manifest)
+        if (manifest["asset"], manifest["version"]) != (asset, version):
+            raise DamagedError(artifact, f"its manifest is that of {manifest['asset']}@{manifest['version']}")
         for name, entry in manifest["files"].items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if size != entry["bytes"] and not path.is_file():
+                return None  # collected meanwhile
             if size != entry["bytes"]:
-                raise UserError(
-                    f"artifact {asset}@{version}: file {name} has {size} bytes where its manifest says "
-                    f"{entry['bytes']}; delete the folder artifacts/{asset}/{version} and run again"
-                )
-        return Artifact(asset, version, folder, manifest)
+                raise DamagedError(artifact, f"file {name} has {size} bytes where its manifest says {entry['bytes']}")
+        return artifact
+
+    def take(self, asset: str, version: str) -> Artifact | None:
+        """Return the published artifact with this key for use: proven by hash, and held against collection; or None.
+
+        Raises:
+            DamagedError: a file is not what was published.
+        """
+        try:
+            hold = Hold(self.artifacts / asset / version)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        found = self.find(asset, version)
+        if found is None:
+            return None
+        self.prove(found)
+        return replace(found, hold=hold)
+
+    def prove(self, artifact: Artifact, names: Collection[str] | None = None) -> None:
+        """Make sure that files of an artifact are what was published; what has a proof is not hashed again.
+
+        Args:
+            names: files that will be read, as the manifest names them; None for all.
+
+        Raises:
+            DamagedError: a file is not.
+        """
+        files = {name: entry for name, entry in artifact.manifest["files"].items() if names is None or name in names}
+        fault = self.proofs.fault(f"{artifact.asset}/{artifact.version}", artifact.folder, files)
+        if fault:
+            raise DamagedError(artifact, fault)
 
     def latest(self, asset: str, requested: str | None = None, partition: str | None = None) -> Artifact | None:
         """Return the artifact that the highest publish or reuse of ``asset`` names.
@@ -211,7 +273,8 @@ class ArtifactStore:
 
     def require(self, asset: str, requested: str | None = None) -> Artifact:
         """Return the latest artifact of ``asset``, or say how to make one."""
-        artifact = self.latest(asset, requested)
+        latest = self.latest(asset, requested)
+        artifact = self.take(asset, latest.version) if latest else None
         if artifact is None:
             raise UserError(
                 f"asset {asset} has no artifact for these parameters under RMW_HOME ({self.home}); materialize it first"
@@ -223,7 +286,7 @@ class ArtifactStore:
 
     def inputs_of(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that ``artifact`` was made from."""
-        found = [(entry, self.find(entry["asset"], entry["version"])) for entry in artifact.manifest["inputs"]]
+        found = [(entry, self.take(entry["asset"], entry["version"])) for entry in artifact.manifest["inputs"]]
         missing = [f"{entry['asset']}@{entry['version']}" for entry, artifact in found if artifact is None]
         if missing:
             raise UserError(
@@ -253,7 +316,28 @@ class ArtifactStore:
             if is_asked_for and int(file["sequence"]) not in skip:
                 wanted.append(file.string)
         for file_name in sorted(wanted, reverse=newest_first):
-            yield _read_json(self.events_folder / file_name, "delete it, then run rmw lineage rebuild")
+            yield self._read_event(file_name)
+
+    def faults_of_events(self) -> list[str]:
+        """Return a sentence for each event that is not as it was written."""
+        faults = []
+        for file in self._event_files():
+            try:
+                self._read_event(file.string)
+            except UserError as error:
+                faults.append(str(error))
+        return sorted(faults)
+
+    def _read_event(self, file_name: str) -> dict[str, Any]:
+        path, mend = self.events_folder / file_name, "delete it, then run rmw lineage rebuild"
+        event = read_sealed(path, mend)
+        if file_name != _event_file_name(event["sequence"], event["kind"], event["asset"]):
+            raise UserError(f"{path} is damaged (its content is that of another event); {mend}")
+        return event
+
+    def last_sequence(self) -> int:
+        """Return the highest sequence number of all events, 0 where there is none."""
+        return max((int(file["sequence"]) for file in self._event_files()), default=0)
 
     def _event_files(self) -> list[re.Match[str]]:
         if not self.events_folder.is_dir():
@@ -264,7 +348,7 @@ class ArtifactStore:
         """Write one event under the next sequence number and return it."""
         self.events_folder.mkdir(parents=True, exist_ok=True)
         with locked(self.events_folder / ".lock"):
-            sequence = max((int(file["sequence"]) for file in self._event_files()), default=0) + 1
+            sequence = self.last_sequence() + 1
             event = {
                 "sequence": sequence,
                 "kind": kind,
@@ -272,14 +356,16 @@ class ArtifactStore:
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 **facts,
             }
-            path = self.events_folder / f"{sequence:08d}.{kind}.{asset}.json"
-            write_whole(path, json.dumps(event, ensure_ascii=False, indent=1))
+            path = self.events_folder / _event_file_name(sequence, kind, asset)
+            write_whole(path, sealed_json(event))
+            fsync(self.home)
         return event
 
     def work_folder(self, asset: str, version: str) -> Path:
         """Return the folder where a long build of this key keeps its own files across failures."""
         folder = self.home / "work" / asset / version
         folder.mkdir(parents=True, exist_ok=True)
+        fsync_names(folder.parent, self.home)
         return folder
 
     def clear_work(self, asset: str, version: str) -> None:
@@ -303,33 +389,52 @@ class ArtifactStore:
 
     def sweep(self) -> int:
         """Remove the staging folders of processes that are gone and return their number."""
-        if not self.staging.is_dir():
-            return 0
         removed = 0
-        with self._staging_locked():
-            for token in {path.stem for path in self.staging.glob("[!.]*")}:
-                lock = self.staging / f"{token}.lock"
-                with contextlib.suppress(BlockingIOError), locked(lock, wait=False):
-                    shutil.rmtree(self.staging / token, ignore_errors=True)
-                    lock.unlink(missing_ok=True)
-                    removed += 1
+        for folder in self.abandoned():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.with_suffix(".lock").unlink(missing_ok=True)
+            removed += 1
         return removed
+
+    def abandoned(self) -> Iterator[Path]:
+        """Yield the staging folders of processes that are gone, each locked until the next one is asked for."""
+        if not self.staging.is_dir():
+            return
+        with self._staging_locked():
+            for token in sorted({path.stem for path in self.staging.glob("[!.]*")}):
+                with contextlib.suppress(BlockingIOError), locked(self.staging / f"{token}.lock", wait=False):
+                    yield self.staging / token
 
     def _staging_locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep making and sweeping apart: a sweep could lock, and remove, what its owner has made but not locked."""
         return locked(self.staging / ".lock")
 
+    def remove(self, artifact: Artifact, reason: str) -> None:
+        """Let an artifact vanish in one rename, after an event has taken over its manifest; then free its space."""
+        facts = {name: artifact.manifest[name] for name in ("version", "partition", "requested")}
+        known = {**facts, "overridden": False, "run_id": "", "reason": reason, "manifest": dict(artifact.manifest)}
+        self.record("removal", artifact.asset, known)
+        self.staging.mkdir(parents=True, exist_ok=True)
+        swept = self.staging / uuid.uuid4().hex
+        artifact.folder.rename(swept)
+        # Else a loss of power could leave the name and take the files.
+        fsync(artifact.folder.parent)
+        fsync(self.staging)
+        self.proofs.forget(f"{artifact.asset}/{artifact.version}")
+        shutil.rmtree(swept, ignore_errors=True)
+
     def publish(self, staged: Path, request: Request, built: Built, run_id: str) -> Artifact:
         """Make a staged folder visible under its key in one rename; a concurrent winner is kept."""
         target = self.artifacts / request.asset / request.version
         manifest = _manifest(staged, request, built, run_id)
-        (staged / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
+        (staged / MANIFEST).write_text(sealed_json(manifest), "utf-8")
         fsync_tree(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             _rename_new(staged, target)
-        fsync(target.parent)
-        artifact = self.find(request.asset, request.version)
+            self.proofs.note(f"{request.asset}/{request.version}", target, manifest["files"])
+        fsync_names(target.parent, self.home)
+        artifact = self.take(request.asset, request.version)
         if artifact is None:
             raise UserError(
                 f"the folder artifacts/{request.asset}/{request.version} stands in the way: it has files and no "
@@ -355,7 +460,7 @@ class ArtifactStore:
         return outcome
 
     def _reuse_or_build(self, request: Request, build: Callable[[Path], Built], run_id: str) -> Outcome:
-        found = self.find(request.asset, request.version)
+        found = self.take(request.asset, request.version)
         if found:
             return Outcome(found, reused=True)
         with self._staged() as folder:
@@ -365,6 +470,10 @@ class ArtifactStore:
                 self.record("failed_check", request.asset, {**_event_facts(request, run_id), "checks": checks})
                 raise CheckFailedError(request.asset, built.checks)
             return Outcome(self.publish(folder, request, built, run_id), reused=False)
+
+
+def _event_file_name(sequence: int, kind: str, asset: str) -> str:
+    return f"{sequence:08d}.{kind}.{asset}.json"
 
 
 def _is_under(error: OSError, home: Path) -> bool:
@@ -377,6 +486,7 @@ def storage_error(error: OSError, home: Path) -> Exception:
     reasons = {
         errno.ENOSPC: "the disk is full; free space there",
         errno.EDQUOT: "the disk quota is used up; free space there",
+        errno.EIO: "the disk reports an error; check it",
         errno.EROFS: "the file system is read-only; make it writable",
         errno.EACCES: "permission is denied; make it writable",
         errno.EPERM: "permission is denied; make it writable",
@@ -394,7 +504,7 @@ def prepare_home(home: Path) -> None:
     """Create RMW_HOME and prove that it can be written, before any work is done."""
     probe = home / f".probe-{uuid.uuid4().hex}"
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_folders(home)
         probe.write_bytes(bytes(1 << 20))
         fsync(probe)
     except OSError as error:
@@ -416,7 +526,9 @@ def _manifest(staged: Path, request: Request, built: Built, run_id: str) -> dict
         "parameters": request.parameters,
         "requested": request.requested,
         "inputs": [{"asset": a.asset, "version": a.version, "kind": a.kind} for a in request.inputs],
-        "external_files": [{"name": file.name, "sha256": file.sha256} for file in request.external_files],
+        "external_files": [
+            {"name": file.name, "sha256": file.sha256, "revision": file.revision} for file in request.external_files
+        ],
         "files": {
             str(path.relative_to(staged)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files
         },
@@ -428,7 +540,8 @@ def _manifest(staged: Path, request: Request, built: Built, run_id: str) -> dict
     }
 
 
-def installed_packages() -> dict[str, str]:
+@functools.cache
+def installed_packages() -> Mapping[str, str]:
     """Return the versions of the packages that shape results; recorded, not keyed."""
     versions = {}
     for name in RECORDED_PACKAGES:
@@ -464,12 +577,3 @@ def _rename_new(source: Path, target: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise FileExistsError(target) from error
         raise
-
-
-def _read_json(path: Path, mend: str) -> dict[str, Any]:
-    """Return the object in a file that is written once and whole, so that only a fault of the disk can cut it."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {mend}") from error
-    return content

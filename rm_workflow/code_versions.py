@@ -21,7 +21,7 @@ class CodeVersion:
 
 CODE_VERSIONS = {
     "raw": CodeVersion(
-        "4",
+        "5",
         (
             *("preferences/raw.py", "preferences/understanding.py", "preferences/files.py", "preferences/normalise.py"),
             *("preferences/tables.py", "preferences/adapters/*.py", "keys.py"),
@@ -34,19 +34,47 @@ CODE_VERSIONS = {
             *("preferences/rules/*.py", "keys.py"),
         ),
     ),
-    "benchmark": CodeVersion("1", ("evaluation/benchmarks/*.py", "evaluation/items.py", "preferences/tables.py")),
+    "benchmark": CodeVersion(
+        "2",
+        (
+            *("evaluation/benchmarks/*.py", "evaluation/items.py", "evaluation/native_rows.py"),
+            *("preferences/tables.py", "preferences/splits.py", "preferences/adapters/_steps.py"),
+            "evaluation/grading.py",
+        ),
+    ),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
     "mixture": CodeVersion(
         "4",
         (
-            *("preferences/mixture.py", "preferences/response_mixture.py", "preferences/sql.py"),
-            *("preferences/normalise.py", "preferences/decontamination/*"),
+            *("preferences/mixture.py", "preferences/labelled_mixture.py", "preferences/response_mixture.py"),
+            *("preferences/trajectory_mixture.py", "preferences/sql.py"),
+            *("preferences/normalise.py", "preferences/splits.py", "preferences/decontamination/*"),
+        ),
+    ),
+    "rollouts": CodeVersion(
+        "1",
+        (
+            *("annotation/rollouts.py", "annotation/generators.py", "annotation/local.py", "annotation/endpoint.py"),
+            *("preferences/adapters/_steps.py", "keys.py"),
+        ),
+    ),
+    "labels": CodeVersion(
+        "1",
+        (
+            *("annotation/step_labels.py", "annotation/rollouts.py", "evaluation/grading.py"),
+            *("evaluation/grading_worker.py", "preferences/raw.py", "preferences/tables.py"),
         ),
     ),
     "audit": CodeVersion(
-        "1",
+        "2",
         (
-            *("preferences/audit.py", "preferences/findings.py", "preferences/sql.py", "preferences/normalise.py"),
+            *(
+                "preferences/audit.py",
+                "preferences/findings.py",
+                "preferences/phrases.py",
+                "preferences/sql.py",
+                "preferences/normalise.py",
+            ),
             *("preferences/rules/refusal.py", "intervals.py"),
         ),
     ),
@@ -54,24 +82,52 @@ CODE_VERSIONS = {
         "2",
         ("preferences/overlap.py", "preferences/sql.py", "preferences/normalise.py", "preferences/decontamination/*"),
     ),
-    "tokens": CodeVersion("4", ("training/tokens.py", "training/response_tokens.py", "models/tokens.py")),
-    "run_config": CodeVersion("2", ("training/run_config.py", "training/held_out.py", "training/data.py")),
+    "tokens": CodeVersion(
+        "4",
+        (
+            *("training/tokens.py", "training/response_tokens.py", "models/tokens.py"),
+            *("training/solution_tokens.py", "models/solutions.py", "models/readout.py"),
+        ),
+    ),
+    "run_config": CodeVersion(
+        "3", ("training/run_config.py", "training/held_out.py", "training/data.py", "training/solutions.py")
+    ),
     "checkpoint": CodeVersion(
-        "3",
+        "5",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
-            *("training/layouts.py", "training/attention.py", "training/saving.py", "training/canaries.py"),
+            *("training/layouts.py", "models/attention.py", "models/segments.py"),
+            "models/frozen.py",
+            *("training/saving.py", "training/fresh_load.py", "training/reloading.py", "training/canaries.py"),
             *("training/responses.py", "training/response_trainer.py", "models/reward_model.py"),
             *("training/resuming.py", "training/validating.py", "training/held_out.py"),
             *("training/distributed.py", "training/micro_batches.py", "training/whole_states.py"),
             *("training/checkpoint.py", "training/building.py", "training/proving.py"),
+            *("training/solutions.py", "training/solution_trainer.py", "models/readout.py"),
         ),
     ),
     "scores": CodeVersion(
-        "3",
+        "7",
         (
             *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
+            *("evaluation/sequences.py", "evaluation/batching.py", "models/segments.py", "models/attention.py"),
+            *("models/loading.py", "models/published.py", "models/readout.py", "models/solutions.py"),
+            *("evaluation/steps.py", "evaluation/best_of_n.py"),
+            *("evaluation/analysis.py", "evaluation/bias.py", "evaluation/calibration.py", "evaluation/stored.py"),
+            "evaluation/contamination.py",
             *("evaluation/benchmarks/*.py", "evaluation/items.py", "models/reward_model.py", "intervals.py"),
+            *("evaluation/composite.py", "evaluation/judged_pairs.py", "evaluation/probes/*.py"),
+            *("evaluation/best_of_n.py", "evaluation/two_classes.py", "evaluation/grading.py"),
+            "evaluation/grading_worker.py",
+        ),
+    ),
+    "card": CodeVersion(
+        "4",
+        (
+            *("reporting/evidence.py", "reporting/fit_for_use.py", "reporting/model_card.py", "reporting/tables.py"),
+            *("reporting/words.py", "reporting/plots.py", "reporting/html_report.py", "reporting/worst_pairs.py"),
+            *("reporting/model_card.md.jinja", "reporting/report.html.jinja", "preferences/counts.py"),
+            "evaluation/verifiers.py",
         ),
     ),
 }

@@ -1,7 +1,15 @@
-"""DuckDB connections for work on artifacts. The lineage file has its own owner in ``lineage``."""
+"""DuckDB connections for work on artifacts. The lineage file has its own owner in ``lineage``.
 
+SQL of ours names identifiers and texts that come from data through ``quote_identifier`` and ``quote_literal`` or bound
+values. Should that ever fail, a statement still reaches nothing but the homes that this process has opened and the
+folder for temporary files.
+"""
+
+import errno
 import os
-from collections.abc import Iterator
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +20,21 @@ from rm_workflow.errors import UserError
 # Environment variable -> DuckDB's setting.
 LIMITS = {"RMW_MEMORY_LIMIT": "memory_limit", "RMW_THREADS": "threads"}
 EXAMPLES = {"RMW_MEMORY_LIMIT": "4GB", "RMW_THREADS": "2"}
+FILE_ERROR = re.compile(r'"(?P<path>[^"]+)": (?P<reason>[^":]+)$')
+# In this order: nothing can be changed after the last one.
+LOCKS = (
+    "set allow_community_extensions = false",
+    "set autoinstall_known_extensions = false",
+    "set autoload_known_extensions = false",
+    "set enable_external_access = false",
+    "set lock_configuration = true",
+)
+_homes: set[Path] = set()
+
+
+def open_home(home: Path) -> None:
+    """Let the connections of this process read and write below a home, wherever it lies."""
+    _homes.add(home)
 
 
 @contextmanager
@@ -26,6 +49,7 @@ def connect(scratch: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
 
     Raises:
         UserError: DuckDB does not understand one of the two, or the work needs more memory, even with spilling.
+        OSError: a file cannot be written, for instance because spilling has filled the disk.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -37,14 +61,39 @@ def connect(scratch: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         # What DuckDB knows of its inputs would show in the files that it writes: a column without nulls in one file is
         # written in another way than the same column in two files.
         connection.execute("set disabled_optimizers = 'statistics_propagation'")
+        lock_down(connection, _reachable(scratch))
         yield connection
     except duckdb.OutOfMemoryException as error:
         raise UserError(
             f"DuckDB needs more memory than {os.environ.get('RMW_MEMORY_LIMIT') or 'this machine has'} for this step; "
             "raise the environment variable RMW_MEMORY_LIMIT, or lower RMW_THREADS, as each thread needs its own"
         ) from error
+    except duckdb.IOException as error:
+        raise _system_error(error) or error from error
     finally:
         connection.close()
+
+
+def _system_error(error: duckdb.IOException) -> OSError | None:
+    """Return the error of the system (a full disk, a quota) that DuckDB tells of a file, or None for another one."""
+    told = FILE_ERROR.search(str(error))
+    code = {os.strerror(code): code for code in errno.errorcode}.get(told["reason"]) if told else None
+    return OSError(code, told["reason"], told["path"]) if told and code else None
+
+
+def lock_down(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:
+    """Let a connection reach files below ``folders`` alone, no network, no extension, and keep it so."""
+    allowed = ", ".join(quote_literal(str(folder)) for folder in folders)
+    connection.execute(f"set allowed_directories = [{allowed}]")
+    for statement in LOCKS:
+        connection.execute(statement)
+
+
+def _reachable(scratch: Path | None) -> list[Path]:
+    """Return the homes (without any the working folder), where ``scratch`` lies, and the folder for temporary files."""
+    home = Path(os.environ.get("RMW_HOME") or Path.cwd())
+    folders = [home, *_homes, Path(tempfile.gettempdir()), *([scratch.parent] if scratch else [])]
+    return sorted({path for folder in folders for path in (folder.absolute(), folder.resolve())})
 
 
 def _limit(connection: duckdb.DuckDBPyConnection, variable: str, setting: str) -> None:

@@ -1,11 +1,16 @@
 """The Dagster code location: assembles assets, jobs and schedules from the catalogue; computes nothing."""
 
+from collections.abc import Iterable, Sequence
+
 import dagster as dg
 
+from rm_workflow.assets.annotations import rollouts_asset, step_labels_asset
 from rm_workflow.assets.audits import audit_asset
 from rm_workflow.assets.bases import base_asset
 from rm_workflow.assets.benchmarks import benchmark_asset
+from rm_workflow.assets.cards import card_asset
 from rm_workflow.assets.checkpoints import checkpoint_asset, run_config_asset
+from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.assets.jobs import data_job, recipe_job, retraining_schedule
 from rm_workflow.assets.mixtures import mixture_asset, tokens_asset
 from rm_workflow.assets.overlaps import overlap_asset
@@ -17,22 +22,32 @@ from rm_workflow.catalog.models import Catalog
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.settings import load_settings
 
+ANNOTATION_ASSETS = (rollouts_asset, step_labels_asset)
 RECIPE_ASSETS = (
     *(mixture_asset, overlap_asset, audit_asset),
-    *(tokens_asset, run_config_asset, checkpoint_asset, scores_asset),
+    *(tokens_asset, run_config_asset, checkpoint_asset, scores_asset, card_asset),
 )
 
 
-def build_definitions(catalog: Catalog) -> dg.Definitions:
-    """Return the definitions of everything in a catalogue."""
-    recipes = catalog.recipes.values()
+def build_definitions(catalog: Catalog, only: Sequence[Planned] | None = None) -> dg.Definitions:
+    """Return the definitions of everything in a catalogue.
+
+    Args:
+        only: the assets to define, all of a recipe or none of it; to define the rest takes longer than a small run.
+    """
+
+    def named(kind: str, known: Iterable[str]) -> list[str]:
+        return list(known) if only is None else [planned.name for planned in only if planned.kind == kind]
+
+    recipes = [catalog.recipes[name] for name in named("mixture", catalog.recipes)]
     jobs = [recipe_job(catalog, recipe) for recipe in recipes]
     return dg.Definitions(
         assets=[
-            *(raw_asset(catalog, name) for name in catalog.sources),
-            *(pairs_asset(catalog, name) for name in catalog.pair_sets),
-            *(benchmark_asset(catalog, name) for name in catalog.benchmarks),
-            *(base_asset(catalog, base) for base in dict.fromkeys(recipe.base for recipe in recipes)),
+            *(raw_asset(catalog, name) for name in named("raw", catalog.sources)),
+            *(pairs_asset(catalog, name) for name in named("pairs", catalog.pair_sets)),
+            *(benchmark_asset(catalog, name) for name in named("benchmark", catalog.benchmarks)),
+            *(base_asset(catalog, base) for base in dict.fromkeys(named("base", Flow(catalog).bases()))),
+            *(define(catalog, recipe.name) for recipe in recipes if recipe.annotation for define in ANNOTATION_ASSETS),
             *(define(catalog, recipe.name) for recipe in recipes for define in RECIPE_ASSETS),
         ],
         jobs=[*jobs, *(data_job(catalog, recipe) for recipe in recipes)],

@@ -61,7 +61,7 @@ def load_settings() -> Settings:
     """Read the environment once and export RMW_HOME as an absolute path, so that children agree."""
     project = _project_folder(Path.cwd())
     default_home = project / "data" / "home" if project else user_data_path("rm_workflow")
-    home = Path(os.environ.get("RMW_HOME") or default_home).expanduser().absolute()
+    home = user_path(os.environ.get("RMW_HOME") or str(default_home)).absolute()
     os.environ["RMW_HOME"] = str(home)
     mirror = os.environ.get("RMW_HUB_MIRROR")
     device = os.environ.get("RMW_DEVICE", "auto")
@@ -74,6 +74,22 @@ def load_settings() -> Settings:
         project=project,
         device=device,
     )
+
+
+def user_path(text: str) -> Path:
+    """Return a path that a person wrote; ``~`` is their home.
+
+    Raises:
+        UserError: the home of a user who is not known here, or a character that no path has.
+    """
+    if "\0" in text:
+        raise UserError(f"the path {text!r} holds a NUL character, which no path has; remove it")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"the path {text!r} begins with the home of a user who is not known here; write it out"
+        ) from None
 
 
 def wait_without_spinning() -> None:
@@ -92,7 +108,7 @@ def _catalog_folder(project: Path | None) -> Path | None:
 
 
 def _existing_folder(variable: str, value: str) -> Path:
-    folder = Path(value).expanduser().absolute()
+    folder = user_path(value).absolute()
     if not folder.is_dir():
         raise UserError(
             f"environment variable {variable}: folder {value} does not exist; create it or unset {variable}"

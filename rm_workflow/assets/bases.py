@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from rm_workflow.artifacts import Artifact, Built
+from rm_workflow.assets.access import check_access_of_run
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, publish
 from rm_workflow.catalog.models import Catalog
@@ -23,6 +24,7 @@ def base_asset(catalog: Catalog, base: str) -> dg.AssetsDefinition:
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
         from rm_workflow.models.base import build_base, external_files
 
+        check_access_of_run(context, workplace)
         files = external_files(base, workplace.settings)
         request = planned.request((), overridden=False, external_files=files)
 

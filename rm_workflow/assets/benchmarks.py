@@ -6,12 +6,13 @@ import dagster as dg
 
 from rm_workflow import hub
 from rm_workflow.artifacts import Artifact, Built
+from rm_workflow.assets.access import check_access_of_run
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, external_files, publish, table
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.evaluation import benchmarks
 
-CHECKS = (("items_accounted_for", "Every row of the benchmark is one item."),)
+CHECKS = (("items_accounted_for", "Every row of the benchmark belongs to one item."),)
 
 
 def benchmark_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
@@ -20,6 +21,7 @@ def benchmark_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
     planned = Flow(catalog).benchmark(name)
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        check_access_of_run(context, workplace)
         files = hub.resolve_files(benchmark, workplace.settings, f"benchmarks.yaml: benchmark '{name}'")
         request = planned.request((), overridden=False, external_files=external_files(files))
 

@@ -22,10 +22,12 @@ from rm_workflow.assets.publishing import (
 )
 from rm_workflow.assets.trainer_process import run_trainer
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Catalog, Recipe
+from rm_workflow.models.readout import KINDS
 from rm_workflow.reporting import plots
 
 GPU_POOL = "gpu"
+RUN_CONFIG = "run_config.json"
 CONFIGURED_FACTS = ("base", "objective", "num_train_pairs")
 CHECKPOINT_CHECKS = (
     (
@@ -48,13 +50,18 @@ def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         def build(out: Path) -> Built:
             from rm_workflow.training import held_out, run_config
+            from rm_workflow.training.data import PairKeys
+            from rm_workflow.training.solutions import load_solutions
 
             validation = recipe.training.validation
             facts = held_out.facts_for_training(tokens.folder, tokens.facts, validation)
             by_prompt = recipe.training.grouping == "prompts"
-            keys = held_out.keys_for_training(tokens.folder, validation) if by_prompt else None
+            keys: PairKeys | None = held_out.keys_for_training(tokens.folder, validation) if by_prompt else None
+            if recipe.objective in KINDS:
+                keys = load_solutions(tokens.folder, recipe.objective)
             config = run_config.resolve(recipe, facts, resolved["device"], resolved["precision"], keys)
-            (out / "run_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
+            config = run_config.keyed(config)
+            (out / RUN_CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
             return Built(facts=config)
 
         def describe(artifact: Artifact) -> Metadata:
@@ -100,7 +107,8 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
             work = workplace.store.work_folder(request.asset, request.version)
             # A training that ended well before a publish that failed is not repeated.
             if not _has_ended_well(work):
-                run_trainer(context, _command(recipe, run_config, tokens, base, work))
+                _write_run_config(recipe, run_config, work)
+                run_trainer(context, _command(recipe, tokens, base, work))
             return _collect(work, out, run_config)
 
         def describe(artifact: Artifact) -> Metadata:
@@ -128,12 +136,20 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
     )
 
 
-def _command(recipe: Recipe, run_config: Artifact, tokens: Artifact, base: Artifact, work: Path) -> list[str]:
+def _write_run_config(recipe: Recipe, run_config: Artifact, work: Path) -> None:
+    """Write the run config with what is part of no key, as the recipe says it now."""
+    from rm_workflow.training.run_config import complete
+
+    config = complete(json.loads(run_config.file(RUN_CONFIG).read_text("utf-8")), recipe.training)
+    (work / RUN_CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
+
+
+def _command(recipe: Recipe, tokens: Artifact, base: Artifact, work: Path) -> list[str]:
     from rm_workflow.models.base import model_folder
     from rm_workflow.training import launch
 
     arguments = {
-        "--run-config": run_config.file("run_config.json"),
+        "--run-config": work / RUN_CONFIG,
         "--tokens": tokens.folder,
         "--base": model_folder(base.folder),
         "--out": work,
@@ -179,7 +195,9 @@ def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
     reload = result["reload"]
     check = Check("head_survives_reload", bool(reload["passed"]), CHECKPOINT_CHECKS[0][1], reload)
     configured = {name: run_config.facts[name] for name in CONFIGURED_FACTS}
-    return Built(facts={**configured, **result}, checks=(check,))
+    training = json.loads((work / RUN_CONFIG).read_text("utf-8"))["training"]
+    how = {name: value for name, value in training.items() if name in UNKEYED_TRAINING_FIELDS}
+    return Built(facts={**configured, "trained_with": how, **result}, checks=(check,))
 
 
 def _describe_checkpoint(artifact: Artifact) -> Metadata:

@@ -4,7 +4,7 @@ One place answers for Dagster's ``deps``, for content keys and for the command l
 asset's parameters and of all parameters upstream; by it a consumer finds the artifact that answers this very recipe.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +12,24 @@ from typing import Any
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, ExternalFile, Request
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog, Mixture, Recipe, base_asset_name
+from rm_workflow.catalog.models import (
+    ANNOTATION,
+    TEST,
+    UNKEYED_TRAINING_FIELDS,
+    Catalog,
+    Mixture,
+    Recipe,
+    base_asset_name,
+)
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.keys import content_id
+from rm_workflow.models.readout import KINDS
+from rm_workflow.reporting.evidence import about_recipe
 
 UNKEYED_SOURCE_FIELDS = {
     *("hub", "path", "licence", "attribution", "generators", "description", "published_rows", "proven_on_real_rows"),
+    *("languages", "test_problems"),
 }
-
-# What evaluate_on calls the mixture's own test split.
-TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -110,26 +118,56 @@ class Flow:
 
     def benchmark(self, name: str) -> Planned:
         """Plan ``bench_<name>``."""
-        parameters = self.catalog.benchmarks[name].model_dump(mode="json", include={"files", "scoring"})
+        keyed = {"files", "scoring", "step_separator", "only_test_of"}
+        # What is not set is left out, so that the keys of other benchmarks stay as they are.
+        parameters = self.catalog.benchmarks[name].model_dump(mode="json", include=keyed, exclude_none=True)
         return Planned(f"bench_{name}", "benchmark", name, parameters)
 
     def base(self, base: str) -> Planned:
         """Plan ``base_<name>``."""
         return Planned(self._base_asset(base), "base", base, {"base": base})
 
+    def bases(self) -> Iterator[str]:
+        """Yield the base models and generators of all recipes, in the order of the recipes; some several times."""
+        recipes = self.catalog.recipes.values()
+        yield from (recipe.base for recipe in recipes)
+        annotations = (recipe.annotation for recipe in recipes)
+        yield from (one.generator for one in annotations if one and not one.endpoint)
+
     def _base_asset(self, base: str) -> str:
         """Return the asset's name; of several bases that would be called alike, all but the first are told apart."""
-        bases = [recipe.base for recipe in self.catalog.recipes.values()]
+        bases = list(self.bases())
         name = base_asset_name(base)
         first = next((other for other in bases if base_asset_name(other) == name), base)
         return name if first == base else f"{name}_{content_id(base)[:6]}"
+
+    def rollouts(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_rollouts``; where an endpoint stands is no part of its key, that there is one is."""
+        annotation = recipe.annotation
+        assert annotation is not None, "only recipes with an annotation have rollouts"
+        parameters = {
+            **annotation.model_dump(mode="json", exclude={"endpoint"}),
+            "generated_by": "endpoint" if annotation.endpoint else "transformers",
+        }
+        generators = () if annotation.endpoint else (self.base(annotation.generator),)
+        upstream = (self.raw(annotation.problems), *generators)
+        return Planned(f"{recipe.name}_rollouts", "rollouts", recipe.name, parameters, upstream)
+
+    def step_labels(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_step_labels``."""
+        rollouts = self.rollouts(recipe)
+        return Planned(f"{recipe.name}_step_labels", "labels", recipe.name, {}, (rollouts, rollouts.upstream[0]))
+
+    def _labelled(self, recipe: Recipe, source: str) -> Planned:
+        """Plan where the labels of a source of a mixture stand."""
+        return self.step_labels(recipe) if source == ANNOTATION else self.raw(source)
 
     def mixture(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_mixture``."""
         mixture = recipe.mixture
         upstream = (
             *map(self.pairs, mixture.pair_set_names),
-            *(self.raw(use.name) for use in mixture.responses),
+            *(self._labelled(recipe, source) for source in mixture.labelled_sources),
             *map(self.benchmark, mixture.decontaminate_against),
         )
         return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, _keyed(mixture), upstream)
@@ -149,11 +187,14 @@ class Flow:
     def tokens(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_tokens``."""
         upstream = (self.mixture(recipe), self.base(recipe.base))
-        return Planned(f"{recipe.name}_tokens", "tokens", recipe.name, recipe.tokens.model_dump(mode="json"), upstream)
+        # What a solution is read as depends on the objective.
+        labels = {"labels_of": recipe.objective} if recipe.objective in KINDS else {}
+        parameters = {**recipe.tokens.model_dump(mode="json"), **labels}
+        return Planned(f"{recipe.name}_tokens", "tokens", recipe.name, parameters, upstream)
 
     def run_config(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_run_config``."""
-        training = recipe.training.model_dump(mode="json", exclude={"distributed"})
+        training = recipe.training.model_dump(mode="json", exclude=set(UNKEYED_TRAINING_FIELDS))
         parameters = {"objective": recipe.objective, "training": training}
         upstream = (self.tokens(recipe), self.base(recipe.base))
         return Planned(f"{recipe.name}_run_config", "run_config", recipe.name, parameters, upstream)
@@ -167,20 +208,37 @@ class Flow:
         """Plan ``<recipe>_scores``."""
         benchmarks = (name for name in recipe.evaluation.evaluate_on if name != TEST)
         upstream = (
-            *(self.checkpoint(recipe), self.tokens(recipe), self.overlap(recipe)),
+            *(self.checkpoint(recipe), self.tokens(recipe), self.overlap(recipe), self.mixture(recipe)),
             *map(self.benchmark, benchmarks),
         )
         parameters = recipe.evaluation.model_dump(mode="json")
         return Planned(f"{recipe.name}_scores", "scores", recipe.name, parameters, upstream)
 
+    def card(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_card``; what only the catalogue knows, licences first of all, is keyed too."""
+        parameters = {"about": about_recipe(recipe, self.catalog)}
+        upstream = (self.checkpoint(recipe), self.scores(recipe))
+        return Planned(f"{recipe.name}_card", "card", recipe.name, parameters, upstream)
+
     def of_recipe(self, recipe: Recipe) -> list[Planned]:
         """Return every asset of a recipe, inputs first; last what nothing waits for."""
-        return [*self.scores(recipe).lineage(), self.audit(recipe)]
+        return [*self.card(recipe).lineage(), self.audit(recipe)]
+
+    def of_kinds(self, recipe: Recipe, kinds: Collection[str] | None) -> list[Planned]:
+        """Return a recipe's assets of some kinds (None: of all) and whatever these are made from, inputs first.
+
+        Rollouts of a generator in this process need its base model, which no other asset of the data does.
+        """
+        planned = self.of_recipe(recipe)
+        needed = {p.asset for asked in planned if kinds is None or asked.kind in kinds for p in asked.lineage()}
+        return [p for p in planned if p.asset in needed]
 
 
 def _keyed(mixture: Mixture) -> dict[str, Any]:
     """Return what decides a mixture, with files by their names: their content is keyed by its hash."""
     keyed = mixture.model_dump(mode="json")
+    if not mixture.trajectories:
+        del keyed["trajectories"]  # mixtures of other kinds keep the keys that they had before there was this one
     keyed["decontaminate_files"] = [Path(file).name for file in mixture.decontaminate_files]
     keyed["guard"]["boilerplate_files"] = [Path(file).name for file in mixture.guard.boilerplate_files]
     return keyed

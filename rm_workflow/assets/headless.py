@@ -7,12 +7,13 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType
 
-from rm_workflow import hub
-from rm_workflow.artifacts import ArtifactStore, prepare_home
+from rm_workflow.artifacts import Artifact, ArtifactStore, prepare_home
+from rm_workflow.assets.access import check_access
+from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.flow import Flow, Planned
-from rm_workflow.assets.instance import end_dead_runs, open_instance, process_tags, storage_told
+from rm_workflow.assets.instance import open_instance, process_tags, storage_told
 from rm_workflow.catalog.loading import override_recipe
-from rm_workflow.catalog.models import Catalog, Location, Recipe
+from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
@@ -20,14 +21,19 @@ from rm_workflow.settings import Settings
 STAGES: dict[str, tuple[str, ...]] = {
     "raw": ("raw", "benchmark"),
     "pairs": ("pairs",),
-    "mixture": ("mixture",),
+    "mixture": ("rollouts", "labels", "mixture"),
     "run_config": ("base", "tokens", "run_config"),
     "checkpoint": ("checkpoint",),
     "scores": ("overlap", "scores"),
+    "card": ("card",),
 }
 # Kinds that can be asked for by themselves, and the stage they are made after.
 BESIDE = {"overlap": "mixture", "audit": "mixture"}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+# Of a catalogue, these assets alone.
+BuildDefinitions = Callable[[Catalog, Sequence[Planned]], dg.Definitions]
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def run_recipe(
     recipe: Recipe,
     overrides: Mapping[str, Any],
     until: str,
-    build_definitions: Callable[[Catalog], dg.Definitions],
+    build_definitions: BuildDefinitions,
 ) -> FinishedRun:
     """Materialize a recipe's assets up to a stage, reusing what is there.
 
@@ -72,43 +78,46 @@ def run_recipe(
     changed = override_recipe(recipe, overrides, catalog)
     catalog = catalog.model_copy(update={"recipes": {**catalog.recipes, recipe.name: changed}})
     kinds = kinds_until(until)
-    planned = [p for p in Flow(catalog).of_recipe(changed) if p.kind in kinds]
-    _check_access(planned, catalog, settings)
+    planned = Flow(catalog).of_kinds(changed, kinds)
+    check_access(planned, catalog, settings)
+    job = build_definitions(catalog, Flow(catalog).of_recipe(changed)).resolve_job_def(recipe.name)
+    return FinishedRun(changed, _execute(settings, job, planned, overrides))
+
+
+def run_benchmark(settings: Settings, catalog: Catalog, name: str, build_definitions: BuildDefinitions) -> Artifact:
+    """Return the artifact of a benchmark, made first where it is missing or of other files.
+
+    Raises:
+        UserError: it could not be made; the sentence is the asset's own.
+    """
+    planned, store = Flow(catalog).benchmark(name), ArtifactStore(settings.home)
+    found = planned.latest(store)
+    # A hub repository is read at a recorded commit; a file of one's own may have changed, which the asset itself tells.
+    if found and not catalog.benchmarks[name].path:
+        return found
+    prepare_home(settings.home)
+    check_access([planned], catalog, settings)
+    job = build_definitions(catalog, [planned]).resolve_implicit_global_asset_job_def()
+    _execute(settings, job, [planned], {})
+    return store.require(planned.asset, planned.requested)
+
+
+def _execute(
+    settings: Settings, job: dg.JobDefinition, planned: Sequence[Planned], overrides: Mapping[str, Any]
+) -> dict[str, RanAsset]:
+    """Materialize some assets of a job in this process and return each by name."""
     with storage_told(settings), open_instance(settings) as instance:
-        end_dead_runs(instance)
-        result = (
-            build_definitions(catalog)
-            .resolve_job_def(recipe.name)
-            .execute_in_process(
-                instance=instance,
-                asset_selection=[dg.AssetKey(p.asset) for p in planned],
-                run_config={**QUIET, "resources": {"recipe_settings": {"config": {"overrides": dict(overrides)}}}},
-                tags=process_tags(),
-                raise_on_error=False,
-            )
+        record_dead_runs(instance, ArtifactStore(settings.home))
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(p.asset) for p in planned],
+            run_config={**QUIET, "resources": {"recipe_settings": {"config": {"overrides": dict(overrides)}}}},
+            tags=process_tags(),
+            raise_on_error=False,
         )
     if not result.success:
         raise _failure(result)
-    return FinishedRun(changed, _ran_assets(result))
-
-
-def _check_access(planned: Sequence[Planned], catalog: Catalog, settings: Settings) -> None:
-    """Refuse a run in its first seconds, where the hub would refuse a later step."""
-    locations: dict[str, Location] = {}
-    for step in planned:
-        if step.kind == "raw":
-            locations[f"sources.yaml: source '{step.name}'"] = catalog.sources[step.name]
-        elif step.kind == "benchmark":
-            locations[f"benchmarks.yaml: benchmark '{step.name}'"] = catalog.benchmarks[step.name]
-        elif step.kind == "base":
-            _check_base_access(step.name, settings)
-    hub.check_access(locations, settings)
-
-
-def _check_base_access(base: str, settings: Settings) -> None:
-    from rm_workflow.models.base import check_base_access
-
-    check_base_access(base, settings)
+    return _ran_assets(result)
 
 
 def _ran_assets(result: dg.ExecuteInProcessResult) -> dict[str, RanAsset]:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from rm_workflow.assets.access import RECIPE_TAG
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.models import Catalog, Recipe
 
@@ -11,14 +12,14 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 WEEKLY = "0 3 * * 0"
-DATA_KINDS = ("raw", "pairs", "benchmark", "mixture", "overlap", "audit")
+DATA_KINDS = ("raw", "rollouts", "labels", "pairs", "benchmark", "mixture", "overlap", "audit")
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
 
 def recipe_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
-    """Define the job that brings a recipe from raw rows to scores."""
-    return _job(catalog, recipe, recipe.name, None, f"{recipe.name}: raw rows to scores.")
+    """Define the job that brings a recipe from raw rows to scores and its card."""
+    return _job(catalog, recipe, recipe.name, None, f"{recipe.name}: raw rows to scores and card.")
 
 
 def data_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
@@ -31,12 +32,12 @@ def data_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition"
 def _job(
     catalog: Catalog, recipe: Recipe, name: str, kinds: tuple[str, ...] | None, description: str
 ) -> "UnresolvedAssetJobDefinition":
-    planned = [p for p in Flow(catalog).of_recipe(recipe) if kinds is None or p.kind in kinds]
+    planned = Flow(catalog).of_kinds(recipe, kinds)
     return dg.define_asset_job(
         name,
         selection=dg.AssetSelection.assets(*(p.asset for p in planned)),
         config=IN_PROCESS,
-        tags={"rm_workflow/recipe": recipe.name},
+        tags={RECIPE_TAG: recipe.name},
         description=description,
     )
 

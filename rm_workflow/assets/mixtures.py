@@ -1,6 +1,8 @@
 """``<recipe>_mixture`` and ``<recipe>_tokens``: pairs joined, split, decontaminated; then as token ids."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -18,14 +20,24 @@ from rm_workflow.assets.publishing import (
     table,
 )
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.models import Catalog, Mixture, ResponseUse
+from rm_workflow.catalog.models import ANNOTATION, Catalog, Mixture, Recipe, Source
 from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
+from rm_workflow.models.readout import KINDS
 from rm_workflow.preferences import mixture
+from rm_workflow.preferences.labelled_mixture import LabelledPart, Use
 from rm_workflow.preferences.mixture import Member
-from rm_workflow.preferences.response_mixture import ResponsePart, build_response_mixture
+from rm_workflow.preferences.response_mixture import build_response_mixture
+from rm_workflow.preferences.trajectory_mixture import build_trajectory_mixture
 from rm_workflow.reporting import plots
 
+CONTENTS = {
+    "pairs": "Pairs",
+    "responses": "Labelled responses",
+    "trajectories": "Solutions with step labels",
+}
+# The tables of step labels as a source: all solutions are of train problems.
+ANNOTATED = Source(path=ANNOTATION, files={"train": ["rollouts"]}, adapter=ANNOTATION, licence="")
 MIXTURE_CHECKS = (
     ("candidates_accounted_for", "Every pair or response that came in is kept or dropped under a named rule."),
     ("groups_stay_on_one_side", "No group of prompts stands in train and in test."),
@@ -48,13 +60,17 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         def build(out: Path) -> Built:
             if recipe.mixture.kind == "responses":
-                parts = [_part(workplace, inputs[f"raw_{use.name}"], use) for use in recipe.mixture.responses]
+                parts = [_part(workplace, recipe, inputs, use) for use in recipe.mixture.responses]
                 return build_response_mixture(recipe.mixture, parts, benchmarks, out)
+            if recipe.mixture.kind == "trajectories":
+                solved = [_part(workplace, recipe, inputs, use) for use in recipe.mixture.trajectories]
+                return build_trajectory_mixture(recipe.mixture, solved, benchmarks, out)
             members = [_member(workplace, inputs[f"pairs_{name}"], name) for name in recipe.mixture.pair_set_names]
             return mixture.build_mixture(recipe.mixture, members, benchmarks, out)
 
         def describe(artifact: Artifact) -> Metadata:
             facts, rows = artifact.facts, recipe.mixture.kind
+            known = licences.test_problems(recipe, workplace.catalog)
             return {
                 **describe_pairs(artifact, raw_folders(workplace, artifact), rows),
                 f"train_{rows}": facts["train"],
@@ -62,6 +78,8 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
                 f"train_{rows}_per_epoch": facts["train_per_epoch"],
                 f"marked_{rows}": facts["marked"],
                 "leaks": table([{"benchmark": name, **counts} for name, counts in facts["leaks"].items()]),
+                **_step_labels(facts),
+                **{f"test_problems_of_{name}": told for name, told in known.items()},
                 "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
                 **licence_metadata(licences.of_mixture(recipe, workplace.catalog)),
             }
@@ -102,13 +120,21 @@ def guard_files(mixture: Mixture) -> tuple[ExternalFile, ...]:
 
 
 def _contents(mixture: Mixture) -> str:
-    if mixture.kind == "responses":
-        return f"Labelled responses of {', '.join(f'`{use.name}`' for use in mixture.responses)}"
-    return f"Pairs of {', '.join(f'`{name}`' for name in mixture.pair_set_names)}"
+    names = mixture.pair_set_names if mixture.kind == "pairs" else mixture.labelled_sources
+    return f"{CONTENTS[mixture.kind]} of {', '.join(f'`{name}`' for name in names)}"
 
 
-def _part(workplace: Workplace, raw: Artifact, use: ResponseUse) -> ResponsePart:
-    return ResponsePart(use, workplace.catalog.sources[use.name], raw.folder)
+def _part(workplace: Workplace, recipe: Recipe, inputs: Mapping[str, Artifact], use: Use) -> LabelledPart[Use]:
+    if use.name == ANNOTATION:
+        return LabelledPart(use, ANNOTATED, inputs[f"{recipe.name}_step_labels"].folder)
+    return LabelledPart(use, workplace.catalog.sources[use.name], inputs[f"raw_{use.name}"].folder)
+
+
+def _step_labels(facts: Mapping[str, Any]) -> Metadata:
+    """Return how many steps of each split have which label, for a mixture of trajectories."""
+    if "steps" not in facts:
+        return {}
+    return {"steps": table([{"split": split, **numbers} for split, numbers in facts["steps"].items()])}
 
 
 def _member(workplace: Workplace, pairs: Artifact, name: str) -> Member:
@@ -121,7 +147,7 @@ def raw_folders(workplace: Workplace, mixture_artifact: Artifact) -> list[Path]:
     """Return the folders that hold the texts of a mixture's pairs or responses."""
     inputs = workplace.store.inputs_of(mixture_artifact)
     of_pairs = [raw for pairs in inputs if pairs.kind == "pairs" for raw in workplace.store.inputs_of(pairs)]
-    return [raw.folder for raw in (*of_pairs, *inputs) if raw.kind == "raw"]
+    return [raw.folder for raw in (*of_pairs, *inputs) if raw.kind in ("raw", "labels")]
 
 
 def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
@@ -137,11 +163,15 @@ def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         def build(out: Path) -> Built:
             from rm_workflow.models.base import model_folder
             from rm_workflow.training.response_tokens import build_response_tokens
+            from rm_workflow.training.solution_tokens import build_solution_tokens
             from rm_workflow.training.tokens import build_tokens
 
             raws = raw_folders(workplace, mixture_artifact)
+            inputs_of = mixture_artifact.folder, raws, model_folder(base.folder), recipe.tokens, out
+            if recipe.objective in KINDS:
+                return build_solution_tokens(*inputs_of, recipe.objective, recipe.mixture.kind)
             build_it = build_response_tokens if recipe.mixture.kind == "responses" else build_tokens
-            return build_it(mixture_artifact.folder, raws, model_folder(base.folder), recipe.tokens, out)
+            return build_it(*inputs_of)
 
         def describe(artifact: Artifact) -> Metadata:
             return _describe_tokens(artifact, recipe.mixture.kind)

@@ -1,9 +1,13 @@
 """How every asset runs: plan -> request -> reuse or build -> publish -> materialization with metadata."""
 
+import contextlib
+import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ from rm_workflow.artifacts import (
     Request,
     prepare_home,
 )
+from rm_workflow.assets.columns import plotted_counts, table_metadata
+from rm_workflow.assets.failures import record_failure
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.catalog.loading import override_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
@@ -27,10 +33,16 @@ from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
 from rm_workflow.hub import SourceFile
 from rm_workflow.lineage.store import LineageStore
+from rm_workflow.redaction import holds_secret, redact
 from rm_workflow.settings import Settings, load_settings
 
 OWNER = "team:reward-modeling"
+# The web UI loads all metadata of an asset at once, and the event log keeps them for ever, so each entry is bounded.
 MAX_METADATA_CHARACTERS = 4_000
+MAX_CELL_CHARACTERS = 1_000
+MAX_TABLE_ROWS = 500
+MAX_TABLE_BYTES = 64 * 1024
+DIGITS = 4
 
 logger = logging.getLogger("rm_workflow")
 
@@ -41,21 +53,28 @@ Metadata = dict[str, Any]
 class RecipeSettings(dg.ConfigurableResource[Any]):
     """Changes to the recipe for this run alone; a run with changes never becomes the latest of an asset's name."""
 
-    overrides: dict[str, Any] = Field(
+    # Dagster lets a map hold null, which removes a value from the recipe, only where its type says so.
+    overrides: dict[str, Any | None] = Field(
         default={},
-        description="Dotted paths of the recipe and their values, for instance {'training.learning_rate': 1e-5}.",
+        description="Dotted paths of the recipe and their values, for instance {'training.learning_rate': 1e-5}; null "
+        "removes.",
     )
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """What an asset body works with in one run."""
+    """What an asset body works with in one run.
+
+    Attributes:
+        requests: what the body has asked of the store, which the record of a failure names.
+    """
 
     settings: Settings
     catalog: Catalog
     store: ArtifactStore
     lineage: LineageStore
     overrides: Mapping[str, Any]
+    requests: list[Request] = field(default_factory=list)
 
     @property
     def flow(self) -> Flow:
@@ -82,7 +101,7 @@ def open_workplace(catalog: Catalog, recipe_settings: RecipeSettings) -> Workpla
 
 def external_files(files: Sequence[SourceFile]) -> tuple[ExternalFile, ...]:
     """Return files of a source or benchmark as inputs of a request."""
-    return tuple(ExternalFile(file.name, file.path, file.sha256) for file in files)
+    return tuple(ExternalFile(file.name, file.path, file.sha256, file.revision) for file in files)
 
 
 Body = Callable[[dg.AssetExecutionContext, Workplace], Events]
@@ -123,11 +142,31 @@ def define_asset(
     )
     def asset(context: dg.AssetExecutionContext, recipe_settings: RecipeSettings) -> Events:
         try:
-            yield from body(context, open_workplace(catalog, recipe_settings))
+            workplace = open_workplace(catalog, recipe_settings)
+            with _failure_recorded(context, workplace, planned.asset):
+                yield from body(context, workplace)
         except UserError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            cause = None if holds_secret(error) else error
+            raise dg.Failure(description=str(error), allow_retries=False) from cause
+        except Exception as error:
+            if not holds_secret(error):
+                raise
+            # Dagster keeps the texts of an error and of its causes in its database.
+            raise RuntimeError(redact(f"{type(error).__name__}: {error}")) from None
 
     return asset
+
+
+@contextlib.contextmanager
+def _failure_recorded(context: dg.AssetExecutionContext, workplace: Workplace, asset: str) -> Iterator[None]:
+    """Leave an event, and its rows in the lineage, of whatever ends the body early, a signal among it."""
+    try:
+        yield
+    except (Exception, dg.DagsterExecutionInterruptedError) as error:
+        request = workplace.requests[-1] if workplace.requests else None
+        record_failure(workplace.store, asset, context.run.run_id, error, request)
+        workplace.lineage.catch_up()
+        raise
 
 
 def publish(
@@ -139,20 +178,23 @@ def publish(
 ) -> Events:
     """Answer one request and report it to Dagster; a failed blocking check publishes nothing."""
     started = time.monotonic()
+    workplace.requests.append(request)
     try:
         outcome = workplace.store.materialize(request, build, context.run.run_id)
     except CheckFailedError as failure:
         yield from (_check_result(request.asset, check) for check in failure.checks)
         raise
-    finally:
-        workplace.lineage.catch_up()
+    workplace.lineage.catch_up()
     artifact, seconds = outcome.artifact, time.monotonic() - started
     logger.info("%-40s %s in %.1f s", request.asset, "reused" if outcome.reused else "built", seconds)
     checks = [Check(**entry) for entry in artifact.manifest["checks"]]
+    described = describe(artifact)
+    counted = {**table_metadata(artifact, request.inputs), **plotted_counts(artifact.facts)}
     yield dg.MaterializeResult(
         asset_key=request.asset,
         metadata={
-            **describe(artifact),
+            **presented(described),
+            **{name: value for name, value in counted.items() if name not in described},
             "reused": outcome.reused,
             "version": artifact.version,
             "seconds": round(seconds, 2),
@@ -169,22 +211,60 @@ def _check_result(asset: str, check: Check) -> dg.AssetCheckResult:
         check_name=check.name,
         passed=check.passed,
         description=check.description,
-        metadata=dict(check.metadata),
+        metadata=presented(dict(check.metadata)),
         severity=dg.AssetCheckSeverity.ERROR,
     )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
-    """Return rows as a Dagster table; its columns are the keys of the first row."""
-    records = [dg.TableRecord({key: _cell(value) for key, value in row.items()}) for row in rows]
+    """Return rows as a Dagster table for people; its columns are the keys of the first row.
+
+    Numbers have four digits, long texts are cut, and so are the rows: at most ``MAX_TABLE_ROWS`` of them that have
+    ``MAX_TABLE_BYTES`` in all. A last row says how many are left out.
+    """
+    shown = [{key: _cell(value) for key, value in row.items()} for row in rows[:MAX_TABLE_ROWS]]
+    sizes = accumulate(len(json.dumps(row).encode()) for row in shown)
+    fitting = [row for row, size in zip(shown, sizes, strict=True) if size <= MAX_TABLE_BYTES]
+    if len(fitting) < len(rows):
+        names = list(rows[0])
+        told = f"… and {len(rows) - len(fitting):,} more rows"
+        fitting.append({**dict.fromkeys(names), names[0]: told})
     columns = [dg.TableColumn(name, _column_type(rows[0][name])) for name in rows[0]] if rows else []
-    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in fitting], dg.TableSchema(columns))
 
 
 def _cell(value: Any) -> str | int | float | bool | None:
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, bool | int):
         return value
-    return str(value)
+    return readable(value) if isinstance(value, float) else cut(str(value), MAX_CELL_CHARACTERS)
+
+
+def readable(value: float) -> float | str:
+    """Return a number with four digits or its whole part, whichever is longer, or what is no number as a word.
+
+    >>> readable(0.5913978494623656), readable(5e-6), readable(12345.678), readable(math.inf)
+    (0.5914, 5e-06, 12346.0, 'inf')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    decimals = DIGITS - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+    return round(value, max(0, decimals))
+
+
+def cut(text: str, most: int = MAX_METADATA_CHARACTERS) -> str:
+    """Return a text with at most so many characters; one that is cut says how long it was."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters, cut)"
+
+
+def presented(metadata: Metadata) -> Metadata:
+    """Return metadata with numbers and texts as a person reads them; exact ones stand in the artifact's files."""
+    return {name: _presented(value) for name, value in metadata.items()}
+
+
+def _presented(value: Any) -> Any:
+    if isinstance(value, str):
+        return cut(value)
+    return readable(value) if isinstance(value, float) else value
 
 
 def _column_type(value: Any) -> str:
@@ -214,5 +294,4 @@ def licence_metadata(licences: Mapping[str, Any]) -> Metadata:
 
 def markdown(text: str) -> dg.MetadataValue[Any]:
     """Return Markdown, cut where it would slow the web UI."""
-    cut = text if len(text) <= MAX_METADATA_CHARACTERS else text[:MAX_METADATA_CHARACTERS] + "\n\n..."
-    return dg.MetadataValue.md(cut)
+    return dg.MetadataValue.md(cut(text))

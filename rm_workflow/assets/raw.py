@@ -7,6 +7,7 @@ import dagster as dg
 
 from rm_workflow import hub
 from rm_workflow.artifacts import Artifact, Built
+from rm_workflow.assets.access import check_access_of_run
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import (
     Events,
@@ -40,6 +41,7 @@ def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
     planned = Flow(catalog).raw(name)
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
+        check_access_of_run(context, workplace)
         files = hub.resolve_files(source, workplace.settings, f"sources.yaml: source '{name}'")
         request = planned.request((), overridden=False, external_files=external_files(files))
 

@@ -1,16 +1,20 @@
 """``<recipe>_scores``: a checkpoint on the mixture's test split and on benchmarks, each with its interval."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.mixtures import raw_folders
 from rm_workflow.assets.overlaps import verdicts
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, publish, table
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.reporting import plots
+from rm_workflow.reporting.words import with_interval
 
 CHECKS = (
     ("no_score_is_missing_or_nan", "Every item has a finite score."),
@@ -35,14 +39,23 @@ def scores_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         }
 
         def build(out: Path) -> Built:
+            from rm_workflow.evaluation.contamination import leaked_items, with_verdicts
             from rm_workflow.evaluation.scores import build_scores
 
-            checkpoint, tokens = inputs[f"{recipe_name}_checkpoint"], inputs[f"{recipe_name}_tokens"]
+            checkpoint, tokens, overlap, mixture = (
+                inputs[f"{recipe_name}_{kind}"] for kind in ("checkpoint", "tokens", "overlap", "mixture")
+            )
             model = checkpoint.folder / "model"
-            built = build_scores(model, tokens.folder, benchmarks, recipe.evaluation, device, out)
-            return _with_verdicts(built, verdicts(inputs[f"{recipe_name}_overlap"]))
+            raws = raw_folders(workplace, mixture)
+            work = workplace.store.work_folder(request.asset, request.version)
+            leaked = leaked_items(overlap.folder, tokens.folder)
+            built = build_scores(
+                model, tokens.folder, raws, benchmarks, recipe.evaluation, device, out, None, work, leaked
+            )
+            return with_verdicts(built, verdicts(overlap), leaked, benchmarks, out)
 
         yield from publish(context, workplace, request, build, _describe)
+        workplace.store.clear_work(request.asset, request.version)
 
     recipe = catalog.recipes[recipe_name]
     return define_asset(
@@ -56,33 +69,118 @@ def scores_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
     )
 
 
-def _with_verdicts(built: Built, contamination: Mapping[str, str]) -> Built:
-    """Return scores with the contamination verdict of each benchmark."""
-    scores = {name: {**score, "contamination": contamination[name]} for name, score in built.facts["scores"].items()}
-    return Built({**built.facts, "scores": scores}, built.checks)
+NULLS = ("pick_longer", "pick_shorter", "prompt_ablated")
+COLUMNS = ("score", "n", "ci_low", "ci_high", "ties", *NULLS, "contamination")
+CHANGE = ("mean_change", "ci_low", "ci_high", "num_changed")
+SHARES = ("rises", "rejected_wins_before", "rejected_wins_after", "accuracy_before", "accuracy_after")
+ANALYSIS_TABLES = {
+    "calibration": ("ece", "brier", "nll", "temperature", "ece_before_temperature", "ece_after_temperature"),
+    "length": ("chosen_longer", "chosen_shorter", "spearman_margin_length", "spearman_reward_length"),
+}
 
 
-def score_rows(scores: dict[str, dict[str, object]]) -> list[dict[str, object]]:
-    """Return one row a benchmark, and one a source of the test split."""
+def score_rows(facts: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Return one row a benchmark, one a source of the test split, and one for all items where some leaked."""
     rows = []
-    for benchmark, result in scores.items():
-        per_source = result.get("per_source") or {}
-        assert isinstance(per_source, dict)
-        for name, value in {benchmark: result, **{f"{benchmark}: {part}": v for part, v in per_source.items()}}.items():
-            columns = ("score", "n", "ci_low", "ci_high", "ties", "pick_longer", "pick_shorter", "contamination")
-            rows.append({"benchmark": name, **{column: value.get(column) for column in columns}})
+    for benchmark, result in facts["scores"].items():
+        nulls = facts.get("analysis", {}).get(benchmark, {})
+        # The nulls of the test split stand in its result, for each source too.
+        shown = {benchmark: {**{key: nulls.get(key) for key in NULLS}, **result}}
+        if "all_items" in result and result["n"] == result["all_items"]["n"]:
+            shown[benchmark]["contamination"] = "leaky, and of all items: there is no score without those that leaked"
+        elif "all_items" in result:
+            shown[benchmark]["contamination"] = f"leaky, without {result['leaked_items']:,} of the items"
+            shown[f"{benchmark}, with leaked items"] = result["all_items"]
+        shown |= {f"{benchmark}: {part}": value for part, value in (result.get("per_source") or {}).items()}
+        rows += [{"benchmark": name, **{key: value.get(key) for key in COLUMNS}} for name, value in shown.items()]
     return rows
 
 
+def analysis_rows(facts: Mapping[str, Any], columns: Sequence[str]) -> list[dict[str, object]]:
+    """Return one row for each benchmark whose analysis has one of the columns."""
+    found = {name: {key: part.get(key) for key in columns} for name, part in facts.get("analysis", {}).items()}
+    return [
+        {"benchmark": name, **part} for name, part in found.items() if any(value is not None for value in part.values())
+    ]
+
+
+def probe_rows(facts: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Return one row for each rewrite of replies that was scored: how the rewards changed."""
+    return [
+        {"rewrite": name, "good_model": found["expected"], **{key: found[key] for key in CHANGE}}
+        for name, found in _rewrites(facts).items()
+    ]
+
+
+def probe_share_rows(facts: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Return one row for each rewrite of replies that was scored: shares of replies or pairs, before it and after."""
+    return [
+        {"rewrite": name, **{key: _share(found, key) for key in SHARES}} for name, found in _rewrites(facts).items()
+    ]
+
+
+def _rewrites(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    found: Mapping[str, Mapping[str, Any]] = facts.get("probes", {}).get("rewrites", {})
+    return found
+
+
+def _share(found: Mapping[str, Any], key: str) -> str:
+    """Return a share with its interval and number of items; scores of an older version have neither."""
+    if found[key] is None:
+        return ""
+    low, high = found.get(f"{key}_interval") or (None, None)
+    return with_interval({"score": found[key], "ci_low": low, "ci_high": high, "n": found.get(f"{key}_n")})
+
+
 def _describe(artifact: Artifact) -> Metadata:
-    rows = score_rows(artifact.facts["scores"])
+    facts = artifact.facts
+    rows = score_rows(facts)
     scored = [row for row in rows if row["score"] is not None]
     points = [tuple(row[key] for key in ("benchmark", "score", "ci_low", "ci_high")) for row in scored]
-    scores = {name: result["score"] for name, result in artifact.facts["scores"].items()}
-    headline = {f"{name}_score": float(score) for name, score in scores.items() if score is not None}
+    headline = {
+        f"{name}_score": float(found["score"]) for name, found in facts["scores"].items() if found["score"] is not None
+    }
     return {
         **headline,
+        "contamination": ", ".join(f"{name}: {found['contamination']}" for name, found in facts["scores"].items()),
         "scores": table(rows),
         "intervals": image(plots.scores_with_intervals(points, artifact.asset), "scores"),  # type: ignore[arg-type]
-        "responses_per_second": artifact.facts["responses_per_second"],
+        **{name: table(analysis_rows(facts, columns)) for name, columns in ANALYSIS_TABLES.items()},
+        "probes": table(probe_rows(facts)),
+        "probe_shares": table(probe_share_rows(facts)),
+        **_plots(artifact),
+        "responses_per_second": facts["responses_per_second"],
     }
+
+
+def _plots(artifact: Artifact) -> Metadata:
+    """Return all plots: accuracy over candidates of best-of-N, and those of the test split."""
+    return {**curves(artifact), **_test_plots(artifact)}
+
+
+def curves(artifact: Artifact) -> Metadata:
+    """Return the plot of accuracy over candidates of each benchmark that the rule best_of_n scores."""
+    figures = json.loads((artifact.folder / "scores.json").read_text("utf-8"))
+    return {
+        f"{name}_curve": image(plots.accuracy_over_n(found, f"{artifact.asset}: {name}"), name)
+        for name, found in figures.items()
+        if found.get("scoring") == "best_of_n"
+    }
+
+
+def _test_plots(artifact: Artifact) -> Metadata:
+    """Return the plots of the test split: reliability, margins, and what rewritten replies do."""
+    path = artifact.folder / "analysis.json"
+    test = json.loads(path.read_text("utf-8")).get("test") if path.is_file() else None
+    if not test:
+        return {}
+    calibration, margin = test["calibration"], test["margin"]
+    reliability = plots.reliability(calibration["bins"], f"{artifact.asset}: ECE {calibration['ece']:.3f}")
+    margins = plots.histogram(
+        margin["edges"], margin["counts"], "r(chosen) - r(rejected)", f"{artifact.asset}: margins"
+    )
+    drawn = {"reliability": image(reliability, "reliability"), "margins": image(margins, "margins")}
+    probed = artifact.facts["probes"]["rewrites"]
+    if probed:
+        drawn["probe_changes"] = image(plots.reward_changes(probed, artifact.asset), "probes")
+    return drawn

@@ -1,7 +1,6 @@
 """``rmw recipes`` and ``rmw plan``: what exists and what it will cost; nothing is run."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +19,7 @@ from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption, run_hint
-from rm_workflow.settings import Settings, load_settings
+from rm_workflow.settings import Settings, load_settings, user_path
 from rm_workflow.training.plan import DEVICES, GB, plan
 
 if TYPE_CHECKING:
@@ -64,14 +63,15 @@ def plan_command(
             "the recipe is printed as YAML or the plan as JSON; leave one out", param_hint="--yaml"
         )
     settings = load_settings()
-    catalog = load_checked_catalog(settings, Path(recipe).expanduser() if is_recipe_path(recipe) else None)
+    catalog = load_checked_catalog(settings, user_path(recipe) if is_recipe_path(recipe) else None)
     overrides = parse_overrides(set_ or [])
     if yaml:
         typer.echo(recipe_with_origins(settings, recipe, overrides), nl=False)
         return
     resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
     counted, keys = counted_pairs(resolved, catalog, settings), pair_keys(resolved, catalog, settings)
-    planned = plan(resolved, catalog, settings, counted, device, keys)
+    tokens = counted_tokens(resolved, catalog, settings)
+    planned = plan(resolved, catalog, settings, counted, device, keys, tokens)
     if planned["device_memory_gb"] is None:
         planned["device_memory_gb"] = machine_memory_gb()
     if json_:
@@ -92,6 +92,14 @@ def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int |
     return None
 
 
+def counted_tokens(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
+    """Return the tokens of an epoch of this very recipe where packed blocks depend on them and they are made."""
+    if recipe.training.batch_unit != "blocks":
+        return None
+    tokens = Flow(catalog).tokens(recipe).latest(ArtifactStore(settings.home))
+    return tokens.facts.get("train_tokens") if tokens else None
+
+
 def pair_keys(recipe: Recipe, catalog: Catalog, settings: Settings) -> "PairKeys | None":
     """Return the keys of this very recipe's tokenised pairs where its steps depend on them."""
     if recipe.training.grouping != "prompts":
@@ -110,11 +118,28 @@ def machine_memory_gb() -> float:
 def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     licences = planned["licences"]
     shown = {**planned, "licences": f"commercial use: {licences['commercial_use']}"}
+    del shown["test_problems"]  # told below the table
+    if planned["annotation"] is None:
+        del shown["annotation"]
+    else:
+        shown["annotation"] = [f"{name} {_text(number)}" for name, number in planned["annotation"].items()]
+    if planned["num_blocks"] is None:
+        del shown["num_blocks"], shown["num_samples"]
+    if planned["num_processes"] == 1:
+        shown["strategy"] = "one process"
     if planned["memory_parts_gb"]:
         shown["memory_parts_gb"] = [f"{name} {size:g}" for name, size in planned["memory_parts_gb"].items() if size]
     print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(shown[key])} for key in shown])
     notes = [f"Licences: {licences['summary']}."]
     notes += ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
+    if planned["num_blocks"] is not None:
+        share = planned["num_samples"] * planned["epochs"] / planned["num_steps"]
+        notes.append(
+            f"A step counts {planned['batch_size']:,} packed blocks of {planned['max_length']:,} tokens, about "
+            f"{share:,.0f} solutions; none is cut in two."
+        )
+    for name, told in planned["test_problems"].items():
+        notes.append(f"Of source {name} it is known that {told}.")
     if planned["num_pairs"] is None:
         notes.append(f"Pairs are not known before they are counted: {hint}")
     if recipe.training.grouping == "prompts" and planned["num_steps"] is None:

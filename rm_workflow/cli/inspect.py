@@ -9,7 +9,7 @@ from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.cli.targets import SHORT_VERSION, find_artifact, raw_of
 from rm_workflow.errors import UserError
-from rm_workflow.lineage import graph
+from rm_workflow.lineage import graph, questions
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences import overlap, show, trace
 from rm_workflow.settings import load_settings
@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 def show_command(
     asset: Annotated[
         str,
-        typer.Argument(help="raw_<source>, pairs_<set>, <recipe>_mixture, _overlap, _tokens; with @version if old."),
+        typer.Argument(
+            help="raw_<source>, pairs_<set>, <recipe>_mixture, _overlap, _tokens, _scores; @version if old."
+        ),
     ],
     dropped: Annotated[str | None, typer.Option(help="Show rows that this rule dropped; 'any' for all rules.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 5,
@@ -37,10 +39,16 @@ def show_command(
     if artifact.kind == "overlap" and dropped is None:
         _print_rows(artifact, overlap.overlap_rows(artifact.folder, n), f"{artifact.facts['hits']:,} hits", json_)
         return
+    if artifact.kind == "scores" and dropped is None:
+        _show_scores(artifact, json_)
+        return
     if artifact.kind == "tokens" and dropped is None:
         raise UserError(f"asset {artifact.asset} holds token ids; name its _mixture, or a rule: --dropped any")
-    if artifact.kind not in trace.KINDS:
-        raise UserError(f"asset {artifact.asset} has no rows to show; name a raw_, pairs_, _mixture or _overlap asset")
+    if artifact.kind not in ("labels", *trace.KINDS):
+        raise UserError(
+            f"asset {artifact.asset} has no rows to show; name a raw_, pairs_, _step_labels, _mixture, _overlap or "
+            "_scores"
+        )
     folders = [raw.folder for raw in raw_of(store, artifact)]
     if dropped is None:
         rows = show.kept_rows(artifact.folder, folders, n)
@@ -50,6 +58,15 @@ def show_command(
             raise UserError(f"asset {artifact.asset} has no rule {dropped!r}; it has: {', '.join(rules)}")
         rows = show.dropped_rows(artifact.folder, folders, n, None if dropped == "any" else dropped)
     _print_rows(artifact, rows, _all_rows(artifact, dropped), json_)
+
+
+def _show_scores(artifact: Artifact, json_: bool) -> None:
+    from rm_workflow.cli.score_tables import print_scores
+
+    if json_:
+        print_json({key: artifact.facts[key] for key in ("scores", "analysis") if key in artifact.facts})
+    else:
+        print_scores(artifact.asset, artifact.facts)
 
 
 def _print_rows(artifact: Artifact, rows: list[dict[str, Any]], all_rows: str, json_: bool) -> None:
@@ -65,9 +82,9 @@ def _all_rows(artifact: Artifact, dropped: str | None) -> str:
     """Return how many rows there are to show, as words."""
     facts = artifact.facts
     of_labels = "labelled.parquet" in artifact.manifest["files"]
-    what = "rows" if artifact.kind == "raw" else "responses" if of_labels else "pairs"
+    what = "rows" if artifact.kind in ("raw", "labels") else "responses" if of_labels else "pairs"
     if dropped is None:
-        return f"{facts['used' if artifact.kind == 'raw' else 'kept']:,} {what} kept"
+        return f"{facts['used' if artifact.kind in ('raw', 'labels') else 'kept']:,} {what} kept"
     if dropped == "any":
         return f"{sum(facts['dropped'].values()):,} {what} dropped"
     return f"{facts['dropped'][dropped]:,} {what} dropped by {dropped}"
@@ -75,9 +92,10 @@ def _all_rows(artifact: Artifact, dropped: str | None) -> str:
 
 def lineage_command(
     target: Annotated[str, typer.Argument(help="An asset, asset@version, or 'rebuild' to make the index anew.")],
+    files: Annotated[bool, typer.Option("--files", help="Only the raw files: revision, sha256, reader.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Show the chain from an artifact back to its raw files and their hashes."""
+    """Show the chain from an artifact, for instance scores, back to its raw files and their hashes."""
     store = ArtifactStore(load_settings().home)
     lineage = LineageStore(store)
     if target == "rebuild":
@@ -89,12 +107,22 @@ def lineage_command(
             typer.echo(f"{num_events} events indexed in {lineage.path.name}")
         return
     artifact = find_artifact(store, target)
-    lineage.catch_up(asking=True)
+    lineage.catch_up()
+    if files:
+        _print_files(artifact, questions.raw_revisions(lineage, artifact), json_)
+        return
     chain = graph.upstream(lineage, artifact)
     if json_:
         print_json(chain)
     else:
         _print_chain(chain)
+
+
+def _print_files(artifact: Artifact, rows: list[dict[str, Any]], json_: bool) -> None:
+    if json_:
+        print_json(rows)
+    else:
+        print_table(f"raw files of {artifact.id}", [{**row, "read_by": _short(row["read_by"])} for row in rows])
 
 
 def _print_chain(chain: dict[str, Any]) -> None:
@@ -125,10 +153,9 @@ def trace_command(
     """Follow one pair or raw row: its text, the rules it met, what used it."""
     store = ArtifactStore(load_settings().home)
     found = trace.trace(target, _latest_of_kinds(store, trace.KINDS))
-    tokens = [store.require(name) for name in found["trained_on"]]
     lineage = LineageStore(store)
-    lineage.catch_up(asking=True)
-    found["checkpoints"] = graph.checkpoints_from(lineage, tokens)
+    lineage.catch_up()
+    found["checkpoints"] = questions.checkpoints_trained_on(lineage, store, found["pairs"])
     if json_:
         print_json(found)
         return
@@ -137,8 +164,9 @@ def trace_command(
 
 def _latest_of_kinds(store: ArtifactStore, kinds: tuple[str, ...]) -> dict[str, list[Artifact]]:
     assets = sorted(folder.name for folder in store.artifacts.iterdir()) if store.artifacts.is_dir() else []
-    latest = [artifact for artifact in map(store.latest, assets) if artifact]
-    return {kind: [artifact for artifact in latest if artifact.kind == kind] for kind in kinds}
+    latest = [artifact for artifact in map(store.latest, assets) if artifact and artifact.kind in kinds]
+    proven = [artifact for one in latest if (artifact := store.take(one.asset, one.version))]
+    return {kind: [artifact for artifact in proven if artifact.kind == kind] for kind in kinds}
 
 
 def _text(value: Any) -> str:

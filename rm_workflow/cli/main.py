@@ -4,12 +4,15 @@ import errno
 import logging
 import os
 import sys
+import traceback
 import warnings
+from functools import cache
 from typing import Any, NoReturn
 
 import typer
 
-from rm_workflow.errors import UserError
+from rm_workflow.errors import UserError, shortened
+from rm_workflow.redaction import redact
 from rm_workflow.settings import wait_without_spinning
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,10 +29,35 @@ app = typer.Typer(
 )
 
 
+@cache
 def _register() -> None:
-    from rm_workflow.cli import audit, catalog, inspect, overlap, run, score, sources, ui
+    """Add all verbs, once: a verb that is added again makes each later call in the same process slower."""
+    from rm_workflow.cli import (
+        audit,
+        card,
+        catalog,
+        compare,
+        doctor,
+        evaluate,
+        gc,
+        inspect,
+        leaderboard,
+        overlap,
+        push,
+        questions,
+        report,
+        run,
+        score,
+        sources,
+        ui,
+        verify,
+    )
 
-    for group in (catalog, sources, run, overlap, audit, inspect, score, ui):
+    groups = (
+        *(catalog, sources, run, overlap, audit, inspect, score, evaluate, compare, leaderboard),
+        *(questions, card, report, push, doctor, verify, gc, ui),
+    )
+    for group in groups:
         group.register(app)
 
 
@@ -76,7 +104,7 @@ def main() -> None:
         _fail("interrupted; run the same command again to go on", code=INTERRUPTED)
     except Exception as error:
         if os.environ.get("RMW_DEBUG"):
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)
         _fail(f"{type(error).__name__}: {error}; this is a fault of rmw itself, RMW_DEBUG=1 shows where")
 
 
@@ -91,7 +119,7 @@ def _wrong_usage(error: Any) -> str:
 def _fail(sentence: str, code: int = 1) -> NoReturn:
     from rm_workflow.cli.output import for_terminal
 
-    print("error: " + for_terminal(" ".join(sentence.split())), file=sys.stderr)
+    print("error: " + for_terminal(shortened(redact(" ".join(sentence.split())))), file=sys.stderr)
     sys.exit(code)
 
 

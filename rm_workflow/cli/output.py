@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 PIPED_WIDTH = 140
-# Characters that a terminal obeys: C0 but for tab and line feed, DEL and C1.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Characters that a terminal obeys: C0 but for tab and line feed, DEL, C1, and what reverses the text after it; and
+# halves of surrogate pairs, as Python reads a name that is no UTF-8, which cannot be printed at all.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def print_json(value: Any) -> None:
@@ -23,8 +24,8 @@ def print_json(value: Any) -> None:
 
 
 def for_terminal(text: str) -> str:
-    """Return ``text`` with control characters but newline and tab spelled out (``\\x1b``): rows may hold escapes."""
-    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    """Return ``text`` with what a terminal obeys or cannot print spelled out (``\\x1b``), but for newline and tab."""
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -32,7 +33,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Cells are printed as they are: square brackets in a data set's text are no markup.
     """
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=Text(for_terminal(title)), title_justify="left", title_style="bold")
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")

@@ -6,6 +6,7 @@ import typer
 
 from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.assets.flow import Flow
+from rm_workflow.catalog import licences
 from rm_workflow.catalog.loading import parse_overrides
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption, RecipeArgument, SetOption, load_recipe, materialize
@@ -30,10 +31,13 @@ def overlap_command(
     name = Flow(catalog).overlap(finished.recipe).asset
     artifact = store.find(name, finished.assets[name].version)
     assert artifact is not None
+    known = licences.test_problems(finished.recipe, catalog)
     if json_:
-        print_json({"mixture": store.inputs_of(artifact)[0].id, **artifact.facts})
+        print_json({"mixture": store.inputs_of(artifact)[0].id, **artifact.facts, "test_problems": known})
     else:
         _print(artifact, n)
+        for source, told in known.items():
+            typer.echo(f"Of source {source} it is known that {told}.")
 
 
 def _print(artifact: Artifact, n: int) -> None:

@@ -1,7 +1,7 @@
 """``rmw run`` and ``rmw counts``: materialize a recipe headless, and the funnel of its data."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -9,11 +9,11 @@ import typer
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.headless import STAGES, FinishedRun, kinds_until, run_recipe, stage_artifacts
-from rm_workflow.assets.scores import score_rows
 from rm_workflow.catalog.loading import parse_overrides, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.cli.score_tables import print_scores
 from rm_workflow.errors import UserError
 from rm_workflow.preferences import counts
 from rm_workflow.settings import Settings, load_settings
@@ -34,21 +34,21 @@ def register(app: typer.Typer) -> None:
 def run_command(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    until: Annotated[str, typer.Option(help=f"Last stage to make: {', '.join(STAGES)}.")] = "scores",
+    until: Annotated[str, typer.Option(help=f"Last stage to make: {', '.join(STAGES)}.")] = "card",
     json_: JsonOption = False,
 ) -> None:
-    """Materialize a recipe from raw rows to scores; whatever is there already is reused."""
+    """Materialize a recipe from raw rows to scores and card; whatever is there already is reused."""
     if until not in STAGES:
         raise typer.BadParameter(f"{until!r} is not a stage; choose one of {', '.join(STAGES)}", param_hint="--until")
     settings, catalog, resolved = load_recipe(recipe)
     finished = materialize(settings, catalog, resolved, parse_overrides(set_ or []), until)
-    scores = _scores(settings, finished)
+    facts = _score_facts(settings, finished)
     if json_:
-        print_json(_run_json(finished, scores))
+        print_json(_run_json(finished, facts))
         return
     print_counts(collect_counts(settings, catalog, finished.recipe, recipe, until))
-    if scores:
-        print_table(f"{finished.recipe.name}: scores with 95 % intervals", score_rows(scores))
+    if facts:
+        print_scores(finished.recipe.name, facts)
         _print_comparability(finished.recipe)
     reused = sum(asset.reused for asset in finished.assets.values())
     typer.echo(f"{len(finished.assets)} assets, {reused} of them reused; home: {settings.home}", err=True)
@@ -87,23 +87,24 @@ def materialize(
     return run_recipe(settings, catalog, recipe, overrides, until, build_definitions)
 
 
-def _scores(settings: Settings, finished: FinishedRun) -> dict[str, dict[str, Any]] | None:
+def _score_facts(settings: Settings, finished: FinishedRun) -> Mapping[str, Any] | None:
     name = f"{finished.recipe.name}_scores"
     if name not in finished.assets:
         return None
     artifact = ArtifactStore(settings.home).find(name, finished.assets[name].version)
     assert artifact is not None
-    return dict(artifact.facts["scores"])
+    return artifact.facts
 
 
-def _run_json(finished: FinishedRun, scores: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
+def _run_json(finished: FinishedRun, facts: Mapping[str, Any] | None) -> dict[str, Any]:
     checkpoint = f"{finished.recipe.name}_checkpoint"
     trained = finished.assets.get(checkpoint)
     return {
         "recipe": finished.recipe.name,
         "assets": {name: {"version": ran.version, "reused": ran.reused} for name, ran in finished.assets.items()},
         "checkpoint": f"{checkpoint}@{trained.version}" if trained else None,
-        "scores": scores,
+        "scores": facts["scores"] if facts else None,
+        "analysis": facts.get("analysis") if facts else None,
     }
 
 

@@ -16,7 +16,7 @@ from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
-from rm_workflow.settings import Settings, load_settings
+from rm_workflow.settings import Settings, load_settings, user_path
 
 SHOWN_RESPONSES = 8  # of one row; a best-of-N set has 1,024
 SIDES = ("a", "b", "tie")
@@ -125,7 +125,7 @@ def sources_add_command(
 
     settings = load_settings()
     said = own_data.Said(adapter, _assignments(column, "FIELD=COLUMN", "--column"), _sides(winner), licence)
-    path = Path(file).expanduser().absolute()
+    path = user_path(file).absolute()
     if not path.is_file():
         raise UserError(f"{file}: there is no such file; name a JSON Lines, CSV or Parquet file")
     folder = user_folder(settings)

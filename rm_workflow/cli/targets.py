@@ -13,15 +13,19 @@ def find_artifact(store: ArtifactStore, target: str) -> Artifact:
 
     A version may be cut to its first digits where they are unambiguous.
     """
-    asset, _, version = target.partition("@")
+    asset, at, version = target.partition("@")
     known = sorted(folder.name for folder in store.artifacts.iterdir()) if store.artifacts.is_dir() else []
     if asset not in known:
         raise UserError(f"asset {asset} has no artifact under RMW_HOME ({store.home}); {nearest(asset, known)}")
-    if not version:
+    if not at:
         return store.require(asset)
     versions = sorted(manifest.parent.name for manifest in (store.artifacts / asset).glob(f"*/{MANIFEST}"))
+    if not version:
+        raise UserError(
+            f"{target} names no version after @; leave @ out for the latest, or take of {_listed(versions)}"
+        )
     matching = [candidate for candidate in versions if candidate.startswith(version)]
-    artifact = store.find(asset, matching[0]) if len(matching) == 1 else None
+    artifact = store.take(asset, matching[0]) if len(matching) == 1 else None
     if artifact is None:
         raise UserError(_not_one_version(asset, version, versions, matching))
     return artifact
@@ -44,10 +48,10 @@ def _listed(versions: list[str]) -> str:
 
 def raw_of(store: ArtifactStore, artifact: Artifact) -> list[Artifact]:
     """Return the raw artifacts that hold the texts of an artifact's rows."""
-    if artifact.kind == "raw":
+    if artifact.kind in ("raw", "labels"):
         return [artifact]
     found: dict[str, Artifact] = {}
     for upstream in store.inputs_of(artifact):
-        if upstream.kind in ("raw", "pairs", "mixture", "tokens"):
+        if upstream.kind in ("raw", "labels", "pairs", "mixture", "tokens"):
             found.update({raw.id: raw for raw in raw_of(store, upstream)})
     return list(found.values())

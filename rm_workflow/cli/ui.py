@@ -2,17 +2,20 @@
 
 import os
 import sys
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rm_workflow.artifacts import prepare_home
-from rm_workflow.assets.instance import end_dead_runs, open_instance
+from rm_workflow.artifacts import ArtifactStore, prepare_home
+from rm_workflow.assets.failures import record_dead_runs
+from rm_workflow.assets.instance import open_instance
 from rm_workflow.errors import UserError
 from rm_workflow.settings import load_settings
 
 LOOPBACK = "127.0.0.1"
+IPV6 = 6
 
 
 def register(app: typer.Typer) -> None:
@@ -20,18 +23,48 @@ def register(app: typer.Typer) -> None:
     app.command("ui")(ui_command)
 
 
-def ui_command(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000) -> None:
-    """Start the web UI with schedules on loopback; it has no login, so it listens nowhere else."""
+def ui_command(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="IP address to listen on; it has no login.")] = LOOPBACK,
+) -> None:
+    """Start the web UI with schedules, on loopback alone unless --host says otherwise: it has no login.
+
+    Any web page that is open in a browser on this machine can send it commands while it runs.
+    """
+    address = _address(host)
     settings = load_settings()
     prepare_home(settings.home)
     with open_instance(settings) as instance:
-        end_dead_runs(instance)
+        record_dead_runs(instance, ArtifactStore(settings.home))
     dagster = Path(sys.executable).with_name("dagster")
     if not dagster.exists():
         raise UserError(f"the dagster command is missing beside {sys.executable}; install the project with pip again")
-    arguments = ["dev", "-m", "rm_workflow.definitions", "-h", LOOPBACK, "-p", str(port)]
+    listen = ["-h", str(address), "-p", str(port)]
+    arguments = ["dev", "-m", "rm_workflow.definitions", *listen]
     if settings.project and (settings.project / "workspace.yaml").exists():
         os.chdir(settings.project)
-        arguments = ["dev", "-w", "workspace.yaml", "-h", LOOPBACK, "-p", str(port)]
-    typer.echo(f"web UI: http://{LOOPBACK}:{port}  (home: {settings.home}; Ctrl-C ends it)", err=True)
+        arguments = ["dev", "-w", "workspace.yaml", *listen]
+    if not address.is_loopback:
+        typer.echo(
+            f"warning: the web UI has no login: whoever reaches {address} port {port} can run code here as you, read "
+            "all data and delete it; let no network reach it that you do not trust",
+            err=True,
+        )
+    typer.echo(
+        "note: Dagster's web server does not look at who asks (Host, Origin): while it runs, any web page that is open "
+        "in a browser on this machine can start, end and delete runs; end it before you visit pages you do not trust",
+        err=True,
+    )
+    shown = f"[{address}]" if address.version == IPV6 else address
+    typer.echo(f"web UI: http://{shown}:{port}  (home: {settings.home}; Ctrl-C ends it)", err=True)
     os.execv(dagster, [str(dagster), *arguments])
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Return an IP address; a name could be that of another network tomorrow."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no IP address; write one of this machine, as 127.0.0.1", param_hint="--host"
+        ) from None

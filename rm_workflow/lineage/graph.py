@@ -1,6 +1,5 @@
 """Questions about where an artifact came from and where it went."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from rm_workflow.artifacts import Artifact
@@ -21,12 +20,3 @@ def upstream(lineage: LineageStore, artifact: Artifact) -> dict[str, Any]:
         "nodes": [{"id": id_, "kind": kind, "version": version} for id_, kind, version in nodes],
         "edges": [list(edge) for edge in edges],
     }
-
-
-def checkpoints_from(lineage: LineageStore, artifacts: Sequence[Artifact]) -> list[str]:
-    """Return ``asset@version`` of the checkpoints that were made from any of ``artifacts``."""
-    found: dict[str, None] = {}
-    for artifact in artifacts:
-        key = {"asset": artifact.asset, "version": artifact.version}
-        found.update((row[0], None) for row in lineage.query(sql("queries/checkpoints_from.sql"), key))
-    return list(found)

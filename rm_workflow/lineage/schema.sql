@@ -1,10 +1,14 @@
 -- The lineage index, split as OpenLineage splits it: static facts by data set version, per-run facts by run.
--- It holds nothing that manifests and events do not hold. No keys and no secondary indexes: the writer
+-- It holds nothing that manifests, events and artifacts do not hold. No keys and no secondary indexes: the writer
 -- inserts each event once, and a scan of these tables is fast enough.
 
-create table if not exists indexed_event (sequence bigint);
+-- Which schema the file has: a file with another one is made anew.
+create table indexed_with (schema_id varchar);
 
-create table if not exists dataset_version (
+create table indexed_event (sequence bigint);
+
+-- One row for each published artifact; parameters and packages are JSON objects.
+create table dataset_version (
   asset varchar,
   version varchar,
   kind varchar,
@@ -13,49 +17,82 @@ create table if not exists dataset_version (
   requested varchar,
   parameters varchar,
   packages varchar,
+  run_id varchar,
   created timestamptz
 );
 
-create table if not exists version_input (
+create table version_input (
   asset varchar,
   version varchar,
   input_asset varchar,
   input_version varchar
 );
 
-create table if not exists external_file (
+-- Files from outside RMW_HOME; the revision is the commit of a hub repository, where there is one.
+create table external_file (
   asset varchar,
   version varchar,
   file varchar,
+  sha256 varchar,
+  revision varchar
+);
+
+-- The artifact's own files, relative to its folder.
+create table version_file (
+  asset varchar,
+  version varchar,
+  file varchar,
+  bytes bigint,
   sha256 varchar
 );
 
-create table if not exists run_output (
+-- One row for each event: publish, reuse, failed_check, failed_run, removal.
+create table run_output (
   sequence bigint,
   run_id varchar,
   asset varchar,
   version varchar,
   event varchar,
   overridden boolean,
-  recorded timestamptz
+  recorded timestamptz,
+  error varchar
 );
 
-create table if not exists row_count (
+create table run_input (
+  sequence bigint,
+  run_id varchar,
+  asset varchar,
+  input_asset varchar,
+  input_version varchar
+);
+
+create table row_count (
   asset varchar,
   version varchar,
   stage varchar,
   num_rows bigint
 );
 
-create table if not exists drop_count (
+create table drop_count (
   asset varchar,
   version varchar,
   rule varchar,
   num_dropped bigint
 );
 
-create table if not exists check_result (
+-- Counted in the tables themselves: rows kept (no rule; in a mixture by split) and dropped (by rule) of each source.
+create table source_count (
+  asset varchar,
+  version varchar,
+  source varchar,
+  rule varchar,
+  split varchar,
+  num_rows bigint
+);
+
+create table check_result (
   sequence bigint,
+  run_id varchar,
   asset varchar,
   version varchar,
   name varchar,
@@ -64,7 +101,7 @@ create table if not exists check_result (
   metadata varchar
 );
 
-create table if not exists checkpoint (
+create table checkpoint (
   asset varchar,
   version varchar,
   base varchar,
@@ -74,7 +111,7 @@ create table if not exists checkpoint (
   seconds double
 );
 
-create table if not exists training_metric (
+create table training_metric (
   asset varchar,
   version varchar,
   step bigint,
@@ -82,7 +119,7 @@ create table if not exists training_metric (
   value double
 );
 
-create table if not exists benchmark_score (
+create table benchmark_score (
   asset varchar,
   version varchar,
   checkpoint_asset varchar,
@@ -92,5 +129,51 @@ create table if not exists benchmark_score (
   score double,
   n bigint,
   ci_low double,
-  ci_high double
+  ci_high double,
+  ties bigint,
+  contamination varchar
 );
+
+-- Where the scores of single items lie: a Parquet file of the artifact of these scores.
+create table item_score_file (
+  asset varchar,
+  version varchar,
+  checkpoint_asset varchar,
+  checkpoint_version varchar,
+  benchmark varchar,
+  file varchar
+);
+
+create view dataset as
+select
+  asset,
+  any_value(kind) as kind,
+  count(*) as num_versions,
+  min(created) as first_created,
+  max(created) as last_created
+from dataset_version
+group by asset;
+
+-- By sequence and never by time, which may jump: when a version was first and last published or reused.
+create view version_order as
+select
+  asset,
+  version,
+  min(sequence) as first_sequence,
+  max(sequence) as last_sequence
+from run_output
+where event in ('publish', 'reuse')
+group by asset, version;
+
+create view run as
+select
+  run_id,
+  min(recorded) as first_recorded,
+  max(recorded) as last_recorded,
+  count(*) filter (where event = 'publish') as num_published,
+  count(*) filter (where event = 'reuse') as num_reused,
+  count(*) filter (where event in ('failed_check', 'failed_run')) as num_failures,
+  if(num_failures > 0, 'failed', 'ok') as status
+from run_output
+where run_id is not null
+group by run_id;

@@ -1,0 +1,135 @@
+"""What the web UI shows of an artifact: its rows, its columns, and the columns of other assets that they come from."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from rm_workflow.artifacts import Artifact
+
+# The table that stands for an asset of a kind, the first that the artifact has. An asset that holds no table of rows,
+# such as a base model, is the table of its files.
+TABLES = {
+    "raw": ("occurrences.parquet",),
+    "rollouts": ("completions.parquet",),
+    "labels": ("occurrences.parquet",),
+    "pairs": ("pairs.parquet",),
+    "benchmark": ("items.parquet",),
+    "mixture": ("labelled.parquet", "pairs.parquet"),
+    "overlap": ("overlap.parquet",),
+    "tokens": ("pairs.parquet",),
+    "scores": ("item_scores.parquet",),
+}
+FILES = {"file": "string", "bytes": "int64", "sha256": "string"}
+# Columns that come from columns of another name, by kind: column -> (kind of the asset upstream, column there). Beside
+# them, a column comes from those of its own name.
+RENAMED: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
+    "pairs": {
+        "pair_id": (("raw", "response_id"), ("raw", "source")),
+        "pair_key": (("raw", "prompt_id"), ("raw", "response_id")),
+        "chosen_id": (("raw", "response_id"),),
+        "rejected_id": (("raw", "response_id"),),
+        "chosen_score": (("raw", "ratings"),),
+        "rejected_score": (("raw", "ratings"),),
+    },
+    "mixture": {
+        "split": (("pairs", "prompt_id"), ("raw", "prompt_id")),
+        "group_id": (("pairs", "prompt_id"), ("raw", "prompt_id")),
+        "leak": (("benchmark", "prompt_id"),),
+    },
+    "overlap": {"response_id": (("mixture", "chosen_id"), ("mixture", "rejected_id"))},
+    "scores": {"response_id": (("benchmark", "response_ids"),)},
+}
+DESCRIPTIONS = {
+    "pair_id": "One occurrence of a pair: content, source and which time it occurs there.",
+    "pair_key": "The pair by its content; seeds every random choice.",
+    "prompt_id": "Hash of the exact messages of the prompt.",
+    "response_id": "Hash of the prompt and the exact text of the reply.",
+    "response_ids": "The replies of an item, correct ones first.",
+    "chosen_id": "The preferred reply.",
+    "rejected_id": "The other reply.",
+    "chosen_score": "What the source says of the preferred reply.",
+    "rejected_score": "What the source says of the other reply.",
+    "weight": "Weight of the pair in the loss.",
+    "source": "The raw data set.",
+    "file": "File of the source, or of the artifact.",
+    "row": "1-based line in JSONL, 0-based row in Parquet.",
+    "slot": "Where the row shows the reply.",
+    "model": "The model that wrote the reply, where it is known.",
+    "ratings": "The source's ratings of the reply by name.",
+    "group_id": "What stays on one side of the split.",
+    "split": "train or test.",
+    "leak": "The benchmark item that the pair is a leak of.",
+    "pair_set": "The pair set that the pair comes from.",
+    "label": "Right or wrong, or a rating.",
+    "benchmark": "The evaluation set.",
+    "item_id": "One item of a benchmark.",
+    "subset": "Part of the benchmark.",
+    "num_correct": "How many of the replies are correct.",
+    "score": "The reward.",
+}
+
+
+def table_metadata(artifact: Artifact, inputs: tuple[Artifact, ...]) -> dict[str, Any]:
+    """Return the number of rows, the columns and where they come from, under the names that Dagster knows.
+
+    Args:
+        inputs: what the artifact was made from.
+    """
+    columns = _columns(artifact)
+    described = [dg.TableColumn(name, kind, DESCRIPTIONS.get(name)) for name, kind in columns.items()]
+    metadata: dict[str, Any] = {
+        "dagster/row_count": _num_rows(artifact),
+        "dagster/column_schema": dg.TableSchema(described),
+        "columns_of": _table(artifact) or "its files",
+    }
+    lineage = {name: list(_sources(name, artifact.kind, inputs)) for name in columns} if _table(artifact) else {}
+    if any(lineage.values()):
+        metadata["dagster/column_lineage"] = dg.TableColumnLineage(
+            {name: deps for name, deps in lineage.items() if deps}
+        )
+    return metadata
+
+
+def plotted_counts(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Return numbers under names that stay, which the web UI plots over the runs: drops by rule, splits by source."""
+    dropped: Mapping[str, int] = facts.get("dropped") or {}
+    sources: Mapping[str, Mapping[str, Any]] = facts.get("sources") or {}
+    by_source = {
+        f"{split}_{source}": counts[split]
+        for source, counts in sources.items()
+        for split in ("train", "test")
+        if split in counts
+    }
+    return {**{f"dropped_{rule}": number for rule, number in dropped.items()}, **by_source}
+
+
+def _table(artifact: Artifact) -> str | None:
+    names = TABLES.get(artifact.kind, ())
+    return next((name for name in names if name in artifact.manifest["files"]), None)
+
+
+def _columns(artifact: Artifact) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    table = _table(artifact)
+    if table is None:
+        return FILES
+    schema = pq.read_schema(artifact.folder / table)
+    return {field.name: str(field.type) for field in schema}
+
+
+def _num_rows(artifact: Artifact) -> int:
+    import pyarrow.parquet as pq
+
+    table = _table(artifact)
+    return int(pq.read_metadata(artifact.folder / table).num_rows) if table else len(artifact.manifest["files"])
+
+
+def _sources(column: str, kind: str, inputs: tuple[Artifact, ...]) -> Iterator[dg.TableColumnDep]:
+    """Yield the columns of the inputs that one column comes from."""
+    renamed = RENAMED.get(kind, {}).get(column, ())
+    for one in inputs:
+        there = _columns(one) if _table(one) else {}
+        named = [name for upstream, name in renamed if upstream == one.kind] or [column]
+        yield from (dg.TableColumnDep(dg.AssetKey(one.asset), name) for name in named if name in there)

@@ -1,0 +1,91 @@
+"""``rmw card``: the model card of a checkpoint as a Hugging Face README."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.catalog.models import Catalog
+from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli.checkpoints import checkpoint_artifact
+from rm_workflow.cli.output import for_terminal
+from rm_workflow.cli.replacing import refuse_other_than_card, refuse_other_than_picture
+from rm_workflow.durable_files import replaced
+from rm_workflow.errors import UserError
+from rm_workflow.reporting.evidence import README, Evidence, about_checkpoint, chain_of, scores_of
+from rm_workflow.settings import load_settings
+
+STREAM = "-"
+CheckpointArgument = Annotated[str, typer.Argument(metavar="CKPT", help="An asset, asset@version or its folder.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verb."""
+    app.command("card")(card_command)
+
+
+def card_command(
+    checkpoint: CheckpointArgument,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="Markdown file, its plots beside it; - is stdout.")
+    ] = STREAM,
+) -> None:
+    """Write the model card of a checkpoint: scores, fit for use, training, data, licences, how to load it."""
+    from rm_workflow.reporting import model_card
+
+    settings = load_settings()
+    store, catalog = ArtifactStore(settings.home), load_checked_catalog(settings)
+    evidence = evidence_of(store, catalog, checkpoint_artifact(store, checkpoint))
+    text = model_card.card_text(evidence)
+    refuse_unfinished(text, evidence.checkpoint.id)
+    if output == STREAM:
+        sys.stdout.write(text)
+        return
+    file = Path(output)
+    refuse_missing_folder(file)
+    refuse_other_than_card(file)
+    drawn = model_card.card_plots(evidence)
+    for name in drawn:
+        refuse_other_than_picture(file.parent / name)
+    for name, png in drawn.items():
+        with replaced(file.parent / name) as draft:
+            draft.write_bytes(png)
+    with replaced(file) as draft:
+        draft.write_text(text, "utf-8")
+    typer.echo(f"{for_terminal(str(file))}, and beside it {', '.join(drawn)}", err=True)
+
+
+def evidence_of(
+    store: ArtifactStore, catalog: Catalog, checkpoint: Artifact, num_scored: int | None = None
+) -> Evidence:
+    """Return what is known of a checkpoint, with its newest scores."""
+    scores = scores_of(store, checkpoint)
+    chain = chain_of(store, checkpoint, scores)
+    return Evidence(checkpoint, chain, about_checkpoint(chain, catalog, store), scores, num_scored)
+
+
+def refuse_unfinished(text: str, name: str) -> None:
+    """Refuse a card in which something was left to be filled in.
+
+    Raises:
+        UserError: names the first such place.
+    """
+    from rm_workflow.reporting.model_card import placeholders
+
+    left = placeholders(text)
+    if left:
+        raise UserError(
+            f"{README} of {name}: {left[0]!r} was left unresolved; write what it stands for, or take it out"
+        )
+
+
+def refuse_missing_folder(file: Path) -> None:
+    """Refuse an output whose folder is not there.
+
+    Raises:
+        UserError: names it.
+    """
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"{file}: its folder does not exist; create it or name another output")
