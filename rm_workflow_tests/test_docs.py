@@ -4,7 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.loading import BUILT_IN, load_catalog
 from rm_workflow.catalog.models import Source
 from rm_workflow.preferences import adapters
 from rm_workflow_tests.preferences.sources import settings
@@ -26,7 +26,7 @@ def row(name: str, source: Source) -> str:
     real = "yes" if source.proven_on_real_rows else "no"
     cells = (
         f"`{name}`",
-        source.hub or source.path,
+        source.hub or (source.path or "").removeprefix(f"{BUILT_IN}/"),
         f"`{source.adapter}`",
         rows,
         source.licence,

@@ -1,5 +1,6 @@
 """What a checkpoint's asset does with a training that ended already; the trainer itself is a stand-in."""
 
+import collections
 import errno
 import json
 import os
@@ -46,7 +47,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.AssetsDefi
     store = ArtifactStore(tmp_path / "home")
 
     def build(out: Path) -> Built:
-        (out / "run_config.json").write_text("{}")
+        (out / "run_config.json").write_text('{"training": {"learning_rate": 0.1}}')
         (out / "base.json").write_text(json.dumps({"base": "tiny", "folder": "."}))
         (out / "config.json").write_text("{}")
         return Built(FACTS)
@@ -56,8 +57,10 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.AssetsDefi
     return checkpoints.checkpoint_asset(catalog, "quickstart")
 
 
-def run(asset: dg.AssetsDefinition) -> bool:
-    return dg.materialize([asset], resources={"recipe_settings": RecipeSettings()}, raise_on_error=False).success
+def run(asset: dg.AssetsDefinition, **overrides: object) -> bool:
+    return dg.materialize(
+        [asset], resources={"recipe_settings": RecipeSettings(overrides=overrides)}, raise_on_error=False
+    ).success
 
 
 def test_a_training_that_ended_well_is_not_repeated_when_its_publish_failed(
@@ -108,6 +111,33 @@ def test_a_run_that_was_killed_is_gone_on_with_in_the_folder_of_its_key(
     assert found == [False, True]
 
 
+def test_a_run_goes_on_after_a_change_of_how_it_is_made(
+    checkpoint: dg.AssetsDefinition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = Trainer(result(passed=True))
+    seen = []
+
+    def killed_once(context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
+        options = dict(zip(command[-8::2], command[-7::2], strict=True))
+        training = json.loads(Path(options["--run-config"]).read_text())["training"]
+        seen.append((options["--out"], training["micro_batch_tokens"], training["learning_rate"]))
+        if len(seen) == 1:
+            raise RuntimeError("out of memory")
+        trainer(context, command)
+
+    monkeypatch.setattr(checkpoints, "run_trainer", killed_once)
+    how = {"layout": "padded", "logging_steps": 7, "report_to": ["tensorboard"], "save": {"steps": 3}}
+    overrides = {f"training.{name}": value for name, value in how.items()}
+    assert not run(checkpoint)
+    assert run(checkpoint, **overrides, **{"training.micro_batch_tokens": 77})
+    (first, of_recipe, rate), (second, changed, same_rate) = seen
+    assert first == second
+    assert (of_recipe != 77, changed, rate) == (True, 77, same_rate)
+    found = ArtifactStore(tmp_path / "home").find("quickstart_checkpoint", Path(first).name)
+    assert found is not None
+    assert found.facts["trained_with"]["micro_batch_tokens"] == 77
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
 def test_where_files_cannot_be_linked_they_are_copied(
     checkpoint: dg.AssetsDefinition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -123,8 +153,7 @@ def test_where_files_cannot_be_linked_they_are_copied(
     assert artifact.file("metrics.jsonl").read_text() == METRICS
 
 
-def test_the_trainers_sentence_survives_what_a_launcher_prints_after_it():
-    import collections
+def test_the_trainers_sentence_survives_what_a_launcher_prints_after_it(capsys):
     import subprocess
     import sys
 
@@ -136,6 +165,38 @@ def test_the_trainers_sentence_survives_what_a_launcher_prints_after_it():
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
     lines: collections.deque[str] = collections.deque(maxlen=trainer_process.KEPT_LINES)
     errors: list[str] = []
-    trainer_process._forward_lines(process, lines, errors)
+    trainer_process._forward_lines(process, lines, errors, [])
     assert process.wait() == 1
     assert trainer_process._reason(1, list(lines), errors) == "lower it"
+    # Whoever ran the step prints the sentence; the launcher's noise is nobody's.
+    printed = capsys.readouterr().err.splitlines()
+    assert "error: lower it" not in printed
+    assert printed.count("noise") == 100
+
+
+@pytest.mark.parametrize(("asked", "code"), [(2, 143), (0, -9)])
+def test_a_trainer_that_asks_for_time_to_save_gets_it(monkeypatch: pytest.MonkeyPatch, asked: int, code: int):
+    import subprocess
+    import sys
+    import threading
+
+    from rm_workflow.assets import trainer_process
+    from rm_workflow.training.process import GRACE_LINE
+
+    monkeypatch.setattr(trainer_process, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(trainer_process, "MORE_SECONDS", 0.0)
+    script = (
+        "import signal, sys, time\n"
+        "def end(*_):\n"
+        f"    print({GRACE_LINE!r} + '{asked}', file=sys.stderr, flush=True); time.sleep(1.0); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)\n"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=pipe, stderr=pipe, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    told: list[float] = []
+    lines: collections.deque[str] = collections.deque()
+    threading.Thread(target=trainer_process._forward_lines, args=(process, lines, [], told), daemon=True).start()
+    trainer_process._end_group(process, told)
+    assert process.returncode == code

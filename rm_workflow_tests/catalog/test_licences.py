@@ -105,3 +105,21 @@ def test_the_generators_of_the_catalogue_are_known(catalog: Catalog):
     named = {generator for one in catalog.sources.values() for generator in one.generators or ()}
     assert named
     assert named <= set(licences.GENERATORS)
+
+
+def test_what_forbids_to_pass_a_model_on_is_named_and_terms_of_generators_do_not():
+    sources = {
+        "open": source("MIT", generators=["openai"]),
+        "paid": source("CC-BY-NC-4.0", generators=[]),
+        "frozen": source("CC-BY-NC-ND-4.0", generators=[]),
+        "reddit": source("unclear (Reddit text)", generators=[]),
+    }
+    terms = licences.roll_up(sources, "./my-model")["terms"]
+    not_known = "is not known here, so nothing says that it may be passed on"
+    assert licences.against_passing_on(terms) == [
+        "the licence of source frozen (CC-BY-NC-ND-4.0) says that adapted works may not be passed on",
+        f"the licence of source reddit (unclear (Reddit text)) {not_known}",
+        f"the licence of base model ./my-model (unknown) {not_known}",
+    ]
+    assert licences.against_passing_on(licences.roll_up({"open": source("MIT")}, "Qwen/Qwen2.5-3B")["terms"]) == []
+    assert licences.licence_terms("CC-BY-ND-4.0").commercial_use == "unclear"

@@ -13,7 +13,7 @@ from rm_workflow.catalog.loading import (
     recipe_with_origins,
     resolve_recipe,
 )
-from rm_workflow.catalog.models import Catalog, Recipe, RuleUse
+from rm_workflow.catalog.models import Catalog, Mixture, Recipe, RuleUse
 from rm_workflow.catalog.yaml_file import Document, read_yaml
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
@@ -291,7 +291,7 @@ BAD_RECIPES = [
         "[sample_dialogues]",
         f"[{{sample_dialogues: {{count: {10**40}}}}}]",
         3,
-        "mixture.pair_sets[0].sample_dialogues.count must be less than or equal to 1000000000, not 1",
+        "a whole number has more than 18 digits; write a smaller one",
     ),
     (
         "[sample_dialogues]",
@@ -532,6 +532,9 @@ def test_parts_of_pair_sets_may_be_set_and_are_written_as_people_write_them(cata
         ("training.lora={rank: 3}", "unknown key 'training.lora.rank'"),
         ("mixture.pair_sets=[nope]", "pair set 'nope' is not in the catalogue"),
         ("evaluation.evaluate_on=[tset]", "benchmark 'tset' is not in the catalogue (did you mean 'test'?)"),
+        ("evaluation.probes.num_pairs=-1", "evaluation.probes.num_pairs: must lie between 0 and 100000, not -1"),
+        ("evaluation.probes.num_pairs=many", "evaluation.probes.num_pairs must be a whole number, not 'many'"),
+        ("evaluation.probes=0", "evaluation.probes must be"),
         ("training.seed", "write it as path=value"),
         ("=3", "write it as path=value"),
         ("training.seed=[1", "not valid YAML"),
@@ -628,6 +631,91 @@ def test_an_objective_and_the_labels_of_its_mixture_must_fit(objective, use, tra
         Recipe.model_validate(
             {"name": "mine", "base": "b", "objective": objective, "mixture": mixture, "training": values}
         )
+
+
+@pytest.mark.parametrize(
+    ("objective", "mixture", "words"),
+    [
+        ("generative_prm", {"kind": "responses", "responses": ["a"]}, "trained on step labels, .* of responses; set"),
+        ("token_prm", {"pair_sets": ["a"]}, "trained on step labels, and the mixture is of pairs"),
+        ("generative_orm", {"kind": "trajectories", "trajectories": ["a"]}, "trained on labelled responses"),
+        ("bradley_terry", {"kind": "trajectories", "trajectories": ["a"]}, "trained on pairs, .* of trajectories"),
+        ("generative_prm", {"kind": "trajectories", "responses": ["a"]}, "'trajectories' names nothing"),
+        (
+            "generative_prm",
+            {"kind": "trajectories", "trajectories": ["a"], "pair_sets": ["b"]},
+            "'pair_sets' is no part of a mixture of kind trajectories",
+        ),
+        ("generative_prm", {"kind": "trajectories", "trajectories": ["a", {"a": {}}]}, "a is listed twice"),
+        (
+            "generative_prm",
+            {"kind": "trajectories", "trajectories": ["a"], "sample": {"train_pairs": 5}},
+            "of kind trajectories counts train_prompts",
+        ),
+    ],
+)
+def test_an_objective_and_the_kind_of_its_mixture_must_fit(objective: str, mixture: dict, words: str):
+    recipe = {"name": "mine", "base": "b", "objective": objective, "mixture": {**mixture, "split": {"by": "native"}}}
+    with pytest.raises(ValueError, match=words):
+        Recipe.model_validate({**recipe, "training": {"learning_rate": 1e-4, "batch_size": 8}})
+
+
+@pytest.mark.parametrize(
+    ("sources", "annotation", "words"),
+    [
+        (["annotation"], None, "takes the source 'annotation', and nothing says what that is; set annotation"),
+        (["a"], {}, "annotation makes labels that the mixture does not take"),
+        (["annotation"], {"prompt": "Solve it."}, r"the prompt does not hold \{problem\}"),
+        (["annotation"], {"endpoint": "localhost:8000"}, "endpoint"),
+        (["annotation"], {"temperature": 0.0}, "temperature"),
+    ],
+)
+def test_an_annotation_and_the_mixture_that_takes_it_must_fit(sources: list, annotation: dict | None, words: str):
+    mixture = {"kind": "trajectories", "trajectories": sources, "split": {"by": "native"}}
+    recipe = {"name": "mine", "base": "b", "objective": "generative_prm", "mixture": mixture}
+    recipe["training"] = {"learning_rate": 1e-4, "batch_size": 8}
+    if annotation is not None:
+        recipe["annotation"] = {"problems": "gsm8k", "generator": "g", **annotation}
+    with pytest.raises(ValueError, match=words):
+        Recipe.model_validate(recipe)
+
+
+def test_problems_of_an_annotation_that_are_not_in_the_catalogue_are_named(settings: Settings, write: Write):
+    mixture = OWN.replace("  pair_sets: [sample_dialogues]", "  kind: responses\n  responses: [annotation]")
+    write(
+        "catalog/recipes/mine.yaml",
+        f"objective: generative_orm\nannotation: {{problems: gsm8, generator: g}}\n{mixture}",
+    )
+    with pytest.raises(UserError, match=r"mine\.yaml:2: .*annotation\.problems: source 'gsm8' is not in .*'gsm8k'"):
+        load_catalog(settings)
+
+
+def test_a_source_of_trajectories_is_written_back_as_people_write_it():
+    uses = ["a", {"b": {"labels": "soft", "repeat": 2}}, {"c": {"neutral": "drop_step"}}]
+    mixture = Mixture(kind="trajectories", trajectories=uses, split={"by": "native"})
+    assert mixture.model_dump(mode="json")["trajectories"] == uses
+
+
+def test_a_benchmark_of_problems_alone_cannot_be_scored_on(settings: Settings, write: Write):
+    write("catalog/recipes/mine.yaml", OWN + "evaluation: {evaluate_on: [test, gsm8k_problems]}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml:8: .*'gsm8k_problems' holds problems .*decontaminate_against"):
+        load_catalog(settings)
+
+
+def test_the_maths_recipes_hold_what_card_and_script_state(catalog: Catalog):
+    orm, prm = catalog.recipes["orm_llama31_8b"], catalog.recipes["prm_llama31_8b"]
+    for recipe in (orm, prm):
+        training = recipe.training
+        assert (recipe.base, recipe.tokens.max_length) == ("meta-llama/Llama-3.1-8B-Instruct", 8192)
+        assert (training.learning_rate, training.schedule, training.warmup) == (2e-6, "cosine", 0.05)
+        assert (training.batch_size, training.batch_unit, training.epochs) == (32, "blocks", 1)
+        assert (training.lora, recipe.mixture.leak_policy) == (None, "drop")
+        mini = catalog.recipes[f"{recipe.name}_mini"]
+        assert mini.extends == recipe.name
+        assert mini.objective == recipe.objective
+        assert (mini.mixture.split.by, mini.mixture.leak_policy) == ("hash", "mark")
+    assert orm.mixture.labelled_sources == ["mistral_orm"]
+    assert prm.mixture.labelled_sources == ["mistral_prm"]
 
 
 def test_a_ranking_has_no_weight_per_prompt():

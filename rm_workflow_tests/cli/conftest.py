@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rm_workflow.cli.main import main
+from rm_workflow_tests.reporting.published import Home, quickstart_home
 
 SOURCES = """
 toy:
@@ -113,3 +114,9 @@ def rmw(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
         return Answer(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home that holds nothing yet; ``publish`` writes what stands behind a checkpoint of the quickstart."""
+    return quickstart_home(tmp_path / "home")

@@ -193,7 +193,7 @@ def test_a_missing_file_or_folder_is_told_with_its_source_and_mend(project: Proj
 BAD_ENTRIES = {
     "an unknown rule": ("pair_sets.yaml:2", "exact_duplicate]", "exact_duplicat]", "did you mean 'exact_duplicate'?"),
     "an unknown parameter": (
-        "pair_sets.yaml:2",
+        "pair_sets.yaml:5",
         "exact_duplicate]",
         "cap: {max_pair: 5}]",
         "parameter 'max_pairs' is missing",
@@ -223,6 +223,25 @@ def test_an_entry_that_cannot_run_is_refused_when_the_catalogue_is_loaded(
     assert answer.error.startswith(f"error: catalog/{place}: ")
     assert words in answer.error
     assert project.published() == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "line"),
+    [
+        ("    - cap:\n        max_pairs: 0\n", 7),
+        ("    - cap: {max_pairs: 0}\n", 6),
+        ("    - name: cap\n      parameters:\n        max_pairs: 0\n", 8),
+        ("    - cap:\n        max_pairs: 1\n        more: 2\n", 8),
+        ("    - cap: {}\n", 6),
+    ],
+)
+def test_a_wrong_parameter_of_a_rule_is_named_with_its_own_line(project: Project, rmw: Rmw, rules: str, line: int):
+    file = project.folder / "catalog/pair_sets.yaml"
+    before = file.read_text().strip("\n").replace("  rules: [identical_responses, exact_duplicate]", "  rules:")
+    file.write_text(before + "\n    - exact_duplicate\n" + rules)
+    answer = rmw("recipes")
+    assert answer.code == 1
+    assert answer.error.startswith(f"error: catalog/pair_sets.yaml:{line}: pair set 'toy': rule 'cap': ")
 
 
 def test_an_override_of_an_unknown_path_is_answered_with_the_nearest_one(project: Project, rmw: Rmw):
@@ -308,17 +327,15 @@ def test_nothing_is_traced_in_a_home_that_does_not_exist(project: Project, rmw: 
     assert not project.home.exists()
 
 
-def test_a_damaged_index_is_told_once(project: Project, rmw: Rmw, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_index_is_made_anew_and_told_once(project: Project, rmw: Rmw, caplog: pytest.LogCaptureFixture):
     rmw("run", "toy", "--until", "mixture")
     (project.home / "lineage.duckdb").write_text("not a database")
     caplog.clear()
-    # No checkpoint was trained on the row, so the index is not asked.
-    assert rmw("trace", "train.jsonl:1").code == 0
-    answer = rmw("lineage", "raw_toy")
-    assert caplog.records == []
-    assert answer.code == 1
-    assert "lineage.duckdb cannot be read" in answer.error
-    assert "rmw lineage rebuild" in answer.error
+    for _ in range(2):
+        assert rmw("lineage", "raw_toy").code == 0
+    (record,) = caplog.records
+    assert record.message.startswith("lineage.duckdb was damaged (")
+    assert record.message.endswith("was made anew from 3 events")
 
 
 def test_a_home_that_is_a_file_is_one_sentence(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):

@@ -98,6 +98,12 @@ def test_plan_for_a_cpu_tells_what_does_not_fit_into_this_machine(monkeypatch: p
     assert _json("plan", "qwen25_7b_hh_lora", "--device", "h200")["device_memory_gb"] == 141
 
 
+def test_plan_names_no_strategy_of_one_process():
+    for name, strategy in (("quickstart", "one process"), ("rb2_llama31_70b_lora", "fsdp")):
+        (line,) = (line for line in _run("plan", name, "--device", "h200").stdout.splitlines() if "strategy" in line)
+        assert line.strip("│ ").split(maxsplit=2)[2] == strategy
+
+
 def test_plan_says_how_unknown_pairs_become_known():
     assert "rmw run quickstart --until mixture" in _run("plan", "quickstart").stdout
 

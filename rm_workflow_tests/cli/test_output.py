@@ -1,8 +1,10 @@
+import io
 import json
 from collections.abc import Callable
 
 import pytest
 
+from rm_workflow.cli.main import main
 from rm_workflow.cli.output import for_terminal
 from rm_workflow_tests.cli.conftest import Answer, Project, lines, row
 
@@ -12,7 +14,30 @@ CLEARS_SCREEN = "\x1b[2J\x1b]0;title\x07"
 
 
 def test_control_characters_are_spelled_out_and_line_breaks_and_tabs_stay():
-    assert for_terminal("a\x1b[2J\tb\nc\r\x07\x7f\x9b é") == r"a\x1b[2J" + "\tb\nc" + r"\x0d\x07\x7f\x9b é"
+    assert for_terminal("a\x1b[2J\tb\nc\r\x07\x7f\x9b é") == r"a\x1b[2J" + "\tb\nc" + r"\r\x07\x7f\x9b é"
+
+
+def test_text_that_would_be_shown_backwards_is_spelled_out():
+    assert for_terminal("\u202egnp.exe \u2067b\u2069 שלום") == r"\u202egnp.exe \u2067b\u2069 שלום"
+
+
+def test_half_of_a_surrogate_pair_is_spelled_out():
+    assert for_terminal("intruder\udc80 \ud800") == r"intruder\udc80 \ud800"
+
+
+@pytest.mark.parametrize(
+    "verb", [("funnel", "NAME"), ("diff", "NAME", "x"), ("shared", "NAME", "x"), ("worst", "NAME"), ("verify", "NAME")]
+)
+def test_half_of_a_surrogate_pair_in_an_error_is_spelled_out(
+    project: Project, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+):
+    # A terminal's stderr escapes it anyway; one that is caught in memory takes it as it is.
+    told = io.StringIO()
+    monkeypatch.setattr("sys.stderr", told)
+    monkeypatch.setattr("sys.argv", ["rmw", *(word.replace("NAME", "intruder\udc80") for word in verb)])
+    with pytest.raises(SystemExit):
+        main()
+    told.getvalue().encode()
 
 
 @pytest.fixture

@@ -97,6 +97,18 @@ def test_an_overridden_run_is_not_the_latest_of_the_bare_name(project: Project, 
     assert bare["toy_mixture"]["version"] in [node["version"] for node in lineage["nodes"]]
 
 
+def test_null_removes_a_value_for_a_run(project: Project, rmw: Rmw):
+    cut = ("--set", "mixture.sample={train_pairs: 7}")
+    first = json.loads(rmw("run", "toy", "--until", "mixture", "--json", *cut).out)["assets"]
+    answer = rmw(
+        "run", "toy", "--until", "mixture", "--json", "--set", "mixture.sample=null", "--set", "training.lora=null"
+    )
+    assert answer.code == 0, answer.error
+    changed = json.loads(answer.out)["assets"]
+    assert changed["toy_mixture"]["version"] != first["toy_mixture"]["version"]
+    assert changed["pairs_toy"] == {**first["pairs_toy"], "reused": True}
+
+
 def test_counts_without_running_refuse_missing_data(project: Project, rmw: Rmw):
     answer = rmw("counts", "toy", "--no-run")
     assert answer.code == 1

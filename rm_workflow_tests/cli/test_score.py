@@ -1,9 +1,14 @@
+import codecs
+import gzip
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
@@ -15,6 +20,7 @@ from rm_workflow.cli import score as verbs
 from rm_workflow.evaluation import score_file
 from rm_workflow.evaluation.scorer import Scorer
 from rm_workflow_tests.evaluation.checkpoints import write_checkpoint
+from rm_workflow_tests.models.test_loading import write_published
 
 ROWS = [
     {"prompt": "Name a river.", "response": "The Danube."},
@@ -194,10 +200,79 @@ def test_a_bad_row_stops_with_its_line_and_skip_bad_passes_over_it(
     assert np.isfinite(scored[4]["score"])
 
 
+def test_a_score_that_is_no_number_stops_with_its_line_and_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def wrong_third(scorer: Scorer, sequences: list, *_: object) -> list[np.ndarray]:
+        return [np.array([math.nan if len(ids) == longest else 1.0]) for ids in sequences]
+
+    file = write_lines(tmp_path / "in.jsonl", ["", *ROWS[:2], ROWS[0] | {"response": "The Danube is long."}])
+    out = tmp_path / "out.jsonl"
+    user = [{"role": "user", "content": "Name a river."}]
+    longest = len(Scorer.load(checkpoint).encoder.encode(user, "The Danube is long.").input_ids)
+    monkeypatch.setattr(Scorer, "score_reads", wrong_third)
+
+    for skip_bad in ([], ["--skip-bad"]):  # the row is not at fault
+        assert score(monkeypatch, checkpoint, file, out, *skip_bad) == 1
+        error = capsys.readouterr().err
+        assert f"error: {file}: line 4: its score is no finite number; look at the weights" in error
+        assert [row["score"] for row in read(out)] == [1.0, 1.0]
+
+
+def test_an_output_with_a_score_that_is_no_number_is_not_continued(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+):
+    file = write_lines(tmp_path / "in.jsonl", ROWS)
+    out = write_lines(tmp_path / "out.jsonl", [ROWS[0] | {"score": math.nan}])
+
+    assert score(monkeypatch, checkpoint, file, out) == 1
+
+
+def test_a_checkpoint_without_tokenizer_is_told_before_any_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = write_published(tmp_path / "model", tokenizer=False)
+    file, out = write_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+
+    assert score(monkeypatch, model, file, out, "--skip-bad") == 1
+
+    said = "has no token_recipe.json and no tokenizer; save them there"
+    assert capsys.readouterr().err.endswith(f"error: {model} {said}\n")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"PAR1", "is a Parquet file; give JSONL"),
+        (b"\x1f\x8b", "is packed by gzip; unpack it"),
+        (json.dumps(ROWS).encode(), "is one JSON array; write one object per line"),
+        (json.dumps(ROWS * 500, indent=2).encode(), "is one JSON array; write one object per line"),
+        (b"\xef\xbb\xbf" + json.dumps(ROWS * 500).encode(), "is one JSON array; write one object per line"),
+        (b"[1, 2]", "line 1: it is no JSON object"),
+        ('{"prompt": "a"}'.encode("utf-16"), "line 1: it is not UTF-8 at byte 0; save the file as UTF-8"),
+    ],
+)
+def test_rows_in_another_form_are_told_by_their_form(
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path,
+    tmp_path: Path,
+    start: bytes,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    (tmp_path / "rows").write_bytes(start + b"\n\xff")
+
+    assert score(monkeypatch, checkpoint, tmp_path / "rows", tmp_path / "out.jsonl") == 1
+    # A loading bar of transformers may stand before it.
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert told.replace("rows: line", "rows line").startswith(f"error: {tmp_path / 'rows'} {said}")
+
+
 def test_stdin_and_stdout_are_dashes(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ):
-    given = io.TextIOWrapper(io.BytesIO(write_lines(tmp_path / "in.jsonl", ROWS).read_bytes()))
+    given = io.TextIOWrapper(io.BufferedReader(io.BytesIO(write_lines(tmp_path / "in.jsonl", ROWS).read_bytes())))
     monkeypatch.setattr(sys, "stdin", given)
     stdout = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stdout", stdout)
@@ -223,6 +298,13 @@ def test_a_file_is_not_scored_onto_itself(
     [
         ("./gone", "in.jsonl", "out.jsonl", "there is no such folder"),
         ("quickstart_checkpont", "in.jsonl", "out.jsonl", "did you mean 'quickstart_checkpoint'?"),
+        (
+            "quickstart_scores",
+            "in.jsonl",
+            "out.jsonl",
+            "quickstart_scores is an asset, but no checkpoint; did you mean",
+        ),
+        ("quickstart_scores@1", "in.jsonl", "out.jsonl", "quickstart_scores is an asset, but no checkpoint"),
         ("quickstart_checkpoint", "gone.jsonl", "out.jsonl", "there is no such file"),
         ("quickstart_checkpoint", "in.jsonl", "gone/out.jsonl", "its folder does not exist"),
         ("quickstart_checkpoint", "in.jsonl", ".", "is a folder"),
@@ -239,7 +321,8 @@ def test_wrong_names_are_told_in_one_sentence(
 ):
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "in.jsonl", ROWS)
-    (tmp_path / "home" / "artifacts" / "quickstart_checkpoint").mkdir(parents=True)
+    for asset in ("quickstart_checkpoint", "quickstart_scores"):
+        (tmp_path / "home" / "artifacts" / asset).mkdir(parents=True)
 
     assert score(monkeypatch, checkpoint_name, file, out) == 1
     error = capsys.readouterr().err
@@ -297,6 +380,70 @@ def test_aggregate_takes_a_benchmark_of_the_catalogue_and_either_dash(
     assert json.loads(capsys.readouterr().out)["subsets"]["Ties"]["n"] == 4
 
 
+RM_BENCH = [
+    {"id": 0, "domain": domain, "score_chosen": [1.0, 2.0, 3.0], "score_rejected": [0.5, 1.5, 2.5]}
+    for domain in ("chat", "math", "code", "safety-refuse")
+]
+
+
+def test_aggregate_prints_levels_domains_and_gap_of_rm_bench(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "scores.jsonl", RM_BENCH)
+
+    assert rmw(monkeypatch, "aggregate", "rm-bench", file) == 0
+
+    printed = capsys.readouterr().out
+    rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if "│" in line}
+    assert {"overall", "easy", "normal", "hard", "style_gap", "chat", "safety"} <= set(rows)
+    assert "0.667" in rows["overall"]
+    assert "1.000" in rows["style_gap"]
+
+
+def test_aggregate_prints_figures_beside_the_score(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [{"id": i, "score_chosen": 1.0, "score_rejected": [0.0] * 8 + [float(i)]} for i in range(3)]
+    file = write_lines(tmp_path / "scores.jsonl", rows)
+
+    assert rmw(monkeypatch, "aggregate", "rewardmath", file) == 0
+
+    scores, beside = capsys.readouterr().out.split("beside the score")
+    assert "mrr" in scores
+    assert "mrr" not in beside
+    assert "accuracy_with_ties" in beside
+    assert "0.667" in beside
+
+
+@pytest.mark.parametrize("benchmark", ["test", "pairs"])
+def test_scores_of_the_test_split_are_aggregated_as_pairs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, benchmark: str, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "scores.jsonl", [{"score_chosen": 1, "score_rejected": 0}])
+
+    assert rmw(monkeypatch, "aggregate", benchmark, file, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 1.0
+
+
+def test_a_json_array_as_upstream_writes_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    entry = {"problem": "p", "solution_reference": ["human_to_GPT-4"] + ["m"] * 9, "score": [2.0] + [1.0] * 9}
+    file = tmp_path / "scores.json"
+    file.write_text(json.dumps([entry, entry | {"problem": "q"}], indent=4), "utf-8")
+
+    assert rmw(monkeypatch, "aggregate", "rewardmath", file, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 2
+
+    file.write_text(json.dumps([entry, 3], indent=4), "utf-8")
+    assert rmw(monkeypatch, "aggregate", "rewardmath", file) == 1
+    assert "scores.json: entry 2: it is no JSON object" in capsys.readouterr().err
+
+    file.write_text(json.dumps([entry, entry | {"score": None}], indent=4), "utf-8")
+    assert rmw(monkeypatch, "aggregate", "rewardmath", file) == 1
+    assert "scores.json: entry 2: field score is None" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("benchmark", "lines", "said"),
     [
@@ -306,6 +453,8 @@ def test_aggregate_takes_a_benchmark_of_the_catalogue_and_either_dash(
         ("pairs", [], "there is no row"),
         ("rewardbench", ['{"id": 1, "subset": "hep", "score_chosen": 1, "score_rejected": 0}'], "line 1: field subset"),
         ("reward_bench", [], "did you mean 'rewardbench'?"),
+        ("pairs", [f'{{"score_chosen": {"9" * 400}, "score_rejected": 0}}'], "line 1: field score_chosen is 999"),
+        ("pairs", ['{"score_chosen": 1.7e308, "score_rejected": -1.7e308}'], "at most 1e100"),
     ],
 )
 def test_aggregate_refuses_bad_files_with_file_and_line(
@@ -342,3 +491,94 @@ def test_aggregate_refuses_a_missing_file(
 ):
     assert rmw(monkeypatch, "aggregate", "pairs", tmp_path / "gone.jsonl") == 1
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_aggregate_refuses_a_folder_and_packed_files_that_end_early(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(json.dumps(PAIR).encode())[:-9])
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+
+    for name, said in {
+        ".": "is a folder; name a JSONL file",
+        "cut.gz": "cut.gz: it is a gzip file that cannot be unpacked",
+        "cut.parquet": "cut.parquet: it is a Parquet file that cannot be read",
+    }.items():
+        assert rmw(monkeypatch, "aggregate", "pairs", tmp_path / name) == 1
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_unknown_benchmarks_are_told_without_repeating_a_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert rmw(monkeypatch, "aggregate", "zzzzzz", write_lines(tmp_path / "a.jsonl", [PAIR])) == 1
+
+    known = capsys.readouterr().err.split("known: ")[1].strip().split(", ")
+    assert len(known) == len(set(known)) > 10
+
+
+PAIR = {"id": 1, "score_chosen": 1, "score_rejected": 0}
+
+
+def test_item_scores_are_read_from_gzip_parquet_and_arrays_with_a_mark(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [PAIR, PAIR | {"id": 2, "score_rejected": 2}]
+    lines = write_lines(tmp_path / "plain.jsonl", rows).read_bytes()
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(lines))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.jsonl")
+    (tmp_path / "marked.json").write_bytes(codecs.BOM_UTF8 + json.dumps(rows).encode())
+    (tmp_path / "marked.jsonl").write_bytes(codecs.BOM_UTF8 + lines)
+
+    found = []
+    for name in ("plain.jsonl", "packed.jsonl", "table.jsonl", "marked.json", "marked.jsonl"):
+        assert rmw(monkeypatch, "aggregate", "pairs", tmp_path / name, "--json") == 0
+        found.append(json.loads(capsys.readouterr().out))
+
+    assert found[0]["n"] == 2
+    assert all(result == found[0] for result in found)
+
+
+def test_warnings_name_lines_as_errors_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_lines(tmp_path / "scores.jsonl", ["", PAIR, "", PAIR | {"score_chosen": 3}])
+
+    assert rmw(monkeypatch, "aggregate", "pairs", file, "--json") == 0
+
+    printed = capsys.readouterr()
+    said = "line 4: id 1 stands in line 2 with other scores; both are counted"
+    assert printed.err == f"warning: {file}: {said}\n"
+    assert json.loads(printed.out)["warnings"] == [said]
+
+
+def test_the_table_has_no_overall_where_the_json_has_none_and_the_terms_of_ties(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [
+        {"id": n, "subset": f"{goal}/a", "score_chosen": 1.0, "score_rejected": 0.5}
+        for n, goal in enumerate(("Helpfulness", "Harmlessness"))
+    ]
+
+    assert rmw(monkeypatch, "aggregate", "rmb", write_lines(tmp_path / "rmb.jsonl", rows)) == 0
+    printed = capsys.readouterr()
+    cells = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in printed.out.splitlines() if "│" in line}
+    assert (cells["overall"], cells["pairwise"]) == ("", "1.000")
+    assert "there is no overall" in printed.err
+
+    assert rmw(monkeypatch, "aggregate", "rewardbench2", write_lines(tmp_path / "ties.jsonl", GOLDEN_TIES)) == 0
+    shown = capsys.readouterr().out
+    assert all(term in shown for term in ("tied", "correct_preferred_hard", "margin"))
+
+
+def test_a_score_that_the_input_has_is_replaced_and_told(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file, out = write_lines(tmp_path / "in.jsonl", [ROWS[0] | {"score": 77.0}, ROWS[1]]), tmp_path / "out.jsonl"
+
+    assert score(monkeypatch, checkpoint, file, out) == 0
+
+    assert read(out)[0]["score"] != 77.0
+    assert "warning: 1 rows had a score or error of their own, which is replaced" in capsys.readouterr().err

@@ -40,6 +40,11 @@ def test_an_unknown_version_is_answered_with_those_that_are_there(store: Artifac
     assert str(caught.value) == (f"asset raw_toy has no version that begins with 'zz'; its versions: {shown}, 2 more")
 
 
+def test_an_empty_version_is_not_the_latest(store: ArtifactStore):
+    with pytest.raises(UserError, match="raw_toy@ names no version after @; leave @ out for the latest, or take of "):
+        find_artifact(store, "raw_toy@")
+
+
 def test_a_version_that_is_not_published_does_not_count(store: ArtifactStore):
     (store.artifacts / "raw_toy" / "zz").mkdir()
     with pytest.raises(UserError, match="no version that begins with 'zz'"):

@@ -6,12 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.instance import open_instance
+from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.lineage.store import LineageStore
+from rm_workflow.settings import load_settings
+from rm_workflow_tests.assets.materialized import lacking
 from rm_workflow_tests.cli.conftest import Answer, Project, lines
+from rm_workflow_tests.lineage.homes import contents
 from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 
 Rmw = Callable[..., Answer]
@@ -22,10 +30,11 @@ mixture:
   pair_sets: [toy]
   split: {by: native}
 tokens: {template: chatml, max_length: 128}
-training: {learning_rate: 1e-3, batch_size: 4, epochs: EPOCHS, logging_steps: 1, precision: fp32}
+training: {learning_rate: 1e-3, batch_size: 4, epochs: EPOCHS, logging_steps: 1, precision: fp32, save: SAVE}
 evaluation: {precision: fp32}
 """
 START_SECONDS = 120
+SECRETS = {"HF_TOKEN": "hf_canaryCANARYcanaryCANARY", "WANDB_API_KEY": "canary-of-another-service"}
 
 
 @pytest.fixture
@@ -36,12 +45,20 @@ def tiny_project(project: Project) -> Project:
     return project
 
 
-def write_recipe(project: Project, epochs: int) -> None:
+def write_recipe(project: Project, epochs: int, save: str = "{}") -> None:
     base = str(project.folder / "base")
-    project.write_catalog(recipe=RECIPE.replace("BASE", base).replace("EPOCHS", str(epochs)))
+    project.write_catalog(recipe=RECIPE.replace("BASE", base).replace("EPOCHS", str(epochs)).replace("SAVE", save))
 
 
-def test_a_recipe_runs_to_scores_and_a_second_run_reuses_everything(tiny_project: Project, rmw: Rmw):
+def files_that_hold(folder: Path, secret: str) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def test_a_recipe_runs_to_scores_and_a_second_run_reuses_everything(
+    tiny_project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch
+):
+    for variable, secret in SECRETS.items():
+        monkeypatch.setenv(variable, secret)
     answer = rmw("run", "toy", "--json")
     assert answer.code == 0, answer.err
     first = json.loads(answer.out)
@@ -50,6 +67,8 @@ def test_a_recipe_runs_to_scores_and_a_second_run_reuses_everything(tiny_project
     assert test["ci_low"] <= test["score"] <= test["ci_high"]
     assert {"ties", "pick_longer", "pick_shorter", "per_source"} <= set(test)
     assert list(test["per_source"]) == ["toy"]
+    assert test["contamination"] == "clean"
+    assert first["analysis"]["test"]["flip_holds"] is True
 
     second = json.loads(rmw("run", "toy", "--json").out)
     assert all(asset["reused"] for asset in second["assets"].values())
@@ -63,16 +82,45 @@ def test_a_recipe_runs_to_scores_and_a_second_run_reuses_everything(tiny_project
     traced = json.loads(rmw("trace", "train.jsonl:1", "--json").out)
     assert traced["checkpoints"] == [first["checkpoint"]]
 
+    shown = rmw("show", "toy_scores").out
+    assert "calibration of margins" in shown
+    assert "spearman_margin_length" in shown
+    (row,) = json.loads(rmw("leaderboard", "--benchmark", "test", "--json").out)
+    assert (row["checkpoint"], row["score"], row["rank_high"]) == (first["checkpoint"], test["score"], 1)
+    same = json.loads(rmw("compare", "toy_checkpoint", first["checkpoint"], "--json").out)
+    assert same["benchmarks"]["test"]["verdict"] == "not distinguishable"
+
+    card = ArtifactStore(tiny_project.home).require("toy_card").file("README.md").read_text("utf-8")
+    assert "a micro-batch x" in card
+    assert "not recorded" not in card
+    assert str(tiny_project.folder) not in card
+    assert "**not supported**" in card
+
+    assert rmw("audit", "toy", "--json").code == 0
+    catalog = load_catalog(load_settings())
+    kinds = {planned.asset: planned.kind for planned in Flow(catalog).of_recipe(catalog.recipes["toy"])}
+    with open_instance(load_settings()) as instance:
+        assert lacking(instance, kinds) == {}
+
+    lineage = LineageStore(ArtifactStore(tiny_project.home))
+    told = contents(lineage)
+    assert [table for table, rows in told.items() if not rows] == []
+    lineage.rebuild()
+    assert contents(lineage) == told
+
     (tiny_project.folder / "in.jsonl").write_text('{"prompt": "Question 1?", "response": "Answer 1."}\n')
     scored = rmw("score", "toy_checkpoint", "in.jsonl", "-o", "out.jsonl")
     assert scored.code == 0, scored.err
     assert isinstance(json.loads((tiny_project.folder / "out.jsonl").read_text())["score"], float)
 
+    for secret in SECRETS.values():
+        assert files_that_hold(tiny_project.folder, secret) == []
+        assert secret not in answer.out + answer.err + shown + scored.err
 
-def start(project: Project) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rm_workflow.cli.main", "run", "toy"], cwd=project.folder, start_new_session=True
-    )
+
+def start(project: Project, stderr: int | None = None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rm_workflow.cli.main", "run", "toy"]
+    return subprocess.Popen(command, cwd=project.folder, stderr=stderr, start_new_session=True)
 
 
 def trainer_pids(project: Project) -> list[int]:
@@ -98,6 +146,7 @@ def wait_until_training(project: Project) -> None:
     wait_for(lambda: list(project.home.glob("work/toy_checkpoint/*/metrics.jsonl")), "the first step")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["step", "trainer"])
 def test_after_a_kill_nothing_lives_nothing_is_visible_and_the_next_run_completes(
     tiny_project: Project, rmw: Rmw, killed: str
@@ -121,3 +170,45 @@ def test_after_a_kill_nothing_lives_nothing_is_visible_and_the_next_run_complete
     assets = json.loads(answer.out)["assets"]
     assert not assets["toy_checkpoint"]["reused"]
     assert assets["toy_tokens"]["reused"]
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """Yield a memory cgroup that holds 1 MB: whoever is moved into it is killed when it takes more."""
+    folders = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
+    for parent, limit in folders.items():
+        group = parent / f"rmw_test_{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text(str(1 << 20))
+        except OSError:
+            group.rmdir()
+            continue
+        yield group
+        group.rmdir()
+        return
+    pytest.skip("no memory cgroup can be made here (needs root)")
+
+
+@pytest.mark.slow
+def test_a_trainer_that_the_kernel_ends_for_its_memory_is_told_and_goes_on(
+    tiny_project: Project, rmw: Rmw, little_memory: Path
+):
+    write_recipe(tiny_project, epochs=100, save="{steps: 5}")
+    process = start(tiny_project, stderr=subprocess.PIPE)
+    wait_for(lambda: list(tiny_project.home.glob("work/toy_checkpoint/*/states/step_*")), "the first state")
+    (trainer,) = trainer_pids(tiny_project)
+    (little_memory / "cgroup.procs").write_text(str(trainer))
+    _, told = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == 1
+    assert b"memory ran out" in told.splitlines()[-1]
+    wait_for(lambda: not trainer_pids(tiny_project), "the trainer's end")
+    with open_instance(load_settings()) as instance:
+        assert instance.event_log_storage.get_concurrency_run_ids() == set()
+    assert "toy_checkpoint" not in tiny_project.published()
+    answer = rmw("run", "toy")
+    assert answer.code == 0, answer.err
+    assert "resuming after step" in answer.err

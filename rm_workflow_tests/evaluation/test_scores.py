@@ -1,5 +1,7 @@
 import json
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -8,15 +10,22 @@ import pytest
 import torch
 
 from rm_workflow.artifacts import Built
-from rm_workflow.catalog.models import Benchmark, Evaluation
+from rm_workflow.catalog.models import Benchmark, Evaluation, Probes
 from rm_workflow.errors import UserError
+from rm_workflow.evaluation import benchmarks as rules
+from rm_workflow.evaluation import parts
 from rm_workflow.evaluation.benchmarks import build_benchmark
 from rm_workflow.evaluation.benchmarks.rewardbench import SUBSETS
+from rm_workflow.evaluation.progress import Progress
 from rm_workflow.evaluation.scorer import Scorer
-from rm_workflow.evaluation.scores import build_scores
+from rm_workflow.evaluation.scores import build_scores, score_work
+from rm_workflow.evaluation.sequences import Work
 from rm_workflow.hub import SourceFile
 from rm_workflow.keys import file_sha256
+from rm_workflow.preferences.tables import OCCURRENCES, PROMPTS, RESPONSES
 from rm_workflow_tests.evaluation.checkpoints import write_checkpoint
+from rm_workflow_tests.evaluation.killing import kill_at, killed_in_a_fork
+from rm_workflow_tests.preferences.raw_tables import write
 
 REPLIES = ["The Danube.", "No.", "Yes, the river is long.", "Paris"]
 RB2 = [
@@ -55,6 +64,12 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     ]
     pq.write_table(pa.Table.from_pylist(responses), folder / "responses.parquet")
     pq.write_table(pa.Table.from_pylist(pairs), folder / "pairs.parquet")
+    texts = [{"response_id": f"r{i}", "prompt_id": "q", "text": reply} for i, reply in enumerate(REPLIES)]
+    prompt = {"prompt_id": "q", "messages": [{"role": "user", "content": "Name a river."}]}
+    (folder / "raw").mkdir()
+    write(folder / "raw/prompts.parquet", [prompt], PROMPTS)
+    write(folder / "raw/responses.parquet", texts, RESPONSES)
+    write(folder / "raw/occurrences.parquet", [], OCCURRENCES)
     return folder
 
 
@@ -81,10 +96,27 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def build(model: Path, tokens: Path, benchmarks: dict[str, Path], out: Path, batch_tokens: int = 4096) -> Built:
-    evaluation = Evaluation(evaluate_on=["test", *benchmarks], batch_tokens=batch_tokens, precision="fp32")
+def build(
+    model: Path,
+    tokens: Path,
+    benchmarks: dict[str, Path],
+    out: Path,
+    batch_tokens: int = 4096,
+    work: Path | None = None,
+    progress: Progress | None = None,
+    deterministic: bool = False,
+    num_probed: int = 0,
+    on_test: bool = True,
+) -> Built:
+    evaluation = Evaluation(
+        evaluate_on=[*(["test"] if on_test else []), *benchmarks],
+        batch_tokens=batch_tokens,
+        precision="fp32",
+        deterministic=deterministic,
+        probes=Probes(num_pairs=num_probed, num_prompt_ablated=num_probed),
+    )
     out.mkdir(exist_ok=True)
-    return build_scores(model, tokens, benchmarks, evaluation, "cpu", out)
+    return build_scores(model, tokens, [tokens / "raw"], benchmarks, evaluation, "cpu", out, progress, work)
 
 
 def test_test_split_and_benchmarks_get_headlines_of_the_contract(
@@ -102,6 +134,8 @@ def test_test_split_and_benchmarks_get_headlines_of_the_contract(
     assert scores["sample_rewardbench"]["ci_low"] <= scores["sample_rewardbench"]["score"]
     assert scores["sample_rewardbench2"] == {"score": None, "n": 3, "ci_low": None, "ci_high": None, "ties": None}
     assert sum(built.facts["margin_histogram"]["counts"]) == 4
+    assert built.facts["analysis"]["test"]["flip_holds"] is True
+    assert 0 < built.facts["analysis"]["sample_rewardbench"]["pick_longer"] < 1
     assert [(check.name, check.passed) for check in built.checks] == [
         ("no_score_is_missing_or_nan", True),
         ("rows_expected_equal_rows_scored", True),
@@ -153,10 +187,114 @@ def test_a_response_that_stands_in_several_items_is_scored_once(
 
 def test_scoring_again_gives_identical_files(model: Path, tokens: Path, benchmarks: dict[str, Path], tmp_path: Path):
     for out in ("first", "second"):
-        build(model, tokens, benchmarks, tmp_path / out)
+        build(model, tokens, benchmarks, tmp_path / out, num_probed=3)
 
-    for name in ("item_scores.parquet", "test_pairs.parquet", "scores.json"):
+    names = ("item_scores.parquet", "test_pairs.parquet", "scores.json", "analysis.json")
+    for name in (*names, "probes.json", "probe_scores.parquet"):
         assert file_sha256(tmp_path / "first" / name) == file_sha256(tmp_path / "second" / name)
+
+
+def test_a_killed_build_goes_on_where_it_was_and_gives_identical_files(
+    model: Path, tokens: Path, benchmarks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(parts, "SECONDS_A_PART", 0.0)
+    build(model, tokens, benchmarks, tmp_path / "whole", 100, num_probed=2)
+    work = tmp_path / "work"
+
+    def killed() -> None:
+        kill = lambda done, total: kill_at(done, total // 2)  # noqa: E731
+        build(model, tokens, benchmarks, tmp_path / "killed", 100, work, kill, num_probed=2)
+
+    killed_in_a_fork(killed)
+    assert not list((tmp_path / "killed").iterdir())
+    facts = build(model, tokens, benchmarks, tmp_path / "resumed", 100, work, num_probed=2).facts
+
+    assert 0 < facts["num_continued"] < facts["num_sequences"]
+    names = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert len(names) == 9
+    for name in names:
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_speed_of_a_resumed_scoring_counts_what_this_run_scored(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scorer, work = Scorer.load(model, layout="alone"), Work()
+    for number in (0, 1, 1):
+        work.add("test", "pair", str(number), [number + 1, 2])
+    score_work(scorer, Work(work.sequences[:1], work.keys[:1], work.reads[:1]), tmp_path)
+    ticks = count(step=2)
+    monkeypatch.setattr("rm_workflow.evaluation.scores.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+
+    values, facts = score_work(scorer, work, tmp_path)
+    _, again = score_work(scorer, work, tmp_path)
+
+    assert (len(values), facts["num_continued"]) == (3, 1)
+    assert (facts["seconds"], facts["responses_per_second"]) == (2, 1.0)
+    assert (again["num_continued"], again["responses_per_second"]) == (2, 0.0)
+
+
+def test_score_files_give_the_figures_of_the_build(
+    model: Path, tokens: Path, benchmarks: dict[str, Path], tmp_path: Path
+):
+    built = build(model, tokens, benchmarks, tmp_path)
+
+    for name, scoring in (("test", "pairs"), ("sample_rewardbench", "rewardbench")):
+        lines = (tmp_path / "score_files" / f"{name}.jsonl").read_text().splitlines()
+        rule = rules.rule(scoring)
+        headline = rule.headline(rule.aggregate([json.loads(line) for line in lines]))
+        assert headline is not None
+        expected = built.facts["scores"][name]
+        assert {key: headline[key] for key in ("score", "n", "ci_low", "ci_high", "ties")}.items() <= expected.items()
+
+
+def test_probes_are_scored_in_the_same_call_and_stay_out_of_the_item_scores(model: Path, tokens: Path, tmp_path: Path):
+    plain = build(model, tokens, {}, tmp_path / "plain").facts
+    facts = build(model, tokens, {}, tmp_path / "probed", num_probed=3).facts
+
+    assert (plain["num_scored"], plain["num_probed"], facts["num_scored"]) == (8, 0, 8 + facts["num_probed"])
+    rows = pq.read_table(tmp_path / "probed/probe_scores.parquet").to_pylist()
+    changed = [row for row in rows if row["state"] == "changed"]
+    # beside each rewritten reply and each without its prompt, six replies as they stand
+    assert facts["num_probed"] == len(changed) + 6
+    assert pq.read_table(tmp_path / "probed/item_scores.parquet")["benchmark"].unique().to_pylist() == ["test"]
+    (row,) = [row for row in rows if (row["probe"], row["pair_id"], row["side"]) == ("repeated", "p3", "chosen")]
+    river = [{"role": "user", "content": "Name a river."}]
+    expected, _ = Scorer.load(model).score_texts([(river, "Paris"), (river, "Paris\n\nParis")])
+    assert [row["before"], row["after"]] == pytest.approx(list(expected), abs=1e-5)
+    assert facts["probes"]["rewrites"]["repeated"]["num_changed"] == 6
+    assert facts["scores"]["test"]["score"] == plain["scores"]["test"]["score"]
+
+
+def test_accuracy_without_the_prompt_is_a_null_of_the_test_split(model: Path, tokens: Path, tmp_path: Path):
+    facts = build(model, tokens, {}, tmp_path, num_probed=3).facts
+
+    nothing = [{"role": "user", "content": ""}]
+    scores, _ = Scorer.load(model).score_texts([(nothing, reply) for reply in REPLIES])
+    pairs = {"p0": (0, 1), "p1": (0, 2), "p2": (1, 2), "p3": (3, 1)}
+    rows = pq.read_table(tmp_path / "probe_scores.parquet").to_pylist()
+    sampled = {row["pair_id"] for row in rows if row["probe"] == "prompt_ablated"}
+    right = [scores[chosen] > scores[rejected] for name, (chosen, rejected) in pairs.items() if name in sampled]
+    null = json.loads((tmp_path / "analysis.json").read_text())["test"]["nulls"]["prompt_ablated"]
+    assert set(null) == {"score", "n", "ci_low", "ci_high", "ties"}
+    assert (null["n"], null["score"]) == (3, pytest.approx(sum(right) / 3))
+    assert facts["analysis"]["test"]["prompt_ablated"] == null["score"]
+
+
+def test_where_the_test_split_is_not_scored_nothing_is_probed_and_it_is_said(
+    model: Path, tokens: Path, benchmarks: dict[str, Path], tmp_path: Path
+):
+    facts = build(model, tokens, benchmarks, tmp_path, num_probed=3, on_test=False).facts
+
+    assert (facts["num_probed"], facts["probes"]["rewrites"]) == (0, {})
+    assert "test split is not scored" in facts["probes"]["why_none"]
+    assert json.loads((tmp_path / "probes.json").read_text())["prompt_ablated"] is None
+
+
+def test_a_deterministic_build_says_so(model: Path, tokens: Path, tmp_path: Path):
+    facts = build(model, tokens, {}, tmp_path, deterministic=True).facts
+
+    assert (facts["deterministic"], facts["layout"], facts["token_recipe"]) == (True, "alone", "stored")
 
 
 def test_a_reply_above_max_length_is_scored_in_a_benchmark_and_a_prompt_above_the_window_is_cut(

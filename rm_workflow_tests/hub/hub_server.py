@@ -2,7 +2,8 @@
 
 It answers ``/api/{datasets,models}/<id>[/revision/<r>]``, ``.../tree/<commit>``, and HEAD and GET of
 ``[/datasets]/<id>/resolve/<r>/<file>`` with ``ETag`` (git's hash), ``X-Repo-Commit`` and ranges. Large files are
-redirected with ``X-Linked-Etag`` (sha256) and ``X-Linked-Size`` to a signed URL on another host name.
+redirected with ``X-Linked-Etag`` (sha256) and ``X-Linked-Size`` to a signed URL on another host name. What is written
+to it: ``hub_uploads.py``.
 """
 
 import hashlib
@@ -13,8 +14,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from rm_workflow_tests.hub.hub_uploads import Uploads
 
 REPOSITORY = "org/rows"
 OLD, NEW = "a" * 40, "b" * 40
@@ -63,6 +66,11 @@ class FakeHub:
         faults: ``GET <file>``, ``HEAD <file>`` or ``INFO <repository>`` -> faults, used up one by one.
         refusal: (status, error code) of every answer.
         hold: file -> what a GET of it waits for.
+        branches: repository -> branch beside main -> its commit.
+        objects: sha256 -> an uploaded large file.
+        visibility: repository that was made here -> what was asked for.
+        write_token: who has it may write.
+        written: each request that writes, with its authorization.
     """
 
     commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -72,6 +80,11 @@ class FakeHub:
     refusal: tuple[int, str] | None = None
     hold: dict[str, threading.Event] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
+    branches: dict[str, dict[str, str]] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    visibility: dict[str, str | None] = field(default_factory=dict)
+    write_token: str = "hf_sentinelOfAWriteToken"
+    written: list[tuple[str, str | None]] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -106,7 +119,7 @@ def git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads):
     hub: FakeHub
     other_headers: Mapping[str, str] = {}
 
@@ -134,6 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, path: str) -> None:
         repository, _, rest = path.partition("/revision/")
         repository, _, tree = repository.partition("/tree/")
+        tree, _, folder = tree.partition("/")
         commits = self.hub.commits.get(repository)
         fault = self.hub.next_fault(f"INFO {repository}")
         if fault.status:
@@ -144,7 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         if commit not in commits:
             return self._refuse(404, "RevisionNotFound")
         if tree:
-            return self._json([self._entry(name, content) for name, content in commits[commit].items()])
+            inside = [one for one in commits[commit].items() if one[0].startswith(folder)]
+            return self._json([self._entry(*one) for one in inside]) if inside else self._refuse(404, "EntryNotFound")
         siblings = [{"rfilename": name} for name in commits[commit]]
         return self._json({"id": repository.removeprefix("models/"), "sha": commit, "siblings": siblings})
 
@@ -155,7 +170,9 @@ class _Handler(BaseHTTPRequestHandler):
         return entry
 
     def _commit(self, repository: str, revision: str) -> str:
-        return self.hub.newest[repository] if revision == "main" else revision
+        if revision == "main":
+            return self.hub.newest[repository]
+        return self.hub.branches.get(repository, {}).get(revision, revision)
 
     def _resolve(self, path: str) -> None:
         repository, _, rest = path.partition("/resolve/")

@@ -59,7 +59,7 @@ def test_a_file_name_that_leaves_its_folder_is_refused(tmp_path: Path, file: str
         hub.resolve_files(location, settings(tmp_path))
 
 
-@pytest.mark.parametrize("repository", ["../org/rows", "org", "org/../rows", "/org/rows", "org/.."])
+@pytest.mark.parametrize("repository", ["../org/rows", "org", "org/../rows", "/org/rows", "org/..", "оrg/rows"])
 def test_a_repository_id_of_another_form_is_refused(tmp_path: Path, repository: str) -> None:
     location = Location(hub=repository, files={"train": ["a.jsonl"]})
     with pytest.raises(UserError, match=r"is no dataset id; write it as org/name"):
@@ -69,6 +69,13 @@ def test_a_repository_id_of_another_form_is_refused(tmp_path: Path, repository: 
 def test_a_file_that_is_listed_under_two_splits_is_refused(tmp_path: Path) -> None:
     location = Location(path=str(tmp_path), files={"train": ["a.jsonl"], "test": ["a.jsonl"]})
     with pytest.raises(UserError, match=r"a\.jsonl is listed twice"):
+        hub.resolve_files(location, settings(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../samples/dialogues", "dialogues/../dialogues", "/etc", "", "~"])
+def test_a_sample_is_named_without_folders(tmp_path: Path, name: str) -> None:
+    location = Location(path=f"samples:{name}", files={"train": ["train.jsonl"]})
+    with pytest.raises(UserError, match=r"names no embedded sample; write samples:<name> without folders"):
         hub.resolve_files(location, settings(tmp_path))
 
 
@@ -85,6 +92,7 @@ def test_a_mirror_that_holds_the_repository_is_the_only_place_asked(tmp_path: Pa
     at_mirror = settings(tmp_path / "home", tmp_path / "mirror")
     (file,) = hub.resolve_files(on_hub("data/test.jsonl"), at_mirror)
     assert (file.path, file.name) == (mirrored / "data/test.jsonl", "org/rows/data/test.jsonl")
+    assert file.revision is None
     with pytest.raises(UserError, match=r"file data/train\.jsonl is missing \(nearest there: data/test\.jsonl\)"):
         hub.resolve_files(on_hub("data/train.jsonl"), at_mirror)
     assert fake_hub.asked == []
@@ -99,6 +107,7 @@ def test_the_first_fetch_locks_the_commit_and_a_newer_one_is_reported_but_not_ta
     (file,) = hub.resolve_files(on_hub(), settings(tmp_path))
     assert file.path.read_bytes() == b'{"a": 1}\n'
     assert file.path.is_relative_to(tmp_path / "cache/hub")
+    assert file.revision == OLD
     locked = {"datasets": {REPOSITORY: OLD}, "files": {REPOSITORY: {"data/train.jsonl": file.sha256}}}
     assert json.loads((tmp_path / "hub_lock.json").read_text()) == locked
     fake_hub.newest[REPOSITORY] = NEW

@@ -1,40 +1,18 @@
-import multiprocessing
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Check, CheckFailedError, ExternalFile, Request
+from rm_workflow.artifacts import ArtifactStore, Built, Check, CheckFailedError, Request
 from rm_workflow.errors import UserError
-from rm_workflow.lineage import graph
-from rm_workflow.lineage import store as store_module
+from rm_workflow.lineage import graph, opening
 from rm_workflow.lineage.store import LineageStore
-
-
-def build(out: Path) -> Built:
-    (out / "rows.txt").write_text("abc")
-    facts = {"candidates": 10, "kept": 7, "dropped": {"equal_score": 3, "cap": 0}}
-    return Built(facts, (Check("law", True, "Nothing vanishes.", {"candidates": 10}),))
-
-
-def publish(store: ArtifactStore, asset: str, kind: str, *inputs: Artifact, files: tuple[ExternalFile, ...] = ()):
-    request = Request(asset, kind, "1", {"asset": asset}, inputs, files)
-    return store.materialize(request, build, "run-1").artifact
+from rm_workflow_tests.lineage.homes import build, chain, publish
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path)
-
-
-def chain(store: ArtifactStore) -> list[Artifact]:
-    file = ExternalFile("org/name/train.jsonl", Path("train.jsonl"), "f" * 64)
-    raw = publish(store, "raw_toy", "raw", files=(file,))
-    pairs = publish(store, "pairs_toy", "pairs", raw)
-    return [raw, pairs, publish(store, "toy_mixture", "mixture", pairs)]
 
 
 def test_counts_drops_and_checks_can_be_queried(store: ArtifactStore):
@@ -175,7 +153,7 @@ def read_only(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> Artifact
     """A home with an index that this user may not write."""
     chain(store)
     assert LineageStore(store).catch_up()
-    monkeypatch.setattr(store_module.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(opening.os, "access", lambda path, mode: False)
     return store
 
 
@@ -230,68 +208,16 @@ def test_a_deleted_or_rebuilt_index_holds_the_same_rows(store: ArtifactStore):
     assert lineage.query("from dataset_version order by all") == before
 
 
-def _write_events(home: Path, number: int) -> None:
-    store = ArtifactStore(home)
-    lineage = LineageStore(store)
-    for index in range(number):
-        request = Request(f"raw_{multiprocessing.current_process().name}_{index}".lower(), "raw", "1", {})
-        store.materialize(request, build, "run-1")
-        lineage.catch_up()
-
-
-def test_parallel_writers_lose_no_row(tmp_path: Path):
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_write_events, args=(tmp_path, 6), name=f"p{n}") for n in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    lineage = LineageStore(ArtifactStore(tmp_path))
-    lineage.catch_up()
-    assert lineage.query("select count(*), count(distinct sequence) from run_output") == [(18, 18)]
-
-
-HOLD_OPEN = """
-import duckdb, sys, time
-connection = duckdb.connect(sys.argv[1], read_only=True)
-print("open", flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_persons_open_shell_delays_the_index_and_never_the_publish(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    raw, *_ = chain(store)
-    lineage = LineageStore(store)
-    lineage.catch_up()
-    monkeypatch.setattr(store_module, "WRITE_BUDGET_SECONDS", 0.2)
-    shell = subprocess.Popen([sys.executable, "-c", HOLD_OPEN, str(lineage.path)], stdout=subprocess.PIPE)
-    try:
-        assert shell.stdout is not None
-        shell.stdout.readline()
-        publish(store, "pairs_later", "pairs", raw)
-        started = time.monotonic()
-        assert not lineage.catch_up()
-        assert time.monotonic() - started < 10
-        assert "lineage.duckdb was busy for 0 s (held by" in caplog.text
-    finally:
-        shell.kill()
-        shell.wait()
-    assert lineage.catch_up()
-    assert lineage.query("select count(*) from dataset_version where asset = 'pairs_later'") == [(1,)]
-
-
-@pytest.mark.parametrize(("asking", "num_logged"), [(False, 1), (True, 0)])
-def test_a_damaged_index_fails_no_publish_and_a_rebuild_mends_it(
-    store: ArtifactStore, caplog: pytest.LogCaptureFixture, asking: bool, num_logged: int
-):
+def test_a_rebuilt_index_still_knows_a_version_that_was_removed(store: ArtifactStore):
     chain(store)
     lineage = LineageStore(store)
-    lineage.path.write_text("not a database")
-    assert not lineage.catch_up(asking=asking)
-    assert len(caplog.records) == num_logged
-    with pytest.raises(UserError, match="rmw lineage rebuild"):
-        lineage.query("from dataset_version")
-    assert lineage.rebuild() == 3
-    assert lineage.query("select count(*) from dataset_version") == [(3,)]
+    lineage.catch_up()
+    tables = ("dataset_version", "version_input", "version_file", "row_count", "drop_count")
+    before = {table: lineage.query(f"from {table} order by all") for table in tables}
+    for asset in ("toy_mixture", "pairs_toy"):
+        (found,) = (store.artifacts / asset).iterdir()
+        artifact = store.find(asset, found.name)
+        assert artifact
+        store.remove(artifact, "no longer wanted")
+    assert lineage.rebuild() == 5
+    assert {table: lineage.query(f"from {table} order by all") for table in tables} == before

@@ -1,4 +1,7 @@
 import copy
+import json
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -204,3 +207,61 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
     assert resolve_device("cpu") == "cpu"
     with pytest.raises(UserError, match="no CUDA device"):
         resolve_device("cuda")
+
+
+def test_a_base_with_a_head_of_two_labels_is_refused_by_name_and_shape(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    base = write_tiny_model(tmp_path / "base", tiny_tokenizer())
+    two = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=2)
+    two.save_pretrained(str(tmp_path / "two"))
+    told = r"two: its weight score\.weight is \[2, 32\] where .* has \[1, 32\]; take a model whose head"
+    with pytest.raises(UserError, match=told):
+        load_reward_model(tmp_path / "two")
+
+
+def test_an_embedding_of_another_size_is_told_without_blaming_the_head(
+    llama_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy.deepcopy(load_reward_model(llama_folder)).save_pretrained(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 64, "head_dim": 16}))
+    words = logging.getLogger("transformers")
+    monkeypatch.setattr(words, "handlers", [caplog.handler])
+    monkeypatch.setattr(words, "level", logging.WARNING)
+
+    with pytest.raises(UserError, match=r"embed_tokens\.weight is \[\d+, 32\] .*; put back the config\.json of these"):
+        load_reward_model(tmp_path)
+
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": ', r"config\.json: it is no JSON \(.*\); fetch or save the model again"),
+        ("[1]", r"config\.json: it is no JSON object"),
+        ('{"model_type": "llama", "hidden_size": "sixteen"}', r"config\.json: .*'hidden_size'.*sixteen.*; mend it"),
+        (
+            '{"model_type": "llama", "pad_token_id": 99999}',
+            r"cannot be loaded as a reward model \(AssertionError: .*mend",
+        ),
+    ],
+)
+def test_a_broken_config_is_told_in_one_sentence(llama_folder: Path, tmp_path: Path, text: str, said: str) -> None:
+    shutil.copytree(llama_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(UserError, match=said):
+        load_reward_model(tmp_path)
+
+
+def test_loading_leaves_the_words_of_transformers_as_they_were(llama_folder: Path) -> None:
+    words = logging.getLogger("transformers")
+    before = words.level
+    words.setLevel(logging.INFO)
+    try:
+        load_reward_model(llama_folder)
+        assert words.level == logging.INFO
+    finally:
+        words.setLevel(before)

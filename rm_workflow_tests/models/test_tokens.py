@@ -221,6 +221,35 @@ def test_a_changed_recipe_file_is_refused(tmp_path: Path) -> None:
         Encoder.from_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"template": None}, r"token_recipe\.json: field template: Input should be 'native'"),
+        ({"max_length": "many"}, r"token_recipe\.json: field max_length: .*integer; restore the file"),
+        ({"template_text": 3}, r"field template_text: .*string"),
+        ({"pad_token_id": 60000}, r"pad_token_id 60000 is no token of the tokenizer in"),
+    ],
+)
+def test_a_wrong_field_of_a_stored_recipe_is_named(tmp_path: Path, changed: dict, said: str) -> None:
+    make(tmp_path, tiny_tokenizer(), template="chatml").save(tmp_path)
+    stored = json.loads((tmp_path / TOKEN_RECIPE).read_text())
+    (tmp_path / TOKEN_RECIPE).write_text(json.dumps({**stored, **changed}))
+
+    with pytest.raises(UserError, match=said):
+        Encoder.from_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["template", "template_text", "pad_token_id"])
+def test_a_missing_field_of_a_stored_recipe_is_named(tmp_path: Path, name: str) -> None:
+    make(tmp_path, tiny_tokenizer(), template="chatml").save(tmp_path)
+    stored = json.loads((tmp_path / TOKEN_RECIPE).read_text())
+    stored.pop(name)
+    (tmp_path / TOKEN_RECIPE).write_text(json.dumps(stored))
+
+    with pytest.raises(UserError, match=rf"token_recipe\.json: field {name} is missing; restore the file"):
+        Encoder.from_checkpoint(tmp_path)
+
+
 def test_a_recipe_finds_its_tokenizer_in_another_folder(tmp_path: Path) -> None:
     encoder = make(tmp_path / "base", tiny_tokenizer(), template="chatml")
     (tmp_path / "tokens").mkdir()

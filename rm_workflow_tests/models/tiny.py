@@ -1,6 +1,7 @@
 """Tiny models and tokenizers with random weights, for tests that need no language."""
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -60,13 +61,14 @@ def tiny_config(model_type: str, vocab_size: int = 420):
 
 
 def write_tiny_model(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, model_type: str = "llama", seed: int = 0
+    folder: Path, tokenizer: PreTrainedTokenizerFast, model_type: str = "llama", seed: int = 0, dtype: Any = None
 ) -> Path:
     """Save a random causal model with its tokenizer and return the folder."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(tiny_config(model_type, len(tokenizer))).save_pretrained(str(folder))
+    model = AutoModelForCausalLM.from_config(tiny_config(model_type, len(tokenizer)))
+    model.to(dtype or torch.float32).save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     return folder

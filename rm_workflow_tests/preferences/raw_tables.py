@@ -15,12 +15,14 @@ from rm_workflow.preferences.tables import DROPPED, LABELS, OCCURRENCES, PROMPTS
 
 @dataclass(frozen=True)
 class Shown:
-    """One response of a row."""
+    """One response of a row; ``labels`` of steps are (kind, step, value)."""
 
     slot: str
     text: str
     ratings: Mapping[str, float] = field(default_factory=dict)
     outcome: float | None = None
+    step_ends: Sequence[int] | None = None
+    labels: Sequence[tuple[str, int | None, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,12 @@ def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path
         prompts[row.prompt_id] = {"prompt_id": row.prompt_id, "group_id": row.group_id, "messages": row.messages}
         for shown in row.responses:
             response_id = content_id([row.prompt_id, shown.text])
-            responses[response_id] = {"response_id": response_id, "prompt_id": row.prompt_id, "text": shown.text}
+            responses[response_id] = {
+                "response_id": response_id,
+                "prompt_id": row.prompt_id,
+                "text": shown.text,
+                "step_ends": shown.step_ends,
+            }
             occurrences.append(
                 {"response_id": response_id, "prompt_id": row.prompt_id, "source": source, "file": row.file}
                 | {
@@ -90,9 +97,10 @@ def write_raw(folder: Path, rows: Iterable[RawRow], source: str = "src") -> Path
                     "extra": canonical_json(row.extra),
                 }
             )
-            if shown.outcome is not None:
-                place = {name: occurrences[-1][name] for name in ("response_id", "source", "file", "row", "slot")}
-                labels.append({**place, "step": None, "value": shown.outcome, "kind": "outcome"})
+            outcomes = [] if shown.outcome is None else [("outcome", None, shown.outcome)]
+            place = {name: occurrences[-1][name] for name in ("response_id", "source", "file", "row", "slot")}
+            for kind, step, value in (*outcomes, *shown.labels):
+                labels.append({**place, "step": step, "value": value, "kind": kind})
     write(folder / "prompts.parquet", sorted(prompts.values(), key=lambda one: one["prompt_id"]), PROMPTS)
     write(folder / "responses.parquet", sorted(responses.values(), key=lambda one: one["response_id"]), RESPONSES)
     write(folder / "occurrences.parquet", occurrences, OCCURRENCES)

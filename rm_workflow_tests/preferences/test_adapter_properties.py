@@ -197,6 +197,12 @@ FORMS = {
         judges=lambda a, b: [("0", f"Step 1: {a}", "hard", 1), ("0", f"Step 1: {a}\n{b}", "hard", 0)],
         fields={"solution_starts": "Step 1:"},
     ),
+    "a label for each step": Form(
+        "labelled_steps",
+        lambda prompt, a, b: {"prompt": prompt, "completions": [a, b], "labels": [True, False]},
+        shows=lambda a, b: listed(f"{a}\n{b}"),
+        judges=lambda a, b: [("0", a, "hard", 1), ("0", f"{a}\n{b}", "hard", 0)],
+    ),
     "numbers of wrong steps": Form(
         "wrong_steps",
         lambda prompt, a, b: {"prompt": prompt, "steps": [a, b], "wrong": [2]},

@@ -60,6 +60,8 @@ def test_an_xz_that_ends_early_is_told_with_its_name(tmp_path: Path, kept: int) 
         (b'{"a": NaN}', "NaN"),
         (b'{"a": -Infinity}', "-Infinity"),
         (b'["a"]', "list"),
+        (b'{"a": 1, "b": 2, "a": 1}', "the key 'a' stands twice in one object"),
+        (b'{"a": [{"b": 1, "b": 2}]}', "the key 'b' stands twice in one object"),
         (b"null", "NoneType"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
         (b"[" * 200_000, "not JSON"),

@@ -24,6 +24,7 @@ def source(**changed: Any) -> dict[str, Any]:
         "same_text": 0,
         "refusals": {"lean": None},
         "marker_lean": None,
+        "phrase": None,
     }
     return {**plain, **changed}
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.shared_rows
 ORM = "gsm8k_rollouts/derived_rlhflow_orm_schema.train.jsonl.gz"
 PRM = "prmbench_prm800k/derived_rlhflow_prm_schema.train.jsonl.gz"
 PRMBENCH = "prmbench_prm800k/train_p1_classified.jsonl.gz"
+OPENAI_SOLUTIONS = "gsm8k_rollouts/openai_example_model_solutions.train.jsonl.gz"
 PRM800K = "prm_native_samples/samples_prm800k.jsonl.gz"
 SHEPHERD = "prm_native_samples/samples_math-shepherd.jsonl.gz"
 
@@ -101,7 +103,7 @@ def test_every_outcome_label_stands_with_its_own_question_and_solution(make):
 
 def test_the_solutions_of_one_problem_are_one_group(make, shared_rows: Path):
     made = make("mistral_orm", ORM)
-    path = shared_rows / "data/gsm8k_rollouts/openai_example_model_solutions.train.jsonl.gz"
+    path = shared_rows / "data" / OPENAI_SOLUTIONS
     problems = {row["question"] for row in json_lines(path)}
     assert {shown["question"] for shown in made.shown} == problems
     groups = {(shown["group_id"], normalise(shown["question"])) for shown in made.shown}
@@ -198,6 +200,41 @@ def test_each_row_of_gsm8k_is_a_question_with_its_reference_answer(make):
     for native, shown in zip(made.native, made.shown, strict=True):
         assert (shown["question"], shown["text"]) == (native["question"], native["answer"])
         assert json.loads(shown["extra"])["final_answer"] == native["answer"].split("#### ")[-1].strip()
+
+
+def test_the_rows_that_travel_with_the_package_are_those_of_the_shared_files(shared_rows: Path, tmp_path: Path):
+    catalog = load_catalog(settings(tmp_path))
+    files = {"orm": ORM, "solutions": OPENAI_SOLUTIONS, "prm": PRM}
+    for name, entry in [("orm", "gsm8k_rollouts"), ("prm", "prmbench_prm800k")]:
+        (file,) = resolve_files(catalog.sources[entry], settings(tmp_path))
+        assert [without_problem(row) for row in xz_lines(file.path)] == json_lines(shared_rows / "data" / files[name])
+    (file,) = resolve_files(catalog.benchmarks["gsm8k_rollouts_problems"], settings(tmp_path))
+    assert xz_lines(file.path) == json_lines(shared_rows / "data" / files["solutions"])
+
+
+def test_a_solution_with_errors_stands_in_the_group_of_the_problem_that_it_was_made_from(
+    shared_rows: Path, tmp_path: Path
+):
+    """Where it answers another wording: else the other wording would be a test problem beside it."""
+    native = json_lines(shared_rows / "data" / PRMBENCH)
+    of_wording: dict[str, set[str]] = {}
+    for row in native:
+        for wording in ("original_question", "modified_question"):
+            of_wording.setdefault(row[wording].strip(), set()).add(row["question"])
+    (file,) = resolve_files(load_catalog(settings(tmp_path)).sources["prmbench_prm800k"], settings(tmp_path))
+    rows = xz_lines(file.path)
+    questions = [row["conversations"][0]["content"].split(" Step 1:")[0] for row in rows]
+    for row, question in zip(rows, questions, strict=True):
+        assert row["problem"] in of_wording[question.strip()]
+    assert len({row["problem"] for row in rows}) < len(set(questions))
+
+
+def xz_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().split("\n") if line]
+
+
+def without_problem(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "problem"}
 
 
 @pytest.mark.parametrize(

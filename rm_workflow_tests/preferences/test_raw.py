@@ -206,6 +206,12 @@ def test_a_group_column_puts_its_rows_into_one_group(tmp_path: Path) -> None:
     assert sorted(groups) == sorted([content_id(["group", "post 0"]), content_id(["group", "post 1"])] * 2)
 
 
+def test_texts_of_a_group_column_that_differ_in_case_and_space_only_are_one_group(tmp_path: Path) -> None:
+    questions = ["Name a river.", " name  A river.\n", "Name a town."]
+    build_rows([{**GOOD[n], "question": q} for n, q in enumerate(questions)], tmp_path, group_column="question")
+    assert len({row["group_id"] for row in table(tmp_path, "prompts")}) == 2
+
+
 def test_prompts_that_differ_in_case_and_space_only_share_a_group(tmp_path: Path) -> None:
     build_rows([hh_row("Name a  river.", "x", "y"), hh_row("NAME A RIVER.", "x", "y")], tmp_path)
     prompts = table(tmp_path, "prompts")

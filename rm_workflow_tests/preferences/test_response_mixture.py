@@ -16,8 +16,9 @@ from rm_workflow.catalog.models import Mixture, Sample, Source, Split
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
 from rm_workflow.preferences.audit import build_audit
+from rm_workflow.preferences.labelled_mixture import MOST_PAIRED
 from rm_workflow.preferences.overlap import build_overlap
-from rm_workflow.preferences.response_mixture import MOST_PAIRED, RULES, ResponsePart, build_response_mixture
+from rm_workflow.preferences.response_mixture import RULES, ResponsePart, build_response_mixture
 from rm_workflow.preferences.show import dropped_rows, kept_rows
 from rm_workflow_tests.preferences.raw_tables import RawRow, Shown, rated, read, write_benchmark, write_raw
 

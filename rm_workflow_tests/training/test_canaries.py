@@ -74,6 +74,70 @@ def test_missing_scores_are_refused_where_the_objective_needs_them(pairs):
         canaries.check_scores(changed, "margin_bt")
 
 
+@pytest.mark.parametrize("objective", sorted(objectives.NEEDS_SCORES))
+def test_scores_against_the_label_are_refused_where_the_objective_takes_them_for_a_gap(objective, pairs):
+    canaries.check_scores(pairs, objective)
+    gaps = pairs.score_gap.copy()
+    gaps[2] = -0.5
+    changed = dataclasses.replace(pairs, score_gap=gaps)
+    canaries.check_scores(changed, "bradley_terry")
+    with pytest.raises(UserError, match=f"1 train pairs have a chosen score below the rejected one.*{objective}"):
+        canaries.check_scores(changed, objective)
+
+
+def test_equal_scores_of_all_pairs_are_refused_where_the_loss_would_be_zero(pairs):
+    equal = dataclasses.replace(pairs, score_gap=np.zeros_like(pairs.score_gap))
+    canaries.check_scores(equal, "margin_bt")
+    with pytest.raises(UserError, match="the loss of objective scaled_bt is 0 whatever the rewards are"):
+        canaries.check_scores(equal, "scaled_bt")
+
+
+@pytest.mark.parametrize("objective", [objectives.scaled_bt, objectives.margin_bt])
+def test_large_gaps_of_scores_are_no_reason_to_stop_at_the_start(objective):
+    gaps, zero = torch.full((3,), 1000.0), torch.zeros(3)
+
+    def started(chosen):
+        losses, at_zero = objective(chosen, zero, gaps), objective(zero, zero, gaps)
+        return canaries.check_start(chosen, zero, losses, at_zero, WEIGHTS, fresh_head=True)
+
+    assert started(torch.tensor([0.01, 0.0, 0.002])) == pytest.approx(objective(zero, zero, gaps)[0].item(), rel=0.01)
+    with pytest.raises(UserError, match="loss of a fresh head"):
+        started(torch.full((3,), -400.0))
+
+
+def test_first_pairs_of_weight_zero_have_a_loss_before_training():
+    losses = objectives.bradley_terry(REWARDS, -REWARDS, WEIGHTS)
+    loss = canaries.check_start(REWARDS, -REWARDS, losses, LN2, WEIGHTS * 0, fresh_head=True)
+    assert loss == pytest.approx(math.log(2), abs=0.02)
+
+
+def test_tokens_without_a_row_in_the_embedding_are_refused(pairs, encoder):
+    largest = int(pairs.token_ids.max())
+    canaries.check_embedding(pairs, encoder.pad_token_id, largest + 1)
+    with pytest.raises(UserError, match=rf"holds token {largest}, and the base model's embedding has {largest} rows"):
+        canaries.check_embedding(pairs, encoder.pad_token_id, largest)
+    with pytest.raises(UserError, match=r"the pad token has id 999, and the base model's embedding has 999 rows"):
+        canaries.check_embedding(pairs, 999, 999)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0])
+def test_weights_that_are_no_numbers_from_zero_on_are_refused(pairs, weight):
+    weights = pairs.weight.copy()
+    weights[4] = weight
+    changed = dataclasses.replace(pairs, weight=weights)
+    with pytest.raises(UserError, match=f"1 train pairs whose 'weight' is not.*{pairs.pair_id[4]} with {weight}"):
+        canaries.check_weights(changed, [range(len(pairs))], "pairs")
+
+
+def test_a_step_of_weight_zero_is_refused(pairs):
+    weights = pairs.weight.copy()
+    weights[4:6] = 0
+    changed = dataclasses.replace(pairs, weight=weights)
+    canaries.check_weights(changed, [[3, 4], [5, 6]], "pairs")
+    with pytest.raises(UserError, match="all pairs of step 2 have weight 0"):
+        canaries.check_weights(changed, [[2, 3], [4, 5]], "pairs")
+
+
 def test_a_head_of_two_labels_is_refused(tiny_base):
     from transformers import AutoModelForSequenceClassification
 

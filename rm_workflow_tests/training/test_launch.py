@@ -110,3 +110,26 @@ def test_processes_and_strategy_are_part_of_no_key():
     key = Flow(catalog).checkpoint(recipe).requested
     assert Flow(catalog).checkpoint(spread).requested == key
     assert Flow(catalog).checkpoint(other).requested != key
+
+
+def test_a_process_that_computes_after_the_others_knows_of_no_launcher_and_has_their_threads(environment):
+    place = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "8",
+        "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+        "TORCHELASTIC_RUN_ID": "none",
+        "ACCELERATE_USE_FSDP": "true",
+        "GROUP_RANK": "0",
+    }
+    kept = {"HF_HOME": "/models", "LD_LIBRARY_PATH": "/lib", "OMP_WAIT_POLICY": "passive"}
+    for name, value in {**place, **kept, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "3"}.items():
+        environment.setenv(name, value)
+    found = launch.environment_of_one()
+    assert not place.keys() & found.keys()
+    assert kept.items() <= found.items()
+    assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"], found["HF_HUB_OFFLINE"]) == ("8", "", "1")
+    environment.delenv("RANK")
+    assert launch.environment_of_one()["OMP_NUM_THREADS"] == "2"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from rm_workflow.models import attention
 from rm_workflow.models.reward_model import rewards
-from rm_workflow.training import attention
 from rm_workflow.training.data import load_pairs
 from rm_workflow.training.layouts import (
     LAYOUTS,
@@ -19,7 +19,6 @@ from rm_workflow.training.layouts import (
     padded_batch,
     token_ratio,
     trees,
-    within,
     within_budget,
 )
 from rm_workflow_tests.models.tiny import tiny_config
@@ -64,7 +63,7 @@ def model_of(model_type, encoder, **changes):
 
 
 def row_of(pairs, positions, layout, budget=UNLIMITED, multiple=1):
-    (bundled,) = within(budget, bundles(pairs, positions, layout, budget))
+    (bundled,) = StepCollator(pairs, layout, budget, 0).cut(list(bundles(pairs, positions, layout, budget)), budget)
     return one_row(pairs, bundled, 3, multiple)
 
 
@@ -217,7 +216,7 @@ def test_a_pair_longer_than_the_budget_stands_alone_and_none_is_lost():
 
 def test_a_bundle_larger_than_the_budget_is_a_run_of_its_own(pairs):
     sizes = [bundle.num_tokens for bundle in bundles(pairs, range(5), "packed", UNLIMITED)]
-    runs = list(within(1, bundles(pairs, range(5), "packed", UNLIMITED)))
+    runs = list(StepCollator(pairs, "packed", 1, 0).cut(list(bundles(pairs, range(5), "packed", UNLIMITED)), 1))
     assert [[bundle.num_tokens for bundle in run] for run in runs] == [[size] for size in sizes]
 
 
@@ -254,9 +253,13 @@ def test_what_a_body_cannot_take_is_said_and_grouped_instead(pairs):
         "attends to 8 tokens": chosen(pairs, device="cuda", sliding_window=8),
         "shared is not taken: attention eager takes no segments": chosen(pairs, _attn_implementation="eager"),
         "layers of kind linear_attention": chosen(pairs, layer_types=["full_attention", "linear_attention"]),
-        "dropout would draw once": chosen(pairs, dropout=0.1),
+        "dropout would draw once": chosen(pairs, "shared", dropout=0.1),
     }
     for words, (layout, reason) in obstacles.items():
         assert layout == "grouped"
         assert words in reason
     assert chosen(pairs, "packed", dropout=0.1)[0] == "packed"
+
+
+def test_auto_takes_the_layout_of_one_row_that_dropout_leaves(pairs, four_replies):
+    assert chosen(four_replies, dropout=0.1)[0] == chosen(pairs, dropout=0.1)[0] == "packed"

@@ -1,10 +1,11 @@
 import math
 from itertools import pairwise, permutations
+from typing import get_args
 
 import pytest
 import torch
 
-from rm_workflow.errors import UserError
+from rm_workflow.catalog.models import Objective
 from rm_workflow.training import objectives
 
 CHOSEN = torch.tensor([0.3, -1.2, 40.0, -400.0], dtype=torch.float64)
@@ -169,13 +170,11 @@ def test_scalar_orm_is_the_cross_entropy_of_the_outcome():
     assert torch.autograd.gradcheck(lambda out: objectives.scalar_orm(out, targets, item), (outputs,))
 
 
-def test_an_objective_says_what_a_step_counts_and_one_that_is_not_built_is_named():
-    counted = {name: objectives.unit(name) for name in ("margin_bt", "plackett_luce", "regression", "scalar_orm")}
-    assert counted == {
-        "margin_bt": "pairs",
+def test_each_objective_says_what_a_step_counts():
+    units = {name: objectives.unit(name) for name in get_args(Objective)}
+    assert units == {
+        **dict.fromkeys(("bradley_terry", "margin_bt", "scaled_bt"), "pairs"),
         "plackett_luce": "prompts",
-        "regression": "responses",
-        "scalar_orm": "responses",
+        **dict.fromkeys(("regression", "scalar_orm"), "responses"),
+        **dict.fromkeys(("token_prm", "generative_orm", "generative_prm"), "blocks"),
     }
-    with pytest.raises(UserError, match="objective token_prm is not built yet"):
-        objectives.unit("token_prm")

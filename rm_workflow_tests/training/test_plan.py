@@ -118,6 +118,7 @@ def test_the_estimate_is_near_what_the_card_measured(catalog: Catalog, settings:
     planned = _plan(catalog, settings, device="RTX-5090")
     assert planned["device"] == "rtx5090"
     assert planned["hours"] == pytest.approx(9.2, rel=0.2)
+    assert planned["memory_gb"] == pytest.approx(18, rel=0.2)
 
 
 def test_a_full_fine_tune_needs_sixteen_bytes_a_parameter_and_half_more_compute(catalog: Catalog, settings: Settings):
@@ -125,7 +126,7 @@ def test_a_full_fine_tune_needs_sixteen_bytes_a_parameter_and_half_more_compute(
     full = _plan(catalog, settings, device="h200", training__activation_checkpointing=False, training__lora=None)
     assert full["hours"] / lora["hours"] == pytest.approx(1.5, rel=0.01)
     qwen = KNOWN_BASES["qwen2.5-7b"]
-    frozen_and_adapter = 4 * qwen.total + 16 * qwen.adapter(32, "all-linear")
+    frozen_and_adapter = 2 * qwen.body + 4 * (qwen.total - qwen.body) + 16 * qwen.adapter(32, "all-linear")
     assert full["memory_gb"] - lora["memory_gb"] == pytest.approx((16 * qwen.total - frozen_and_adapter) / 1e9, abs=0.1)
 
 
@@ -213,6 +214,18 @@ def test_the_config_of_a_local_or_mirrored_base_is_read_first(settings: Settings
     assert mirrored.total == 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 64_000
 
 
+def test_a_base_that_is_stored_in_fp32_is_planned_as_held_in_fp32(catalog: Catalog, settings: Settings, tmp_path: Path):
+    shape = {"num_hidden_layers": 2, "hidden_size": 4096, "num_attention_heads": 32, "intermediate_size": 8192}
+    weights = {}
+    for key, dtype in (("dtype", "float32"), ("torch_dtype", "float32"), ("torch_dtype", "bfloat16"), ("dtype", None)):
+        config = {**shape, "vocab_size": 1000, key: dtype}
+        (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+        planned = _plan(catalog, settings, base=str(tmp_path))
+        weights[key, dtype] = planned["memory_parts_gb"]["weights"]
+    assert weights["dtype", "float32"] == weights["torch_dtype", "float32"]
+    assert weights["torch_dtype", "bfloat16"] == weights["dtype", None] < 0.6 * weights["dtype", "float32"]
+
+
 def test_a_config_of_another_family_falls_back_to_the_name(settings: Settings, tmp_path: Path):
     folder = tmp_path / "other-7B"
     folder.mkdir()
@@ -239,3 +252,33 @@ def test_the_plan_states_what_the_licences_allow(catalog: Catalog, settings: Set
     assert [reason["licence"] for reason in found["because"]] == ["CC-BY-NC-4.0"]
     other = _plan(catalog, settings, "quickstart", base="./somewhere")["licences"]
     assert (other["commercial_use"], other["because"][0]["of"]) == ("unclear", "base")
+
+
+def test_packed_blocks_are_stated_beside_the_solutions_that_fill_them(catalog: Catalog, settings: Settings):
+    planned = _plan(catalog, settings, "orm_llama31_8b", counted=1000)
+    assert (planned["batch_unit"], planned["num_pairs"], planned["num_samples"]) == ("blocks", 1000, 1000)
+    assert planned["num_blocks"] == -(-planned["num_tokens"] // 8192)
+    assert planned["num_steps"] == -(-planned["num_blocks"] // 32)
+
+
+def test_counted_tokens_win_over_estimated_ones_and_epochs_count(catalog: Catalog, settings: Settings):
+    recipe = override_recipe(catalog.recipes["orm_llama31_8b"], {"training.epochs": 2})
+    planned = plan(recipe, catalog, settings, 1000, counted_tokens=8192 * 32)
+    assert (planned["num_tokens"], planned["num_blocks"], planned["num_steps"]) == (8192 * 64, 64, 2)
+    assert planned["num_samples"] == 1000
+
+
+@pytest.mark.parametrize("recipe", ["orm_llama31_8b", "prm_llama31_8b"])
+def test_solutions_are_as_many_as_published_but_for_those_held_out(catalog: Catalog, settings: Settings, recipe: str):
+    planned = _plan(catalog, settings, recipe)
+    assert (planned["num_samples"], planned["num_pairs_source"]) == (round(273_226 * 0.98), "published")
+    assert planned["memory_gb"] > 100
+    unknown = _plan(catalog, settings, f"{recipe}_mini")
+    assert (unknown["num_samples"], unknown["num_blocks"], unknown["num_steps"]) == (None, None, None)
+
+
+def test_what_is_known_of_test_problems_among_the_rows_stands_in_the_plan(catalog: Catalog, settings: Settings):
+    told = _plan(catalog, settings, "orm_llama31_8b_mini")["test_problems"]
+    assert list(told) == ["gsm8k_rollouts"]
+    assert "GSM8K" in told["gsm8k_rollouts"]
+    assert _plan(catalog, settings)["test_problems"] == {}

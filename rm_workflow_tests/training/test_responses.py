@@ -13,11 +13,12 @@ from torch.nn.functional import logsigmoid
 from rm_workflow.catalog.loading import load_catalog, override_recipe
 from rm_workflow.catalog.models import Mixture, Recipe, Source, Split, TokenRecipe
 from rm_workflow.errors import UserError
+from rm_workflow.models import attention
 from rm_workflow.models.reward_model import head_module, load_reward_model, widen_head
 from rm_workflow.preferences.raw import build_raw
 from rm_workflow.preferences.response_mixture import ResponsePart, build_response_mixture
 from rm_workflow.settings import Settings
-from rm_workflow.training import canaries, checkpoint, run_config
+from rm_workflow.training import canaries, proving, run_config
 from rm_workflow.training.metrics import Progress
 from rm_workflow.training.response_tokens import build_response_tokens
 from rm_workflow.training.response_trainer import ResponseTrainer
@@ -247,7 +248,10 @@ FORMULAS = {"rank": ranking, "ratings": squares, "outcome": cross_entropy}
 
 
 @pytest.mark.parametrize("objective", sorted(UNITS))
-@pytest.mark.parametrize(("layout", "micro_batch_tokens"), [("padded", 1), ("padded", 4096), ("grouped", 110)])
+@pytest.mark.parametrize(
+    ("layout", "micro_batch_tokens"),
+    [("padded", 1), ("padded", 4096), ("grouped", 110), ("packed", 110), ("kwise", 1), ("kwise", 4096)],
+)
 def test_a_step_equals_the_slow_reference_whatever_the_layout_and_the_micro_batches(
     objective, layout, micro_batch_tokens, ratings, outcomes, tiny_base, encoder, tmp_path
 ):
@@ -281,6 +285,59 @@ def test_a_micro_batch_never_cuts_a_ranking(ratings, encoder):
             assert batch["num_tokens"][place] == data.lengths(item).sum() == (rows != encoder.pad_token_id).sum()
 
 
+def test_only_what_the_responses_of_a_ranking_begin_with_stands_once(ratings, encoder):
+    data = load_responses(ratings[0], "plackett_luce")
+    packed, kwise = (ResponseCollator(data, layout, 300, encoder.pad_token_id) for layout in ("packed", "kwise"))
+    for item in range(6):
+        responses = [data.ids(int(response)).tolist() for response in data.response[data.rows_of(item)]]
+        num_common = next(n for n in range(999) if len({tuple(ids[: n + 1]) for ids in responses}) > 1)
+        assert 0 < num_common < min(map(len, responses))
+        (batch,) = packed.micro_batches([item])
+        assert batch["input_ids"].numel() == packed.cost([item]) == sum(map(len, responses))
+        (batch,) = kwise.micro_batches([item])
+        stated, saved = batch["num_tokens"].item(), (len(responses) - 1) * num_common
+        assert batch["input_ids"].numel() == kwise.cost([item]) == stated - saved
+        ends = batch["input_ids"][0, batch["end_index"]].tolist()
+        assert ends == [ids[-1] for ids in responses]
+    assert len(list(kwise.micro_batches(range(6)))) < len(list(packed.micro_batches(range(6))))
+
+
+@pytest.mark.parametrize(
+    ("objective", "requested", "dropout", "taken"),
+    [
+        ("plackett_luce", "auto", 0.0, "kwise"),
+        ("plackett_luce", "shared", 0.0, "kwise"),
+        ("plackett_luce", "packed", 0.0, "packed"),
+        ("plackett_luce", "auto", 0.1, "packed"),
+        ("plackett_luce", "kwise", 0.1, "grouped"),
+        ("plackett_luce", "padded", 0.0, "padded"),
+        ("regression", "auto", 0.0, "packed"),
+        ("regression", "kwise", 0.1, "packed"),
+    ],
+)
+def test_rankings_share_their_prompt_where_nothing_stands_against_it(
+    objective, requested, dropout, taken, ratings, tiny_base, encoder, tmp_path
+):
+    lora = {"r": 4, "alpha": 8, "dropout": dropout}
+    trainer = make_trainer(tiny_base, encoder, ratings, tmp_path, objective, layout=requested, lora=lora)
+    assert trainer.layout == taken
+    assert ("dropout" in trainer.layout_reason) == (taken == "grouped")
+
+
+def test_a_body_whose_rewards_depend_on_the_layout_trains_rankings_in_padded_rows(
+    ratings, tiny_base, encoder, tmp_path, monkeypatch
+):
+    trainer = make_trainer(tiny_base, encoder, ratings, tmp_path, "plackett_luce")
+    proving.prove_layout(trainer, trainer.probe())
+    assert trainer.layout == "kwise"
+    stock = attention.arguments
+    # Positions that count on over the row, as of a body that is not told where a response begins.
+    monkeypatch.setattr(attention, "arguments", lambda batch: {**stock(batch), "position_ids": None})
+    proving.prove_layout(trainer, trainer.probe())
+    assert trainer.layout == "grouped"
+    assert "rewards of the kwise layout differ by" in trainer.layout_reason
+
+
 def test_margins_say_whether_the_reward_is_right(ratings, outcomes, tiny_base, encoder, tmp_path):
     trainer = make_trainer(tiny_base, encoder, ratings, tmp_path, "plackett_luce")
     batch = trainer.collator([{"pair": 0}])["micro_batches"][0]
@@ -294,6 +351,24 @@ def test_margins_say_whether_the_reward_is_right(ratings, outcomes, tiny_base, e
     outputs = trainer.outputs(trainer.model.eval(), batch)[:, 0]
     _, margins = trainer.item_losses(trainer.model.eval(), batch)
     assert torch.allclose(margins, torch.where(batch["targets"][:, 0] == 1, outputs, -outputs))
+
+
+def test_a_rating_at_the_mean_is_neither_right_nor_wrong(ratings, tiny_base, encoder, tmp_path):
+    trainer = make_trainer(tiny_base, encoder, ratings, tmp_path, "regression", batch_size=1, logging_steps=1)
+    trainer.pairs.targets[::2] = 0.0
+    trainer.train()
+    records = trainer.progress.records
+    assert {record["judged"] for record in records} == {0, 1}
+    for record in records:
+        assert record["pairs"] == 1
+        assert (record["accuracy"] is None) == (record["margin"] is None) == (record["judged"] == 0)
+        assert record["sources"] == ({"src": {"accuracy": record["accuracy"], "pairs": 1}} if record["judged"] else {})
+    trainer = make_trainer(tiny_base, encoder, ratings, tmp_path, "regression", batch_size=100, logging_steps=1)
+    trainer.pairs.targets[::2] = 0.0
+    trainer.train()
+    record, data = trainer.progress.records[0], trainer.pairs
+    assert record["judged"] == (data.targets[:, 0] != 0).sum() < record["pairs"] == len(data)
+    assert record["accuracy"] * record["judged"] == pytest.approx(round(record["accuracy"] * record["judged"]))
 
 
 def test_the_probe_holds_whole_prompts_also_where_a_step_counts_responses(outcomes, tiny_base, encoder, tmp_path):
@@ -350,7 +425,7 @@ def test_training_learns_the_toy_task_and_the_saved_model_gives_its_rewards(
     out = tmp_path / "out"
     out.mkdir()
     told = []
-    result = checkpoint.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, out, told.append)
+    result = toy.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, out, told.append)
     assert told[0].startswith(f"training toy: {config['num_train_pairs']} {UNITS[objective]},")
     assert result["last_loss"] < 0.5 * result["first_loss"]
     assert result["last_accuracy"] >= 0.75
@@ -368,7 +443,7 @@ def test_tokens_with_repeated_rows_fit_their_run_config(tiny_base, encoder, tmp_
     assert facts["train_prompts_per_epoch"] == 8
     config = run_config.resolve(toy_recipe("plackett_luce"), facts, "cpu", "fp32")
     (tmp_path / "out").mkdir()
-    result = checkpoint.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, tmp_path / "out")
+    result = toy.train(toy.write_run_config(tmp_path / "run.json", config), folder, tiny_base, tmp_path / "out")
     assert result["num_pairs"] == 8
 
 
@@ -385,7 +460,7 @@ def test_the_embedded_recipes_train_for_some_steps(name, tiny_base, encoder, tmp
     built = build_response_tokens(tmp_path / "mixture", raws, tiny_base, recipe.tokens, tmp_path / "tokens")
     assert all(check.passed for check in (*mixed.checks, *built.checks))
     config = run_config.resolve(recipe, built.facts, "cpu", "fp32")
-    result = checkpoint.train(
+    result = toy.train(
         toy.write_run_config(tmp_path / "r.json", config), tmp_path / "tokens", tiny_base, tmp_path / "out"
     )
     assert result["reload"]["passed"]

@@ -1,5 +1,6 @@
 """A run that is ended and goes on equals one that is not, bit for bit."""
 
+import itertools
 import json
 import os
 import random
@@ -209,6 +210,24 @@ def test_the_states_of_another_run_are_refused(make_run, whole):
     assert training_state.kept_states(run.out / "states", 1)[0].step == 2
 
 
+def test_a_run_goes_on_after_a_change_of_how_it_is_made(make_run, whole):
+    never, _ = whole
+    run = make_run()
+    run.start(stop_in=6)
+    how = {"micro_batch_tokens": 200, "layout": "padded", "logging_steps": 1, "save": {"steps": 9, "keep": 1}}
+    other = make_run(**how)
+    other.out = run.out
+    trainer = other.start()
+    assert resuming.resumed_from(run.out) == [5]
+    assert [line["step"] for line in other.lines] == [1, 4, *range(6, 14)]
+    # Dropout draws other masks, so what is equal is what was trained on.
+    trained = {step: sorted(itertools.chain(*batches)) for step, (_, batches, *_) in other.trace.items()}
+    of_whole = {step: sorted(itertools.chain(*batches)) for step, (_, batches, *_) in never.trace.items()}
+    assert trained == {step: of_whole[step] for step in range(6, 14)}
+    assert trainer.progress.total_pairs == 97
+    assert trainer.schedule.keep == 1
+
+
 def test_random_generators_come_back_through_json():
     state = json.loads(json.dumps(resuming.rng_state()))
     drawn = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()]
@@ -225,6 +244,57 @@ def test_saving_by_time_never_takes_more_than_its_share():
     schedule.saved(2, 60.0, 63.0)
     assert not schedule.is_due(3, 63.0 + 149.0)
     assert schedule.is_due(4, 63.0 + 150.0)
+
+
+def test_the_last_state_is_written_where_losing_it_would_cost_more_than_ten_of_it():
+    schedule = resuming.Schedule(minutes=10, steps=None, keep=2, saved_at=0.0)
+    # 1 GB takes 10 s, as long as nothing was measured.
+    assert not schedule.is_worth(99.0, 10**9)
+    assert schedule.is_worth(100.0, 10**9)
+    schedule.saved(2, 100.0, 103.0)
+    assert not schedule.is_worth(103.0 + 29.0, 10**9)
+    assert schedule.is_worth(103.0 + 30.0, 10**9)
+
+
+def test_a_run_too_short_to_be_worth_a_state_writes_none(make_run, monkeypatch):
+    monkeypatch.setattr(resuming, "WORTH_A_STATE", 1e9)
+    run = make_run()
+    run.start()
+    assert training_state.kept_states(run.out / "states", 1) == []
+
+
+def test_the_grace_of_a_signal_grows_with_what_a_state_takes(make_run, monkeypatch):
+    monkeypatch.setattr(process, "ENDING", process.Ending())
+    # Weights and Adam's two numbers for each: as a model of 7B weights, by the guess before a first state.
+    monkeypatch.setattr(resuming.ResumableTrainer, "num_state_bytes", lambda trainer: 85 * 10**9)
+    seen, stock = [], resuming.ResumableTrainer._fill
+
+    def fill(*arguments):
+        seen.append(process.ENDING.grace_seconds)
+        stock(*arguments)
+
+    monkeypatch.setattr(resuming.ResumableTrainer, "_fill", fill)
+    trainer = make_run(save={"minutes": None, "steps": 1, "keep": 1}).start()
+    assert seen[0] == 4 * 850
+    # From the first state on as it was measured.
+    assert seen[1] == process.SAVING_GRACE_SECONDS
+    assert process.ENDING.saving_seconds == trainer.schedule.cost < 20
+
+
+def test_a_damaged_older_state_and_a_damaged_note_of_resumes_end_no_run(make_run):
+    run = make_run(save={"minutes": None, "steps": 2, "keep": 3})
+    run.start(stop_in=6)
+    (run.out / "states/step_00000002/progress.json").write_text("{", "utf-8")
+    (run.out / "states/resumes.json").write_text("[4", "utf-8")
+    assert run.start().state.global_step == 13
+    assert resuming.resumed_from(run.out) == [5]
+
+
+def test_a_state_is_weights_and_two_numbers_for_each(make_run):
+    trainer = make_run(lora=None, save={"minutes": None, "steps": 3, "keep": 1}, epochs=1).start()
+    state = training_state.kept_states(trainer.out / "states", 1)[0].folder
+    size = sum(file.stat().st_size for file in state.glob("*.safetensors"))
+    assert trainer.num_state_bytes() == pytest.approx(size, rel=0.1)
 
 
 def test_saving_by_steps_is_exact():

@@ -33,6 +33,12 @@ def test_steps_of_whole_prompts_are_counted_on_the_pairs(encoder, tmp_path):
     assert config["training"]["grouping"] == "prompts"
 
 
+def test_a_run_config_is_read_back_and_has_the_fields_that_are_asked_for(encoder, tmp_path):
+    config = toy.resolved(toy.recipe(), encoder, 22)
+    assert run_config.read(toy.write_run_config(tmp_path / "run_config.json", config)) == config
+    assert set(config) == run_config.FIELDS
+
+
 def test_a_share_of_warmup_is_rounded_up_and_leaves_a_step_to_learn():
     assert run_config.warmup_steps(0.03, 10_050) == 302
     assert run_config.warmup_steps(100, 10_050) == 100
@@ -53,9 +59,20 @@ def test_the_run_config_is_json_and_names_everything_a_checkpoint_needs():
     assert config["training"] == recipe.training.model_dump(exclude={"distributed"})
 
 
-def test_what_is_not_built_is_refused():
-    with pytest.raises(UserError, match="objective token_prm is not built yet"):
-        run_config.resolve(toy.recipe("token_prm"), FACTS, "cpu", "fp32")
+def test_how_a_run_is_made_and_told_is_kept_apart_from_what_is_trained():
+    recipe = toy.recipe(micro_batch_tokens=77, logging_steps=3, layout="padded", weight_decay=0.5)
+    config = run_config.resolve(recipe, FACTS, "cpu", "fp32")
+    keyed = run_config.keyed(config)
+    assert config["training"].keys() - keyed["training"].keys() == {
+        *("layout", "logging_steps", "micro_batch_tokens", "report_to", "save"),
+    }
+    assert run_config.complete(keyed, recipe.training) == config
+    # A run config that does not say it is run as by default.
+    assert run_config.complete(keyed)["training"]["micro_batch_tokens"] == 4096
+    assert run_config.complete(config) == config
+
+
+def test_a_batch_unit_that_is_not_the_objective_s_is_refused():
     with pytest.raises(
         UserError, match="batch_unit is 'blocks', and an optimiser step of objective bradley_terry counts pairs"
     ):

@@ -5,15 +5,19 @@ import json
 import pytest
 import torch
 
+from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.errors import UserError
+from rm_workflow.evaluation.scorer import Scorer
 from rm_workflow.models.reward_model import head_module, load_reward_model, rewards
 from rm_workflow.models.tokens import Encoder
-from rm_workflow.training import saving
+from rm_workflow.training import reloading, saving
 from rm_workflow.training.layouts import padded_batch
 from rm_workflow.training.trainer import add_lora
+from rm_workflow_tests.models.tiny import LLAMA_LIKE, tiny_tokenizer, write_tiny_model
 
 MESSAGES = [{"role": "user", "content": "Name a river."}]
 REPLY = "The Danube."
+DIALOGUE = [*MESSAGES, {"role": "assistant", "content": "The Danube."}, {"role": "user", "content": "Is it long?"}]
 # The string of the Qwen2.5-7B reward model's card: bare marks, no template, no end token.
 CARD_TEXT = "Human: What is the capital of France?\n\nAssistant: Paris is the capital of France."
 
@@ -21,6 +25,12 @@ CARD_TEXT = "Human: What is the capital of France?\n\nAssistant: Paris is the ca
 def reward_of(model, ids):
     with torch.no_grad():
         return rewards(model.eval(), torch.tensor([ids]), torch.tensor([len(ids) - 1])).item()
+
+
+def save_and_prove(model, encoder, base, save_dtype, probe, out):
+    before = saving.trained_rewards(model, probe)
+    saving.save(model, encoder, save_dtype, out)
+    return saving.prove(out, base, encoder.pad_token_id, save_dtype, probe, before, reloading.here, print)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +52,8 @@ def saved(tiny_base, encoder, pairs, tmp_path_factory):
         name: reward_of(model, encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
         for name, text in texts.items()
     }
-    proof = saving.save_and_prove(
-        model, encoder, tiny_base, "float32", padded_batch(pairs, range(8), encoder.pad_token_id), out
-    )
+    probe = padded_batch(pairs, range(8), encoder.pad_token_id)
+    proof = save_and_prove(model, encoder, tiny_base, "float32", probe, out)
     return out, proof, texts, own
 
 
@@ -92,6 +101,40 @@ def test_the_merged_model_loads_by_pipeline_and_gives_our_reward_of_the_rendered
     assert Encoder.from_checkpoint(out / "model").encode(MESSAGES, REPLY) == encoder.encode(MESSAGES, REPLY)
 
 
+@pytest.mark.parametrize(
+    ("template", "adds_bos"), [("native", True), ("chatml", False)], ids=["rm_mistral_7b", "rm_mistral_7b_mini"]
+)
+def test_a_checkpoint_loads_as_on_the_rm_mistral_card_and_gives_the_scores_of_our_scorer(template, adds_bos, tmp_path):
+    from transformers import AutoTokenizer, pipeline
+
+    tokenizer = tiny_tokenizer(LLAMA_LIKE, adds_bos=adds_bos)
+    base = write_tiny_model(tmp_path / "base", tokenizer, "mistral")
+    encoder = Encoder.load(base, TokenRecipe(template=template, max_length=256))
+    folder = tmp_path / "model"
+    saving.save_model(load_reward_model(base, 0.5, 0, encoder.pad_token_id), encoder, "float32", folder)
+    # From here on as the card does it, with the names that transformers 5 has for its arguments.
+    rm_tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    rm_pipe = pipeline(
+        "sentiment-analysis",
+        model=str(folder),
+        device="cpu",
+        tokenizer=rm_tokenizer,
+        model_kwargs={"dtype": torch.float32},
+    )
+    replies = ["The Danube.", "Paris is the capital of France.", "No."]
+    chats = [[*DIALOGUE, {"role": "assistant", "content": reply}] for reply in replies]
+    test_texts = [
+        rm_tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False).replace(
+            rm_tokenizer.bos_token, ""
+        )
+        for chat in chats
+    ]
+    outputs = rm_pipe(test_texts, top_k=None, function_to_apply="none", batch_size=1)
+    scores, _ = Scorer.load(folder).score_texts([(DIALOGUE, reply) for reply in replies])
+    assert len(set(scores)) == len(replies)
+    assert [output[0]["score"] for output in outputs] == pytest.approx(scores, abs=1e-5)
+
+
 def test_the_saved_files_are_safetensors_and_text_and_older_transformers_finds_its_keys(saved, encoder):
     out, _, _, _ = saved
     suffixes = {path.suffix for path in out.rglob("*") if path.is_file()}
@@ -108,7 +151,7 @@ def test_the_saved_files_are_safetensors_and_text_and_older_transformers_finds_i
 def test_a_full_model_is_saved_in_the_dtype_of_the_recipe(tiny_base, encoder, pairs, tmp_path):
     model = load_reward_model(tiny_base, 0.5, 0, encoder.pad_token_id)
     probe = padded_batch(pairs, range(4), encoder.pad_token_id)
-    proof = saving.save_and_prove(model, encoder, tiny_base, "bfloat16", probe, tmp_path)
+    proof = save_and_prove(model, encoder, tiny_base, "bfloat16", probe, tmp_path)
     assert json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))["torch_dtype"] == "bfloat16"
     assert proof["adapter_max_difference"] is None
     assert not (tmp_path / "adapter").exists()
@@ -127,4 +170,4 @@ def test_a_head_that_changes_on_saving_is_found(tiny_base, encoder, pairs, tmp_p
     monkeypatch.setattr(saving, "save_model", forgets_the_head)
     probe = padded_batch(pairs, range(4), encoder.pad_token_id)
     with pytest.raises(UserError, match="the saved model gives other rewards than the trained model"):
-        saving.save_and_prove(model, encoder, tiny_base, "float32", probe, tmp_path)
+        save_and_prove(model, encoder, tiny_base, "float32", probe, tmp_path)

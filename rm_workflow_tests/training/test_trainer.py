@@ -8,10 +8,13 @@ from torch.nn.functional import logsigmoid
 
 from rm_workflow.errors import UserError
 from rm_workflow.models.reward_model import head_module, load_reward_model, rewards
+from rm_workflow.models.tokens import Encoder
+from rm_workflow.training import building
 from rm_workflow.training.data import load_pairs, training_order
 from rm_workflow.training.layouts import LAYOUTS, padded_batch
 from rm_workflow.training.metrics import Progress
 from rm_workflow.training.trainer import PairTrainer, add_lora
+from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 from rm_workflow_tests.training import toy
 
 
@@ -287,6 +290,40 @@ def test_a_tracker_gets_the_figures_of_each_line(tiny_base, encoder, pairs, tmp_
             name: record[name] for name in ("loss", "accuracy", "grad_norm")
         }
         assert logs["odd_accuracy"] == record["sources"]["odd"]["accuracy"]
+
+
+def test_target_modules_that_the_base_has_not_are_refused_with_those_that_it_has(tiny_base, encoder):
+    lora = toy.recipe(lora={"target_modules": ["query"]}).training.lora.model_dump()
+    model = load_reward_model(tiny_base, 0.5, 0, encoder.pad_token_id)
+    told = r"target_modules \['query'\] does not fit toy/tiny.*some of down_proj, .*v_proj$"
+    with pytest.raises(UserError, match=told):
+        add_lora(model, lora, "toy/tiny")
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+def test_an_adapter_keeps_the_revision_of_its_base_apart_from_its_name(tiny_base, revision: str | None):
+    lora = {"r": 2, "alpha": 4, "dropout": 0.0, "target_modules": "all-linear"}
+    base = "org/name" if revision is None else f"org/name@{revision}"
+    named = add_lora(load_reward_model(tiny_base), lora, base).peft_config["default"]
+    assert (named.base_model_name_or_path, named.revision) == ("org/name", revision)
+
+
+def test_a_pad_that_was_added_to_the_tokenizer_alone_is_refused(pairs, tmp_path):
+    tokenizer = tiny_tokenizer()
+    base = write_tiny_model(tmp_path, tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(str(base))
+    encoder = Encoder.load(base, toy.TOKENS)
+    config = toy.resolved(toy.recipe(), encoder, len(pairs))
+    with pytest.raises(UserError, match=r"the pad token has id (\d+), and the base model's embedding has \1 rows"):
+        building.make_trainer(config, encoder, pairs, base, Progress(tmp_path / "m", 1, 1), tmp_path)
+
+
+def test_a_weight_that_is_no_number_is_refused_before_training(pairs, encoder, tiny_base, tmp_path):
+    config = toy.resolved(toy.recipe(), encoder, len(pairs))
+    wrong = replace(pairs, weight=pairs.weight * np.float32("nan"))
+    with pytest.raises(UserError, match="22 train pairs whose 'weight' is not a number"):
+        building.make_trainer(config, encoder, wrong, tiny_base, Progress(tmp_path / "m", 1, 1), tmp_path)
 
 
 @pytest.mark.slow

@@ -13,10 +13,6 @@ from rm_workflow.training import training_state
 from rm_workflow.training.tensor_files import pack, unpack, write_safetensors
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing after it runs."""
-
-
 def write(states, step):
     def fill(folder):
         (folder / "a.json").write_text(f'{{"step": {step}}}', "utf-8")
@@ -137,49 +133,40 @@ def test_every_single_byte_of_a_state_is_covered(tmp_path):
     assert training_state.fault(folder) is None
 
 
-def test_a_kill_at_any_moment_of_a_save_leaves_the_old_state_or_the_new_one(tmp_path, monkeypatch):
-    """Each of the calls that touch the disk is the last one in turn."""
-    steps, allowed = [], 0
-    while True:
-        states = tmp_path / str(allowed)
-        write(states, 1)
-        calls = iter(range(allowed))
-        with monkeypatch.context() as patch:
-            for owner, name in (
-                *((training_state, name) for name in ("fsync", "fsync_tree", "_remove", "_write_marker")),
-                *((shutil, name) for name in ("rmtree",)),
-                *((training_state.Path, name) for name in ("rename", "write_text", "write_bytes", "mkdir")),
-            ):
-                patch.setattr(owner, name, counted(getattr(owner, name), calls))
-            try:
-                write(states, 2)
-            except Killed:
-                killed = True
-            else:
-                killed = False
-        training_state.sweep(states)
-        step, said = newest(states)
-        assert said == []
-        steps.append(step)
-        assert {path.name for path in states.iterdir()} <= {"step_00000001", "step_00000002"}
-        write(states, 2)
-        assert newest(states) == (2, [])
-        if not killed:
-            break
-        allowed += 1
-    assert steps == sorted(steps)
-    assert steps[0] == 1
-    assert steps[-1] == 2
-    assert len(steps) > 9
+def test_every_single_bit_of_the_marker_is_covered(tmp_path):
+    def fill(folder):
+        # Names that one bit tells apart: the marker would speak of the second one twice.
+        for number in (0, 1):
+            (folder / f"rng_{number}.json").write_text(f"[{number}]", "utf-8")
+
+    marker = training_state.write_state(tmp_path, "step_00000002", fill) / "COMPLETE.json"
+    whole = marker.read_bytes()
+    for position in range(len(whole)):
+        for bit in range(8):
+            flipped = bytes([whole[position] ^ 1 << bit])
+            marker.write_bytes(whole[:position] + flipped + whole[position + 1 :])
+            assert training_state.fault(marker.parent), (position, bit)
+    marker.write_bytes(whole)
+    assert training_state.fault(marker.parent) is None
 
 
-def counted(function, calls):
-    def call(*arguments, **named):
-        if next(calls, None) is None:
-            raise Killed
-        return function(*arguments, **named)
+@pytest.mark.parametrize("old", ["format", "files", "bytes", "sha256"])
+def test_a_marker_with_a_flipped_name_falls_back_to_the_state_before(old, tmp_path):
+    write(tmp_path, 1)
+    marker = write(tmp_path, 2) / "COMPLETE.json"
+    marker.write_text(marker.read_text("utf-8").replace(old, "x" + old[1:]), "utf-8")
+    step, said = newest(tmp_path)
+    assert step == 1
+    assert "because its COMPLETE.json is damaged" in said[0]
 
-    return call
+
+def test_a_file_that_the_disk_does_not_give_back_is_a_fault(tmp_path, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder = write(tmp_path, 1)
+    monkeypatch.setattr(training_state, "file_sha256", refuse)
+    assert training_state.fault(folder) == "it cannot be read: Input/output error"
 
 
 def test_a_full_disk_is_told_and_damages_nothing(tmp_path):

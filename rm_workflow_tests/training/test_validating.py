@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from rm_workflow.catalog.models import Validation
 from rm_workflow.models.reward_model import rewards
@@ -48,6 +49,31 @@ def test_what_is_held_out_is_never_trained_on_and_evaluated_by_source(tiny_base,
     assert any(line.startswith("validation after step 2: loss") for line in said)
     # The evaluation counts for nothing in the figures of training.
     assert trainer.progress.total_pairs == 3 * (22 - len(held))
+
+
+def test_trackers_get_the_figures_of_an_evaluation(tiny_base, encoder, tokens, pairs, tmp_path):
+    seen, evaluated = [], []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.extend((state.global_step, logs) for name in logs if name == "eval_loss")
+
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            evaluated.append(metrics)
+
+    trainer, _ = make(tiny_base, encoder, tokens, pairs, tmp_path, HELD_OUT, epochs=1)
+    trainer.add_callback(Tracker())
+    trainer.train()
+    assert seen == evaluated == []
+    trainer, _ = make(tiny_base, encoder, tokens, pairs, tmp_path, HELD_OUT, epochs=1)
+    trainer.args.report_to = ["a tracker"]
+    trainer.add_callback(Tracker())
+    trainer.train()
+    assert [step for step, _ in seen] == [row["step"] for row in trainer.validations] == [2]
+    for (_, logs), metrics, row in zip(seen, evaluated, trainer.validations, strict=True):
+        assert logs["eval_loss"] == metrics["eval_loss"] == row["loss"]
+        assert (logs["eval_accuracy"], logs["eval_pairs"]) == (row["accuracy"], row["pairs"])
+        assert logs["eval_odd_accuracy"] == row["sources"]["odd"]["accuracy"]
 
 
 def test_validation_changes_nothing_of_the_training(tiny_base, encoder, tokens, pairs, tmp_path):
@@ -97,7 +123,16 @@ def test_the_best_weights_are_saved_and_the_run_stops_when_nothing_better_comes(
     trainer.load_best()
     assert all(torch.equal(tensor, at_best[name]) for name, tensor in trainer.model.state_dict().items())
     assert said[-1] == "the weights after step 4, the best, are saved"
-    assert [path.name for path in (tmp_path / "states").iterdir()] == ["best_00000004"]
+    assert {path.name for path in (tmp_path / "states").iterdir()} == {"best_00000004", "step_00000008"}
+
+
+def test_a_run_that_made_all_its_steps_has_not_stopped_early(tiny_base, encoder, tokens, pairs, tmp_path):
+    trainer, said = make(tiny_base, encoder, tokens, pairs, tmp_path, {**HELD_OUT, "patience": 2}, epochs=3)
+    scripted(trainer, [0.5, 0.6, 0.7])
+    checkpoint.run_to_the_end(trainer)
+    assert trainer.state.global_step == trainer.state.max_steps == 6
+    assert not trainer.has_stopped_early
+    assert not any("stopping early" in line for line in said)
 
 
 def test_a_resumed_run_remembers_its_evaluations_and_its_best_weights(tiny_base, encoder, tokens, pairs, tmp_path):

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +132,12 @@ def write_run_config(path: Path, config: Mapping[str, Any]) -> Path:
     """Write a run config as the trainer's process reads it."""
     path.write_text(json.dumps(config), "utf-8")
     return path
+
+
+def train(
+    run_config_file: Path, tokens: Path, base: Path, out: Path, tell: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Train a checkpoint whose saved files this very process loads again; a fresh one takes seconds to start."""
+    from rm_workflow.training import checkpoint, reloading
+
+    return checkpoint.train(run_config_file, tokens, base, out, tell, reloading.here)

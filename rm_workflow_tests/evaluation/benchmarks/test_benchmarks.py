@@ -18,6 +18,7 @@ from rm_workflow.keys import content_id, file_sha256
 from rm_workflow.settings import Settings
 
 SHARED_ROWS = Path(os.environ.get("RMW_SHARED_ROWS", "../shared"))
+PROJECT = Path(__file__).parents[3]
 PAIR = {"prompt": "Is 9 prime?", "chosen": "No.", "rejected": "Yes.", "subset": "math-prm", "id": 0}
 
 
@@ -45,6 +46,19 @@ def test_every_rule_file_is_a_rule():
         assert callable(rule(name).headline)
 
 
+def test_the_readme_names_each_rule_and_hub_id_in_its_table(tmp_path: Path):
+    readme = (PROJECT / "README.md").read_text("utf-8")
+    lines = [line for line in readme.splitlines() if line.startswith("| `")]
+    settings = Settings(home=tmp_path, hub_mirror=None, catalog=None, project=None, device="cpu")
+
+    assert [name for name in benchmarks.names() if not any(f"`{name}`" in line for line in lines)] == []
+    for name, entry in load_catalog(settings).benchmarks.items():
+        if entry.hub:
+            (line,) = [line for line in lines if f"`{name}`" in line]
+            assert entry.hub in line
+            assert entry.licence in line
+
+
 def test_an_unknown_rule_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match="did you mean 'rewardbench2'"):
         rule("reward_bench2")
@@ -60,7 +74,7 @@ def test_an_item_refers_to_texts_that_are_stored_once(tmp_path: Path):
 
     built, folder = build(tmp_path, rows)
 
-    assert built.facts == {"items": 2, "subsets": {"math-prm": 2}}
+    assert built.facts == {"items": 2, "passed_over": 0, "subsets": {"math-prm": 2}}
     assert [check.passed for check in built.checks] == [True]
     prompts, responses, items = (
         pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("prompts", "responses", "items")
@@ -115,7 +129,7 @@ def test_a_bad_row_stops_the_build_with_file_and_row(tmp_path: Path, bad: str, s
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="has no row"):
+    with pytest.raises(UserError, match="it has no row"):
         build_benchmark("bench", benchmark("rewardbench"), written(tmp_path, []), tmp_path)
 
 
@@ -165,10 +179,42 @@ def test_a_benchmark_of_the_catalogue_is_read_from_parquet_in_a_mirror_of_the_hu
         assert (item["num_correct"], item["subset"]) == (len(chosen), row["subset"])
 
 
-def test_loading_the_rules_imports_no_torch():
+@pytest.mark.parametrize("written_as", ["lines", "array"])
+def test_rows_may_stand_in_lines_or_in_one_array(tmp_path: Path, written_as: str):
+    rows = [PAIR, PAIR | {"id": 1}]
+    path = tmp_path / "filtered.json"
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(lines if written_as == "lines" else "\n " + json.dumps(rows, indent=1), "utf-8")
+    files = [SourceFile("filtered", path.name, path, path.name, file_sha256(path))]
+
+    built = build_benchmark("bench", benchmark("rewardbench"), files, tmp_path)
+
+    assert built.facts["items"] == 2
+    assert built.checks[0].metadata == {"rows": 2, "items": 2, "passed_over": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"prompt": ', "filtered.json: not JSON"),
+        ("[3]", "filtered.json: entry 1 is no JSON object"),
+        (json.dumps([PAIR, PAIR | {"chosen": 3}]), "filtered.json: entry 2: field chosen is 3"),
+        ("[]", "it has no row"),
+    ],
+)
+def test_a_bad_array_stops_the_build_with_file_and_entry(tmp_path: Path, text: str, said: str):
+    path = tmp_path / "filtered.json"
+    path.write_text(text, "utf-8")
+    files = [SourceFile("filtered", path.name, path, path.name, file_sha256(path))]
+
+    with pytest.raises(UserError, match=said):
+        build_benchmark("bench", benchmark("rewardbench"), files, tmp_path)
+
+
+def test_loading_the_rules_imports_nothing_heavy():
     code = (
         "import sys; from rm_workflow.evaluation import benchmarks; [benchmarks.rule(n) for n in benchmarks.names()]; "
-        "sys.exit('torch' in sys.modules)"
+        "sys.exit(bool({'torch', 'scipy', 'transformers'} & set(sys.modules)))"
     )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -23,6 +23,7 @@ def test_accuracy_is_strict_with_ties_half_and_their_number_beside_it():
         "ci_low": low,
         "ci_high": high,
         "subsets": {},
+        "warnings": [],
     }
 
 
@@ -65,3 +66,24 @@ def test_pairs_of_one_group_widen_the_interval():
 def test_a_bad_row_is_refused(bad: dict, said: str):
     with pytest.raises(UserError, match=said):
         aggregate([pair(1, 0), bad])
+
+
+def test_a_repeated_id_is_an_error_for_equal_rows_and_a_warning_for_other_scores():
+    first = pair(1, 0, id="a", source="hh")
+
+    with pytest.raises(UserError, match="row 2: id 'a' of source hh stands in row 1 already"):
+        aggregate([first, dict(first)])
+    assert aggregate([first, first | {"source": "shp"}])["warnings"] == []
+    assert aggregate([first, first | {"score_chosen": 3}])["warnings"] == [
+        "row 2: id 'a' of source hh stands in row 1 with other scores; both are counted"
+    ]
+    assert aggregate([first, first | {"judge": "x"}])["warnings"] == [
+        "row 2: id 'a' of source hh stands in row 1 too, with the same scores; both are counted"
+    ]
+    assert aggregate([pair(1, 0), pair(1, 0)])["n"] == 2
+
+
+@pytest.mark.parametrize("huge", [10**400, 1.7e308, -1.7e308])
+def test_scores_whose_differences_are_no_numbers_are_refused(huge: float):
+    with pytest.raises(UserError, match="a score must be a finite number, of at most 1e100"):
+        aggregate([pair(huge, 0)])

@@ -2,7 +2,14 @@ import pytest
 
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.benchmarks import rewardbench
-from rm_workflow.evaluation.benchmarks.rewardbench import PRIOR_SETS, SECTIONS, SUBSETS, aggregate, headline
+from rm_workflow.evaluation.benchmarks.rewardbench import (
+    LENGTH_TAGS,
+    PRIOR_SETS,
+    SECTIONS,
+    SUBSETS,
+    aggregate,
+    headline,
+)
 from rm_workflow.evaluation.items import FieldError, ScoredItem
 
 Rows = list[dict]
@@ -114,6 +121,21 @@ def test_prior_sets_alone_are_a_valid_file():
     assert result["overall_weighted"] is None
 
 
+def test_every_subset_has_one_length_tag():
+    assert sorted(name for names in LENGTH_TAGS.values() for name in names) == sorted(SUBSETS)
+
+
+def test_accuracy_by_length_tag_is_that_of_all_items_where_longer_helps_or_hurts():
+    longer_helps = {"alpacaeval_easy": (3, 3), "xstest_should_respond": (1, 1)}
+
+    tags = aggregate(full(**longer_helps, donotanswer=(0, 10)))["length_tags"]
+
+    assert (tags["True"]["score"], tags["True"]["n"]) == (pytest.approx((3 + 1 + 1) / 6), 6)
+    assert (tags["False"]["score"], tags["False"]["n"]) == (pytest.approx(8 / 26), 26)
+    assert tags["Neutral"]["score"] == 0.5
+    assert aggregate(rows({"donotanswer": (1, 1)}))["length_tags"]["True"] is None
+
+
 def test_every_score_lies_in_its_interval():
     result = aggregate(rows({subset: (i % 7, 6) for i, subset in enumerate(SUBSETS)}))
 
@@ -199,3 +221,18 @@ def test_a_native_row_without_a_field_is_refused(field: str):
 
     with pytest.raises(FieldError, match=f"field {field} is missing"):
         rewardbench.read_item(native)
+
+
+@pytest.mark.parametrize(("num_wrong", "size"), [(3, 3), (8, 3), (3, 1)])
+def test_composites_of_subsets_that_are_all_right_or_all_wrong_claim_no_certainty(num_wrong: int, size: int):
+    wrong = SUBSETS[::7][:num_wrong] if num_wrong == 3 else SUBSETS[::3]
+    scored = [
+        {"id": number, "subset": subset, "score_chosen": float(subset not in wrong), "score_rejected": 0.5}
+        for subset in SUBSETS
+        for number in range(size)
+    ]
+
+    found = aggregate(scored)
+
+    for score in (*found["sections"].values(), *found["overall_intervals"].values()):
+        assert score["ci_high"] - score["ci_low"] > 0.1

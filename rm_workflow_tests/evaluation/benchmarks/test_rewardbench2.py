@@ -201,3 +201,22 @@ def test_a_native_row_becomes_an_item_with_the_correct_replies_first():
 def test_a_native_row_whose_count_differs_from_its_replies_is_refused():
     with pytest.raises(FieldError, match="num_correct is 2 where chosen holds 3"):
         rewardbench2.read_item(NATIVE | {"num_correct": 2})
+
+
+@pytest.mark.parametrize(("num", "warned"), [(3, True), (4, False)])
+def test_items_with_another_number_of_replies_than_the_benchmark_has_are_told(num: int, warned: bool):
+    rows = [{"id": 1, "subset": "Math", "scores": [1.0, *[0.0] * (num - 1)], "num_correct": 1}]
+
+    warnings = aggregate(rows)["warnings"]
+
+    assert warnings == (["items have 3 replies where the benchmark has 4: chance is 1/3, not 1/4"] if warned else [])
+
+
+def test_ties_whose_prompts_are_all_right_claim_no_more_than_its_prompts_can_tell():
+    gaps = (0.0, 0.02, 0.04, 0.06)
+    rows = [ties(f"ref:{n}", 1, [1.0, -gap]) for n, gap in enumerate(gaps)]
+    rows += [ties(f"tied:{n}", 2, [1.0, 0.05, -gap]) for n, gap in enumerate(gaps)]
+
+    score = aggregate(rows)["subsets"]["Ties"]
+
+    assert score["ci_high"] - score["ci_low"] > 0.3

@@ -11,9 +11,9 @@ def entry(adapter: str, columns: dict[str, str]) -> Source:
 
 def test_each_file_is_an_adapter() -> None:
     assert adapters.names() == [
-        *("chosen_rejected", "hh_transcript", "labelled_answers", "labelled_list", "labelled_pair", "marked_steps"),
-        *("outcome_turn", "prefix_values", "rated_response", "reference_answer", "scored_completions", "step_ratings"),
-        *("step_turns", "wrong_steps"),
+        *("chosen_rejected", "hh_transcript", "labelled_answers", "labelled_list", "labelled_pair"),
+        *("labelled_steps", "marked_steps", "outcome_turn", "prefix_values", "rated_response", "reference_answer"),
+        *("scored_completions", "step_ratings", "step_turns", "wrong_steps"),
     ]
     for name in adapters.names():
         assert adapters.get(name).COLUMNS

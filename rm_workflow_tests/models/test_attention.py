@@ -1,31 +1,38 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification
 
+from rm_workflow.models import attention
 from rm_workflow.models.reward_model import rewards
-from rm_workflow.training import attention
-from rm_workflow.training.data import load_pairs
-from rm_workflow.training.layouts import bundles, one_row
+from rm_workflow.models.segments import Row
 from rm_workflow_tests.models.tiny import tiny_config
-from rm_workflow_tests.training import toy
 
-# A prompt with two replies, a long conversation that shares nothing, and a prompt with a reply of one token.
+# A prompt with two replies, a long conversation that shares nothing, and a prompt with a reply of one token. NESTED
+# goes on from replies, as solutions that take the same first steps; GPUs do without.
 SEGMENTS = [(0, 40, -1), (40, 70, 0), (70, 95, 0), (95, 580, -1), (580, 639, -1), (639, 640, 4)]
+NESTED = [(0, 40, -1), (40, 70, 0), (70, 95, 1), (95, 260, 1), (260, 300, 3), (300, 580, 0), (580, 640, -1)]
 LENGTH = 640
 
 
-def attends(query, key):
+def attends(query, key, segments):
     """The rule as the module states it, one query and one key at a time."""
-    (own,) = [segment for segment in SEGMENTS if segment[0] <= query < segment[1]]
-    begins = [own] if own[2] < 0 else [own, SEGMENTS[own[2]]]
+    (own,) = [segment for segment in segments if segment[0] <= query < segment[1]]
+    begins = [own]
+    while begins[-1][2] >= 0:
+        begins.append(segments[begins[-1][2]])
     return key <= query and any(begin <= key < end for begin, end, _ in begins)
+
+
+def dense_mask(segments):
+    return torch.tensor([[attends(query, key, segments) for key in range(LENGTH)] for query in range(LENGTH)])
 
 
 @pytest.fixture(scope="module")
 def dense():
-    return torch.tensor([[attends(query, key) for key in range(LENGTH)] for query in range(LENGTH)])
+    return dense_mask(SEGMENTS)
 
 
 def tensors():
@@ -33,16 +40,17 @@ def tensors():
     return [torch.randn(1, 2, LENGTH, 16, generator=generator, requires_grad=True) for _ in range(3)]
 
 
-def by_segment(query, key, value):
+def by_segment(query, key, value, segments=SEGMENTS):
     module = torch.nn.Module()
-    found, _ = attention.by_segment(module, query, key, value, torch.tensor(SEGMENTS)[None, None])
+    found, _ = attention.by_segment(module, query, key, value, torch.tensor(segments)[None, None])
     return found.transpose(1, 2)
 
 
-def test_attention_by_segment_and_its_gradients_are_those_of_the_dense_mask(dense):
-    found, expected = [], []
+@pytest.mark.parametrize("segments", [SEGMENTS, NESTED])
+def test_attention_by_segment_and_its_gradients_are_those_of_the_dense_mask(segments):
+    found, expected, dense = [], [], dense_mask(segments)
     for attend, kept in (
-        (by_segment, found),
+        (lambda q, k, v: by_segment(q, k, v, segments), found),
         (lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=dense), expected),
     ):
         inputs = tensors()
@@ -90,28 +98,34 @@ def test_a_window_reaches_into_the_prompt_and_no_further(dense):
     assert (windowed - expected).abs().max() < 1e-5
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
-def test_a_body_gives_the_same_rewards_through_transformers_flex_attention(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    pairs = load_pairs(toy.write_tokens(tmp_path, encoder, toy.rows_of_prompts(4, 3)))
-    row = one_row(pairs, list(bundles(pairs, range(len(pairs)), "kwise", 10**6)), encoder.pad_token_id, 128)
-    config = tiny_config("llama", len(encoder.tokenizer))
+def model_with_one_label():
+    config = tiny_config("llama")
     config.num_labels = 1
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config)
-    where = (row["input_ids"], row["end_index"], row["row_index"], row["position_ids"])
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_a_body_gives_the_same_rewards_through_transformers_flex_attention(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    ids = np.random.default_rng(0).integers(6, 400, (6, 50), dtype=np.int32)
+    ids[:4, :30] = ids[0, :30]
+    row = Row()
+    ends = torch.tensor([*row.add(ids[:4], 30), *row.add(ids[4:])])
+    row.fill(128, 3)
+    tensors, model = row.tensors(), model_with_one_label()
+    where = (tensors["input_ids"], ends, torch.zeros(6, dtype=torch.int64), tensors["position_ids"])
     with torch.no_grad():
         attention.use_segments(model, "cpu")
-        expected = rewards(model, *where, row["segments"][None, None])
+        expected = rewards(model, *where, tensors["segments"][None, None])
         attention.use_segments(model, "cuda")
         assert model.config._attn_implementation == "flex_attention"
-        found = rewards(model, *where, attention.block_mask(row["segments"], row["input_ids"].shape[1]))
+        found = rewards(model, *where, attention.block_mask(tensors["segments"], tensors["input_ids"].shape[1]))
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_a_saved_model_does_not_name_our_attention(encoder, tmp_path):
-    config = tiny_config("llama", len(encoder.tokenizer))
-    model = AutoModelForSequenceClassification.from_config(config)
+def test_a_saved_model_does_not_name_our_attention(tmp_path):
+    model = model_with_one_label()
     attention.use_segments(model, "cpu")
     model.save_pretrained(tmp_path)
     assert attention.SEGMENTS not in (tmp_path / "config.json").read_text("utf-8")

@@ -1,0 +1,32 @@
+"""What the web UI must know of every asset, and of every materialization."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+ALWAYS = ("dagster/row_count", "dagster/column_schema", "columns_of", "version", "reused", "seconds", "folder")
+# Assets without a table of rows, or without an asset upstream, have no column that comes from a column.
+WITHOUT_COLUMN_LINEAGE = ("raw", "benchmark", "base", "run_config", "checkpoint", "card", "audit")
+
+
+def lacking(instance: dg.DagsterInstance, assets: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return what the last materialization of each asset lacks.
+
+    Args:
+        assets: name -> kind.
+    """
+    found = {}
+    for asset, kind in assets.items():
+        event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+        if event is None or event.asset_materialization is None:
+            found[asset] = ["materialization"]
+            continue
+        metadata: Mapping[str, Any] = event.asset_materialization.metadata
+        wanted = [*ALWAYS, *([] if kind in WITHOUT_COLUMN_LINEAGE else ["dagster/column_lineage"])]
+        missing = [name for name in wanted if name not in metadata]
+        tags = event.asset_materialization.tags or {}
+        missing += [name for name in ("dagster/data_version", "dagster/code_version") if name not in tags]
+        if missing:
+            found[asset] = missing
+    return found

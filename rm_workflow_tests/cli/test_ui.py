@@ -1,0 +1,50 @@
+"""Where ``rmw ui`` listens; that a real one obeys is tested with the web UI itself."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from rm_workflow_tests.cli.conftest import Answer, Project
+
+Rmw = Callable[..., Answer]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the arguments with which Dagster would have been started."""
+    arguments: list[str] = []
+    monkeypatch.setattr(os, "execv", lambda _, given: arguments.extend(given))
+    return arguments
+
+
+def listens_on(started: list[str]) -> str:
+    return started[started.index("-h") + 1]
+
+
+@pytest.mark.parametrize("host", [(), ("--host", "127.0.0.1"), ("--host", "::1")])
+def test_on_loopback_there_is_no_warning(project: Project, rmw: Rmw, started: list[str], host: tuple[str, ...]):
+    answer = rmw("ui", *host)
+    assert answer.code == 0, answer.err
+    assert listens_on(started) == (host[-1] if host else "127.0.0.1")
+    assert "warning" not in answer.err
+    assert "any web page that is open in a browser on this machine can start, end and delete runs" in answer.err
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::"])
+def test_elsewhere_it_warns_that_there_is_no_login(project: Project, rmw: Rmw, started: list[str], host: str):
+    answer = rmw("ui", "--host", host)
+    assert answer.code == 0
+    assert listens_on(started) == host
+    assert f"warning: the web UI has no login: whoever reaches {host} port 3000 can run code here" in answer.err
+
+
+@pytest.mark.parametrize("host", ["localhost", "evil.example", "0", "", "127.0.0.1 -p 1", "$(id)"])
+def test_what_is_no_address_is_refused_before_anything_starts(
+    project: Project, rmw: Rmw, started: list[str], host: str
+):
+    answer = rmw("ui", "--host", host)
+    assert answer.code == 2
+    assert "--host" in answer.error
+    assert "is no IP address" in answer.error
+    assert started == []
