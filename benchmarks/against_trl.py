@@ -27,6 +27,8 @@ from benchmarks.recipe import PreparedRecipe, count_flops, prepare
 NUM_STEPS = 5
 DEFAULT_SIZE = 8
 TRIED_SIZES = (2, 4, 8, 16)
+# Padded tokens of a micro-batch whose kept activations fit into 16 GB (SmolLM2-135M); Linux kills what needs more.
+MOST_CPU_TOKENS = 8192
 
 
 @dataclass
@@ -73,42 +75,79 @@ def main(recipe_name: str = "qwen25_7b_hh_lora_mini", num_steps: int | str = NUM
     compare("four responses a prompt, all six pairs", with_four_responses(prepared), int(num_steps))
 
 
-def compare(what: str, prepared: PreparedRecipe, num_steps: int) -> None:
-    """Time the sides on steps of a prepared recipe, after one step to warm up."""
-    ours = Side(_with_optimizer(prepared.trainer("auto")))
+@dataclass(frozen=True)
+class Timed:
+    """One optimiser step.
+
+    Attributes:
+        memory: bytes of a GPU that it took beside what lay there before; 0 on a CPU.
+    """
+
+    seconds: float
+    loss: float
+    memory: int
+
+
+def compare(what: str, prepared: PreparedRecipe, num_steps: int) -> float:
+    """Time the sides on steps of a prepared recipe, after one step to warm up, and return our median pairs/s."""
+    ours = Side(with_optimizer(prepared.trainer("auto")))
     steps = ours.trainer.steps[: num_steps + 2]
     sides = {
         "ours": ours,
-        "default": Side(_stock(prepared, recompute=True), DEFAULT_SIZE),
+        "default": Side(stock(prepared, recompute=True), DEFAULT_SIZE),
         "tuned": _tuned(prepared, steps[0]),
     }
     flops = {name: _flops(side, steps[0]) for name, side in sides.items()}
     rounds = [{name: _timed(side, step) for name, side in sides.items()} for step in steps[1:]][1:]
     pairs = sum(map(len, steps[2:])) / len(rounds)
     print(
-        f"{prepared.name}: {what}: {len(rounds)} steps of {pairs:g} pairs in turn; ours: layout {ours.trainer.layout}; "
+        f"{prepared.name}: {what}: {len(rounds)} steps of {pairs:g} pairs in turn; ours: layout {ours.trainer.layout}, "
+        f"{ours.trainer.layout_reason}; "
         f"tuned: {sides['tuned'].size} pairs a micro-batch; median (least to most)"
     )
     for name in sides:
-        speeds = [len(step) / seconds[name][0] for step, seconds in zip(steps[2:], rounds, strict=True)]
-        ratios = [seconds[name][0] / seconds["ours"][0] for seconds in rounds]
-        rate = statistics.median(flops["ours"] / seconds[name][0] for seconds in rounds)
-        apart = max(abs(seconds[name][1] - seconds["ours"][1]) for seconds in rounds)
+        speeds = [len(step) / timed[name].seconds for step, timed in zip(steps[2:], rounds, strict=True)]
+        ratios = [timed[name].seconds / timed["ours"].seconds for timed in rounds]
+        rate = statistics.median(flops["ours"] / timed[name].seconds for timed in rounds)
+        apart = max(abs(timed[name].loss - timed["ours"].loss) for timed in rounds)
+        memory = max(timed[name].memory for timed in rounds)
         print(
             f"  {name:8s} {_spread(speeds)} pairs/s  ours is {_spread(ratios)} times as fast  "
             f"{rate / 1e12:.2f} useful TFLOP/s  {flops[name] / 1e12:.2f} TFLOP a step "
             f"({flops[name] / flops['ours']:.2f})  losses apart by {apart:.1e}"
+            + (f"  {memory / 1e9:.1f} GB beside the weights" if memory else "")
         )
+    return statistics.median(len(step) / timed["ours"].seconds for step, timed in zip(steps[2:], rounds, strict=True))
 
 
-def _timed(side: Side, step: Sequence[int]) -> tuple[float, float]:
+def alone(prepared: PreparedRecipe, num_steps: int) -> None:
+    """Time our side only, where the memory does not hold a model for each."""
+    ours = Side(with_optimizer(prepared.trainer("auto")))
+    steps = ours.trainer.steps[: num_steps + 1]
+    flops = [_flops(ours, step) for step in steps[1:]]
+    rounds = [_timed(ours, step) for step in steps][1:]
+    speeds = [len(step) / timed.seconds for step, timed in zip(steps[1:], rounds, strict=True)]
+    rates = [count / timed.seconds / 1e12 for count, timed in zip(flops, rounds, strict=True)]
+    print(
+        f"{prepared.name}: ours alone, layout {ours.trainer.layout}: {_spread(speeds)} pairs/s  "
+        f"{_spread(rates)} TFLOP/s"
+    )
+
+
+def _timed(side: Side, step: Sequence[int]) -> Timed:
     import torch
 
+    if not torch.cuda.is_available():
+        started = time.perf_counter()
+        loss = side.step(step)
+        return Timed(time.perf_counter() - started, loss, 0)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     started = time.perf_counter()
     loss = side.step(step)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, loss
+    torch.cuda.synchronize()
+    return Timed(time.perf_counter() - started, loss, torch.cuda.max_memory_allocated() - before)
 
 
 def _flops(side: Side, step: Sequence[int]) -> int:
@@ -119,19 +158,26 @@ def _flops(side: Side, step: Sequence[int]) -> int:
 
 def _tuned(prepared: PreparedRecipe, step: Sequence[int]) -> Side:
     """Return TRL tuned by hand, at the fastest of some sizes of micro-batch."""
-    trainer = _stock(prepared, recompute=False)
+    trainer = stock(prepared, recompute=False)
     seconds = {}
     for size in TRIED_SIZES:
-        if size <= len(step):
-            side = Side(trainer, size, sorted_by_length=True)
-            started = time.perf_counter()
-            side.gradients(step)
-            seconds[size] = time.perf_counter() - started
-            trainer.model.zero_grad()
+        if size > len(step) or (size > TRIED_SIZES[0] and _is_too_large(prepared, size, step)):
+            continue
+        side = Side(trainer, size, sorted_by_length=True)
+        side.gradients(step)
+        started = time.perf_counter()
+        side.gradients(step)
+        seconds[size] = time.perf_counter() - started
+        trainer.model.zero_grad()
     return Side(trainer, min(seconds, key=seconds.__getitem__), sorted_by_length=True)
 
 
-def _stock(prepared: PreparedRecipe, recompute: bool) -> Any:
+def _is_too_large(prepared: PreparedRecipe, size: int, step: Sequence[int]) -> bool:
+    longest = max(max(prepared.pairs.lengths(position)) for position in step)
+    return bool(prepared.config["device"] == "cpu" and 2 * size * longest > MOST_CPU_TOKENS)
+
+
+def stock(prepared: PreparedRecipe, recompute: bool) -> Any:
     """Return TRL's trainer with a model like ours on the same token ids."""
     import torch
     from datasets import Dataset
@@ -163,11 +209,13 @@ def _stock(prepared: PreparedRecipe, recompute: bool) -> Any:
     )
     enabled = config["precision"] == "bf16"
     trainer.compute_loss_context_manager = lambda: torch.autocast(config["device"], torch.bfloat16, enabled)
-    return _with_optimizer(trainer)
+    return with_optimizer(trainer)
 
 
-def _with_optimizer(trainer: Any) -> Any:
+def with_optimizer(trainer: Any) -> Any:
     """Prepare a trainer's model and optimiser as its loop would."""
+    if trainer.args.activation_checkpointing:
+        trainer.model.activation_checkpointing_enable()
     trainer.create_optimizer()
     trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.model_wrapped = trainer.model

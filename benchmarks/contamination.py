@@ -11,6 +11,7 @@ import resource
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -64,7 +65,7 @@ def make_items(rng: random.Random) -> list[Item]:
 def make_prompts(items: list[Item], rng: random.Random) -> list[tuple[str, str]]:
     """Return (kind, text) of the mixture's prompts."""
     vocabulary = sorted({word for item in items for word in item.text.split(" ")})
-    change = {
+    change: dict[str, Callable[[str], str]] = {
         "exact": lambda text: text,
         "case and space changed": lambda text: texts.respaced(text, rng),
         "one word edited": lambda text: texts.one_word_edited(text, rng, vocabulary),

@@ -60,7 +60,7 @@ def _measure(title: str, config: dict[str, Any], encoder: Any, pairs: Any, base:
     state = out / "states" / f"step_{NUM_ROUNDS + 1:08d}"
     megabytes = sum(path.stat().st_size for path in state.iterdir()) / 1e6
     step, our, their = (statistics.median(seconds[1:]) for seconds in (steps, ours, theirs))
-    interval = max(60 * Save().minutes, our / LARGEST_OVERHEAD)
+    interval = max(60 * (Save().minutes or 0.0), our / LARGEST_OVERHEAD)
     print(
         f"{title}: a step {step:.2f} s; a state of {megabytes:.0f} MB {our:.2f} s ({min(ours[1:]):.2f} to "
         f"{max(ours[1:]):.2f}), stock {their:.2f} s; every {interval / 60:.0f} min: {our / interval:.2%} of the time"
