@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow ui bench clean
+.PHONY: run test test-slow kill-loop ui bench audit clean
 
 run: .venv/installed
 	$(BIN)/rmw run quickstart
@@ -13,16 +13,29 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations=15
 
 test-slow: .venv/installed
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -m slow
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -m slow --durations=15
+
+# 1,000 random SIGKILLs, in several calls if need be: make kill-loop KILLS=200 SEED=7 LEDGER=kills.jsonl
+KILLS ?= 1000
+SEED ?= 0
+LEDGER ?= kills.jsonl
+kill-loop: .venv/installed
+	OMP_WAIT_POLICY=passive $(BIN)/python -m rm_workflow_tests.faults.kill_loop --kills $(KILLS) --seed $(SEED) --ledger $(LEDGER)
 
 ui: .venv/installed
 	$(BIN)/rmw ui
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+# What is installed: its licences, and known weaknesses (asked of the Python advisory database over the network).
+audit: .venv/installed
+	$(BIN)/pip install --quiet --progress-bar off 'pip-audit>=2.9,<3' 'pip-licenses>=5,<6'
+	$(BIN)/pip-licenses --order=license --ignore-packages rm-workflow
+	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf .venv data/home build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
