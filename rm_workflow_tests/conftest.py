@@ -47,7 +47,7 @@ def environment_is_put_back() -> Iterator[None]:
     """Fail the test that leaves a variable changed: what DuckDB may use would hold for the tests after it."""
     before = dict(os.environ)
     yield
-    names = {name for name in before.keys() | os.environ.keys() if name.startswith(("RMW_", "DAGSTER_HOME", "HF_"))}
+    names = {name for name in before.keys() | os.environ.keys() if name.startswith(("RMW_", "HF_"))}
     left = {name: os.environ.get(name) for name in names if os.environ.get(name) != before.get(name)}
     os.environ.update({name: before[name] for name in left if name in before})
     for name in left.keys() - before.keys():
