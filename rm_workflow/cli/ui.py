@@ -3,7 +3,6 @@
 import os
 import sys
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,10 +10,10 @@ import typer
 from rm_workflow.artifacts import ArtifactStore, prepare_home
 from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.instance import open_instance
-from rm_workflow.errors import UserError
 from rm_workflow.settings import load_settings
 
 LOOPBACK = "127.0.0.1"
+WEB_UI = "rm_workflow.assets.web_ui"
 IPV6 = 6
 
 
@@ -29,16 +28,13 @@ def ui_command(
 ) -> None:
     """Start the web UI with schedules, on loopback alone unless --host says otherwise: it has no login.
 
-    Any web page that is open in a browser on this machine can send it commands while it runs.
+    It obeys its own pages and programs; what another page in a browser sends it (Host, Origin) is refused.
     """
     address = _address(host)
     settings = load_settings()
     prepare_home(settings.home)
     with open_instance(settings) as instance:
         record_dead_runs(instance, ArtifactStore(settings.home))
-    dagster = Path(sys.executable).with_name("dagster")
-    if not dagster.exists():
-        raise UserError(f"the dagster command is missing beside {sys.executable}; install the project with pip again")
     listen = ["-h", str(address), "-p", str(port)]
     arguments = ["dev", "-m", "rm_workflow.definitions", *listen]
     if settings.project and (settings.project / "workspace.yaml").exists():
@@ -50,14 +46,9 @@ def ui_command(
             "all data and delete it; let no network reach it that you do not trust",
             err=True,
         )
-    typer.echo(
-        "note: Dagster's web server does not look at who asks (Host, Origin): while it runs, any web page that is open "
-        "in a browser on this machine can start, end and delete runs; end it before you visit pages you do not trust",
-        err=True,
-    )
     shown = f"[{address}]" if address.version == IPV6 else address
     typer.echo(f"web UI: http://{shown}:{port}  (home: {settings.home}; Ctrl-C ends it)", err=True)
-    os.execv(dagster, [str(dagster), *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", WEB_UI, *arguments])
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

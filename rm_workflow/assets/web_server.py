@@ -1,0 +1,27 @@
+"""Dagster's web server, for requests of its own pages only: ``python -m rm_workflow.assets.web_server``.
+
+It takes the arguments of ``dagster-webserver``; ``web_ui`` starts it.
+"""
+
+from typing import Any
+
+import dagster_webserver.app
+from dagster_webserver.cli import main
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.middleware import Middleware
+
+from rm_workflow.assets.web_guard import OwnRequestsOnly
+
+
+class GuardedWebserver(DagsterWebserver[Any, Any]):
+    """Dagster's web server behind the guard."""
+
+    def build_middleware(self) -> list[Middleware]:
+        """Return what each request goes through, the guard first."""
+        return [Middleware(OwnRequestsOnly), *super().build_middleware()]
+
+
+if __name__ == "__main__":
+    # Dagster has no option for it.
+    dagster_webserver.app.DagsterWebserver = GuardedWebserver  # type: ignore[attr-defined]
+    main()  # type: ignore[no-untyped-call]
