@@ -7,12 +7,11 @@ import typer
 from rm_workflow.artifacts import Artifact, ArtifactStore, prepare_home
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
-from rm_workflow.cli.targets import SHORT_VERSION, find_artifact, raw_of
+from rm_workflow.cli.targets import SHORT_VERSION, existing_store, find_artifact, raw_of
 from rm_workflow.errors import UserError
 from rm_workflow.lineage import graph, questions
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences import overlap, show, trace
-from rm_workflow.settings import load_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +33,7 @@ def show_command(
     json_: JsonOption = False,
 ) -> None:
     """Show rows of an asset, kept or dropped, as a person reads them."""
-    store = ArtifactStore(load_settings().home)
+    store = existing_store()
     artifact = find_artifact(store, asset)
     if artifact.kind == "overlap" and dropped is None:
         _print_rows(artifact, overlap.overlap_rows(artifact.folder, n), f"{artifact.facts['hits']:,} hits", json_)
@@ -96,7 +95,7 @@ def lineage_command(
     json_: JsonOption = False,
 ) -> None:
     """Show the chain from an artifact, for instance scores, back to its raw files and their hashes."""
-    store = ArtifactStore(load_settings().home)
+    store = existing_store()
     lineage = LineageStore(store)
     if target == "rebuild":
         prepare_home(store.home)
@@ -151,7 +150,7 @@ def trace_command(
     json_: JsonOption = False,
 ) -> None:
     """Follow one pair or raw row: its text, the rules it met, what used it."""
-    store = ArtifactStore(load_settings().home)
+    store = existing_store()
     found = trace.trace(target, _latest_of_kinds(store, trace.KINDS))
     lineage = LineageStore(store)
     lineage.catch_up()

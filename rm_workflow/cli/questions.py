@@ -13,14 +13,13 @@ from rm_workflow.cli.checkpoints import checkpoint_artifact
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.replacing import refuse_other_than_picture
 from rm_workflow.cli.run import JsonOption
-from rm_workflow.cli.targets import SHORT_VERSION, find_artifact
+from rm_workflow.cli.targets import SHORT_VERSION, existing_store, find_artifact
 from rm_workflow.durable_files import replaced
 from rm_workflow.errors import UserError
 from rm_workflow.lineage import questions
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences.text import conversation
 from rm_workflow.reporting import plots
-from rm_workflow.settings import load_settings
 
 Rows = list[dict[str, Any]]
 MIXTURE = "_mixture"
@@ -163,7 +162,7 @@ def shared_command(
     json_: JsonOption = False,
 ) -> None:
     """Show how many pairs two mixtures share, by source and split: the same texts, whatever row they come from."""
-    store = ArtifactStore(load_settings().home)
+    store = existing_store()
     sides = [find_artifact(store, text) for text in (a, b)]
     rows = questions.shared(*sides)
     total = {key: sum(row[key] for row in rows) for key in ("num_shared", "num_same_row")}
@@ -213,7 +212,7 @@ def _block(number: int, row: Mapping[str, Any]) -> str:
 
 
 def _lineage() -> LineageStore:
-    lineage = LineageStore(ArtifactStore(load_settings().home))
+    lineage = LineageStore(existing_store())
     lineage.catch_up()
     return lineage
 

@@ -3,9 +3,25 @@
 from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
 from rm_workflow.catalog.loading import nearest
 from rm_workflow.errors import UserError
+from rm_workflow.settings import load_settings
 
 SHORT_VERSION = 12
 LISTED_VERSIONS = 5
+
+
+def existing_store() -> ArtifactStore:
+    """Return the store of RMW_HOME for a verb that only asks, and makes no home by the way.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    home = load_settings().home
+    if not home.exists():
+        raise UserError(
+            f"there is no home yet: RMW_HOME ({home}) does not exist; make one with rmw run quickstart, or set "
+            "RMW_HOME to the one you mean"
+        )
+    return ArtifactStore(home)
 
 
 def find_artifact(store: ArtifactStore, target: str) -> Artifact:

@@ -8,9 +8,9 @@ from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.catalog.names import nearest
 from rm_workflow.cli.output import counting_line, print_json, print_table
 from rm_workflow.cli.run import JsonOption
+from rm_workflow.cli.targets import existing_store
 from rm_workflow.errors import UserError
 from rm_workflow.proofs import fault_of_file
-from rm_workflow.settings import load_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def verify_command(
     json_: JsonOption = False,
 ) -> None:
     """Hash every file of the published artifacts and read every event; exit 1 where one is not as it was written."""
-    store = ArtifactStore(load_settings().home)
+    store = existing_store()
     folders = sorted(store.artifacts.glob("*/*"))
     known = {folder.parent.name for folder in folders}
     for asset in assets or []:

@@ -319,11 +319,22 @@ def test_a_home_that_became_read_only_is_still_read(
         assert "read-only; make it writable or set RMW_HOME to another folder" in answer.error
 
 
-def test_nothing_is_traced_in_a_home_that_does_not_exist(project: Project, rmw: Rmw, caplog: pytest.LogCaptureFixture):
-    answer = rmw("trace", "train.jsonl:1")
-    assert caplog.records == []
-    assert answer.code == 1
-    assert "there is no raw asset under RMW_HOME" in answer.error
+ASKING = [
+    *(("trace", "train.jsonl:1"), ("show", "raw_toy"), ("lineage", "raw_toy"), ("lineage", "rebuild"), ("verify",)),
+    *(("history",), ("funnel", "toy"), ("diff", "a", "b"), ("shared", "a", "b"), ("worst", "a", "--source", "toy")),
+]
+
+
+@pytest.mark.parametrize("verb", ASKING)
+def test_a_home_that_does_not_exist_is_told_and_not_made(
+    project: Project, rmw: Rmw, caplog: pytest.LogCaptureFixture, verb: tuple[str, ...]
+):
+    answer = rmw(*verb)
+    assert (answer.code, caplog.records) == (1, [])
+    assert answer.error == (
+        f"error: there is no home yet: RMW_HOME ({project.home}) does not exist; make one with rmw run quickstart, or "
+        "set RMW_HOME to the one you mean"
+    )
     assert not project.home.exists()
 
 
