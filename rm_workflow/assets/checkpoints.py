@@ -1,6 +1,7 @@
 """``<recipe>_run_config`` and ``<recipe>_checkpoint``: everything one checkpoint needs, then the training itself."""
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,8 @@ from rm_workflow.catalog import licences
 from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Catalog, Recipe
 from rm_workflow.models.readout import KINDS
 from rm_workflow.reporting import plots
+from rm_workflow.training import outputs
+from rm_workflow.training.outputs import RESULT
 
 GPU_POOL = "gpu"
 RUN_CONFIG = "run_config.json"
@@ -35,6 +38,8 @@ CHECKPOINT_CHECKS = (
         "The saved model, loaded by plain transformers, gives the rewards of the trained one.",
     ),
 )
+
+logger = logging.getLogger("rm_workflow")
 
 
 def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
@@ -161,11 +166,13 @@ def _command(recipe: Recipe, tokens: Artifact, base: Artifact, work: Path) -> li
 
 def _has_ended_well(work: Path) -> bool:
     """Return whether a training ended here with a proven model; any other result would fail each run anew."""
-    try:
-        result = json.loads((work / "result.json").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+    if not (work / RESULT).exists():
         return False
-    return bool(result["reload"]["passed"])
+    damage = outputs.fault(work)
+    if damage:
+        logger.warning("what the training left in %s is damaged (%s); it is trained again", work, damage)
+        return False
+    return bool(json.loads((work / RESULT).read_text("utf-8"))["reload"]["passed"])
 
 
 def _link(source: Path, target: Path) -> None:
@@ -186,10 +193,8 @@ def _link_or_copy(source: str | Path, target: str | Path) -> None:
 
 def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
     """Take over what the trainer left in its folder and read what it says of itself."""
-    result = json.loads((work / "result.json").read_text("utf-8"))
-    for name in (
-        *("model", "adapter", "attributes.safetensors", "metrics.jsonl", "validation.jsonl", "runs", "result.json"),
-    ):
+    result = json.loads((work / RESULT).read_text("utf-8"))
+    for name in (*("model", "adapter", "attributes.safetensors", "metrics.jsonl", "validation.jsonl", "runs", RESULT),):
         if (work / name).exists():
             _link(work / name, out / name)
     reload = result["reload"]

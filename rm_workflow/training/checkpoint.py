@@ -1,7 +1,6 @@
 """The training of one checkpoint, from inputs to ``result.json``; ``entry.py`` says what it leaves in its folder."""
 
 import json
-import os
 import shutil
 import time
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 from transformers.utils import logging
 
 from rm_workflow.catalog.models import TokenRecipe, Validation
-from rm_workflow.durable_files import fsync, fsync_tree
+from rm_workflow.durable_files import fsync_tree
 from rm_workflow.errors import UserError
 from rm_workflow.models.readout import KINDS
 from rm_workflow.models.tokens import Encoder
@@ -24,6 +23,7 @@ from rm_workflow.training import (
     launch,
     memory,
     objectives,
+    outputs,
     process,
     reloading,
     resuming,
@@ -44,8 +44,7 @@ from rm_workflow.training.trainer import PairTrainer
 from rm_workflow.training.training_state import STATES
 from rm_workflow.training.validating import VALIDATION
 
-RESULT = "result.json"
-OUTPUTS = ("model", "adapter", "attributes.safetensors", METRICS, VALIDATION, RESULT)
+OUTPUTS = ("model", "adapter", "attributes.safetensors", METRICS, VALIDATION)
 
 
 def train(
@@ -76,7 +75,7 @@ def _train(
 ) -> dict[str, Any]:
     quiet_libraries()
     if launch.is_main():
-        for name in OUTPUTS:
+        for name in (outputs.RESULT, outputs.PROOF, *OUTPUTS):
             _remove(out / name)
     run_config = complete(json.loads(run_config_file.read_text("utf-8")))
     distributed.join(run_config["device"])
@@ -140,7 +139,7 @@ def _train(
         "reload": proof,
     }
     fsync_tree(out)
-    _write_last(out / RESULT, result)
+    outputs.write_result(out, result, OUTPUTS)
     _remove(out / STATES)
     return result
 
@@ -323,17 +322,6 @@ def _reload_line(proof: Mapping[str, Any]) -> str:
         f"saved and loaded again: rewards of model/ differ by up to {proof['max_difference']:.1e} (tolerance "
         f"{proof['tolerance']:.0e}){beside}; loaded in bf16 by up to {proof['bf16_max_difference']:.1e}"
     )
-
-
-def _write_last(path: Path, result: Mapping[str, Any]) -> None:
-    draft = path.with_suffix(".draft")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    # What the result stands for is removed next.
-    fsync(path.parent)
 
 
 def _remove(path: Path) -> None:

@@ -12,6 +12,7 @@ end::
     states/         while it trains: the states from which the same command goes on after it was ended
     validation.jsonl  one line an evaluation on held-out pairs (where the recipe has training.validation)
     runs/           files of trackers (where the recipe has training.report_to)
+    outputs.json    bytes and sha256 of all but the trackers' files
     result.json     figures of the run; written last, so without it nothing here is a checkpoint
 
 Exit code 0 on success, 1 with one line ``error: ...``, 130 and 143 after SIGINT and SIGTERM.

@@ -4,8 +4,10 @@ import collections
 import errno
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -15,28 +17,32 @@ from rm_workflow.assets import checkpoints
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import RecipeSettings
 from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.errors import UserError
 from rm_workflow.settings import load_settings
+from rm_workflow.training import outputs
 
 FACTS = {"base": "tiny", "objective": "bradley_terry", "num_train_pairs": 1, "num_steps": 1, "seconds": 1.0}
 METRICS = json.dumps({"step": 1, "loss": 0.7}) + "\n"
 
 
-def result(passed: bool) -> str:
-    return json.dumps({"num_steps": 1, "seconds": 1.0, "reload": {"passed": passed, "max_difference": 0.0}})
+def result(passed: bool) -> dict[str, Any]:
+    return {"num_steps": 1, "seconds": 1.0, "reload": {"passed": passed, "max_difference": 0.0}}
 
 
 class Trainer:
     """Writes what it is told to write, one result for each start."""
 
-    def __init__(self, *results: str) -> None:
+    def __init__(self, *results: dict[str, Any]) -> None:
         self.results = list(results)
 
     def __call__(self, context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
         out = Path(command[command.index("--out") + 1])
         (out / "model").mkdir(exist_ok=True)
-        (out / "model/model.safetensors").write_text("weights")
-        (out / "metrics.jsonl").write_text(METRICS)
-        (out / "result.json").write_text(self.results.pop(0))
+        # As the trainer does: what an earlier one left may be linked into an artifact.
+        for name, text in {"model/model.safetensors": "weights", "metrics.jsonl": METRICS}.items():
+            (out / name).unlink(missing_ok=True)
+            (out / name).write_text(text)
+        outputs.write_result(out, self.results.pop(0), ("model", "metrics.jsonl"))
 
 
 @pytest.fixture
@@ -80,15 +86,68 @@ def fail(*arguments: object) -> None:
     raise RuntimeError("the publish failed")
 
 
-@pytest.mark.parametrize("first", [result(passed=False), result(passed=True)[:20]], ids=["reload failed", "cut"])
 def test_a_training_without_a_proven_result_is_repeated(
-    checkpoint: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch, first: str
+    checkpoint: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch
 ):
-    trainer = Trainer(first, result(passed=True))
+    trainer = Trainer(result(passed=False), result(passed=True))
     monkeypatch.setattr(checkpoints, "run_trainer", trainer)
     assert not run(checkpoint)
     assert run(checkpoint)
     assert trainer.results == []
+
+
+def flip_a_bit(path: Path) -> None:
+    """Damage a file where it lies, with all names that it has."""
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    with path.open("r+b") as file:
+        file.write(damaged)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda path: os.truncate(path, 20), Path.unlink])
+@pytest.mark.parametrize("name", ["model/model.safetensors", "metrics.jsonl", "result.json", "outputs.json"])
+def test_what_a_training_left_is_not_published_once_it_is_damaged(
+    checkpoint: dg.AssetsDefinition,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    name: str,
+):
+    trainer = Trainer(result(passed=True), result(passed=True))
+    monkeypatch.setattr(checkpoints, "run_trainer", trainer)
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, "publish", fail)
+        assert not run(checkpoint)
+    (work,) = (tmp_path / "home/work").glob("*/*")
+    damage(work / name)
+    assert run(checkpoint)
+    assert trainer.results == []
+    assert weights(tmp_path) == "weights"
+
+
+def weights(folder: Path) -> str:
+    artifact = ArtifactStore(folder / "home").require("quickstart_checkpoint")
+    return artifact.file("model/model.safetensors").read_text()
+
+
+def test_a_damage_that_artifact_and_work_folder_share_is_not_published_anew(
+    checkpoint: dg.AssetsDefinition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = Trainer(result(passed=True), result(passed=True))
+    monkeypatch.setattr(checkpoints, "run_trainer", trainer)
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, "clear_work", fail)
+        assert not run(checkpoint)
+    (work,) = (tmp_path / "home/work").glob("*/*")
+    (folder,) = (tmp_path / "home/artifacts/quickstart_checkpoint").iterdir()
+    assert (work / "model/model.safetensors").samefile(folder / "model/model.safetensors")
+    flip_a_bit(folder / "model/model.safetensors")
+    with pytest.raises(UserError, match="delete the folder"):
+        ArtifactStore(tmp_path / "home").take("quickstart_checkpoint", folder.name)
+    shutil.rmtree(folder)
+    assert run(checkpoint)
+    assert trainer.results == []
+    assert weights(tmp_path) == "weights"
 
 
 def test_a_run_that_was_killed_is_gone_on_with_in_the_folder_of_its_key(

@@ -20,6 +20,7 @@ from rm_workflow.training import (
     entry,
     held_out,
     layouts,
+    outputs,
     process,
     proving,
     saving,
@@ -120,7 +121,7 @@ def test_training_learns_the_toy_task(lora, tiny_base, tokens, encoder, tmp_path
     assert json.loads((out / "result.json").read_text("utf-8")) == result
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert lines[-1]["step"] == result["num_steps"] == 22
-    expected = {"model", "metrics.jsonl", "result.json"} | ({"adapter"} if lora else set())
+    expected = {"model", "metrics.jsonl", "outputs.json", "result.json"} | ({"adapter"} if lora else set())
     assert {path.name for path in out.iterdir()} == expected
     assert result["resumed_from"] == []
     assert lines[-1]["useful_share"] > 0.5
@@ -140,7 +141,11 @@ def test_the_best_of_a_run_with_validation_is_what_is_saved(tiny_base, tokens, e
     assert result["validation"] == max(lines, key=lambda line: line["accuracy"])
     assert result["num_pairs"] == 4 * facts["train_per_epoch"]
     assert f"{facts['validation']} of the train pairs are held out for validation" in told
-    assert {path.name for path in out.iterdir()} == {"model", "metrics.jsonl", "validation.jsonl", "result.json"}
+    left = {"model", "metrics.jsonl", "validation.jsonl", "outputs.json", "result.json"}
+    assert {path.name for path in out.iterdir()} == left
+    listed = json.loads((out / "outputs.json").read_text("utf-8"))["files"]
+    assert {name.partition("/")[0] for name in listed} == left - {"outputs.json"}
+    assert outputs.fault(out) is None
 
 
 @pytest.mark.parametrize("moment", ["load_best", "prove", "fsync_tree"])
