@@ -10,6 +10,7 @@ from rm_workflow.assets.bases import base_asset
 from rm_workflow.assets.benchmarks import benchmark_asset
 from rm_workflow.assets.cards import card_asset
 from rm_workflow.assets.checkpoints import checkpoint_asset, run_config_asset
+from rm_workflow.assets.failures import killed_steps_sensor
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.assets.jobs import data_job, recipe_job, retraining_schedule
 from rm_workflow.assets.mixtures import mixture_asset, tokens_asset
@@ -51,6 +52,7 @@ def build_definitions(catalog: Catalog, only: Sequence[Planned] | None = None) -
             *(define(catalog, recipe.name) for recipe in recipes for define in RECIPE_ASSETS),
         ],
         jobs=[*jobs, *(data_job(catalog, recipe) for recipe in recipes)],
+        sensors=[killed_steps_sensor()] if only is None else [],
         schedules=[retraining_schedule(job) for job in jobs],
         resources={"recipe_settings": RecipeSettings()},
     )

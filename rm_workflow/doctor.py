@@ -175,11 +175,14 @@ def runs(settings: Settings) -> Finding:
 
 
 def schedules(settings: Settings) -> Finding:
-    """Tell schedules and sensors that are on while no daemon lives to run them."""
+    """Tell schedules and sensors that a person has switched on while no daemon lives to run them."""
+    from dagster._core.scheduler.instigation import InstigatorStatus
+
     from rm_workflow.assets.instance import open_instance, storage_told
 
     with storage_told(settings), open_instance(settings) as instance:
-        on = sorted(state.instigator_name for state in instance.all_instigator_state() if state.is_running)
+        states = instance.all_instigator_state()
+        on = sorted(state.instigator_name for state in states if state.status == InstigatorStatus.RUNNING)
         statuses = instance.get_daemon_statuses()
         alive = bool(statuses) and all(status.healthy for status in statuses.values() if status.required)
     if not on:

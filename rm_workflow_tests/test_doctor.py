@@ -15,7 +15,12 @@ from dagster._core.remote_origin import (
     RemoteInstigatorOrigin,
     RemoteRepositoryOrigin,
 )
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+)
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from rm_workflow import doctor
@@ -30,6 +35,8 @@ GIGABYTE = doctor.GIGABYTE
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
+    # Which opening its instance exports.
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home/dagster"))
     return load_settings()
 
 
@@ -94,6 +101,14 @@ def test_a_schedule_that_is_on_without_a_daemon_is_told(settings: Settings):
     assert doctor.schedules(settings).level == "ok"
     location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="rm_workflow.definitions"))
     origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "repository"), "retrain_every_night")
+    sensor = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "repository"), "killed_steps")
+    with open_instance(settings) as instance:
+        # The daemon notes so what nobody switched on.
+        declared = InstigatorState(
+            sensor, InstigatorType.SENSOR, InstigatorStatus.DECLARED_IN_CODE, SensorInstigatorData()
+        )
+        instance.add_instigator_state(declared)
+    assert doctor.schedules(settings).found == "none is switched on"
     with open_instance(settings) as instance:
         data = ScheduleInstigatorData("0 3 * * *", start_timestamp=None)
         state = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING, data)

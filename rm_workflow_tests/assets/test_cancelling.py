@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.instance import open_instance
 from rm_workflow.settings import load_settings
 from rm_workflow_tests.assets.web import WebUi, wait_until, web_ui_of
@@ -100,6 +101,7 @@ def test_a_training_ends_whole_by_cancelling_by_a_killed_step_and_with_the_web_u
     assert web_ui.wait_for_end(killed) == "FAILURE"
     wait_until(lambda: not processes_of(long_project), "the end of all processes that trained")
     wait_until(lambda: not slots_held(), "the place in the pool", 180)
+    wait_until(lambda: recorded(long_project, killed) == ["toy_checkpoint"], "the record of the killed step")
 
     train(web_ui, long_project)
     web_ui.interrupt()
@@ -112,6 +114,12 @@ def test_a_training_ends_whole_by_cancelling_by_a_killed_step_and_with_the_web_u
     answer = rmw("doctor", "--json")
     assert answer.code == 0, answer.out
     assert not slots_held()
+
+
+def recorded(project: Project, run_id: str) -> list[str]:  # noqa: F811
+    """Return the assets of a run whose failure stands among the events."""
+    events = ArtifactStore(project.home).events(kinds=("failed_run",))
+    return [event["asset"] for event in events if event["run_id"] == run_id]
 
 
 def steps_of(run_id: str) -> list[int]:

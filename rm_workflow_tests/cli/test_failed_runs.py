@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from rm_workflow.artifacts import ArtifactStore, Built, Check
-from rm_workflow.assets.failures import record_dead_runs
+from rm_workflow.assets.failures import killed_steps_sensor, record_dead_runs, record_killed_steps
 from rm_workflow.assets.instance import open_instance, process_tags
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences import pairs
@@ -92,3 +92,40 @@ def test_the_step_of_a_killed_run_is_recorded_by_the_next_command(project: Proje
     ((asset, event, error),) = lineage.query(OUTPUTS)
     assert (asset, event) == ("endless", "failed_run")
     assert error.startswith("the process of this run is gone")
+
+
+def endless_job() -> dg.JobDefinition:
+    """Load the job anew, as each process of the executor does."""
+    return dg.Definitions(assets=[endless], jobs=[dg.define_asset_job("endless_job")]).resolve_job_def("endless_job")
+
+
+def test_a_killed_step_of_a_run_that_lives_is_recorded_once_by_the_sensor(
+    project: Project, lineage: LineageStore, monkeypatch: pytest.MonkeyPatch
+):
+    # The executor's processes take this one's sys.path, and the working directory is the project's here.
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    with open_instance(load_settings()) as instance:
+        result = dg.execute_job(dg.reconstructable(endless_job), instance)
+        assert not result.success
+        (failed,) = instance.all_logs(result.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+        context = dg.build_run_status_sensor_context(
+            "killed_steps", failed.get_dagster_event(), instance, instance.get_run_by_id(result.run_id)
+        )
+        for _ in range(2):
+            killed_steps_sensor()(context.for_run_failure())
+    assert lineage.catch_up()
+    ((asset, event, error),) = lineage.query(OUTPUTS)
+    assert (asset, event) == ("endless", "failed_run")
+    assert "ChildProcessCrashException" in error
+    assert lineage.query("select status from run") == [("failed",)]
+
+
+def test_the_sensor_repeats_nothing_that_a_step_has_told_itself(project: Project, rmw: Rmw, lineage: LineageStore):
+    (project.folder / "rows/train.jsonl").unlink()
+    assert rmw(*UNTIL_PAIRS).code == 1
+    with open_instance(load_settings()) as instance:
+        (run,) = instance.get_runs()
+        record_killed_steps(instance, lineage.store, run.run_id)
+    assert lineage.catch_up()
+    ((asset, _, error),) = lineage.query(OUTPUTS)
+    assert (asset, "file train.jsonl is missing" in error) == ("raw_toy", True)
