@@ -15,6 +15,7 @@ from rm_workflow.settings import load_settings
 LOOPBACK = "127.0.0.1"
 WEB_UI = "rm_workflow.assets.web_ui"
 IPV6 = 6
+EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +47,9 @@ def ui_command(
             "all data and delete it; let no network reach it that you do not trust",
             err=True,
         )
-    shown = f"[{address}]" if address.version == IPV6 else address
+    # The address that stands for all of this machine is none to ask for.
+    asked = EVERYWHERE.get(str(address), str(address))
+    shown = f"[{asked}]" if address.version == IPV6 else asked
     typer.echo(f"web UI: http://{shown}:{port}  (home: {settings.home}; Ctrl-C ends it)", err=True)
     os.execv(sys.executable, [sys.executable, "-m", WEB_UI, *arguments])
 

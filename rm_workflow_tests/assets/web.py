@@ -79,7 +79,7 @@ def web_ui_of(
         cwd=folder,
         start_new_session=True,
     )
-    web_ui = WebUi(f"http://{host or '127.0.0.1'}:{port}", process)
+    web_ui = WebUi(f"http://127.0.0.1:{port}", process)
     try:
         wait_until_up(web_ui.address, process)
         yield web_ui

@@ -38,6 +38,15 @@ def test_elsewhere_it_warns_that_there_is_no_login(project: Project, rmw: Rmw, s
     assert f"warning: the web UI has no login: whoever reaches {host} port 3000 can run code here" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("192.0.2.7", "192.0.2.7")]
+)
+def test_the_address_that_is_printed_can_be_opened(
+    project: Project, rmw: Rmw, started: list[str], host: str, shown: str
+):
+    assert f"web UI: http://{shown}:3000 " in rmw("ui", "--host", host).err
+
+
 @pytest.mark.parametrize("host", ["localhost", "evil.example", "0", "", "127.0.0.1 -p 1", "$(id)"])
 def test_what_is_no_address_is_refused_before_anything_starts(
     project: Project, rmw: Rmw, started: list[str], host: str
