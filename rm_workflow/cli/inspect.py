@@ -43,7 +43,7 @@ def show_command(
         return
     if artifact.kind == "tokens" and dropped is None:
         raise UserError(f"asset {artifact.asset} holds token ids; name its _mixture, or a rule: --dropped any")
-    if artifact.kind not in ("labels", *trace.KINDS):
+    if artifact.kind not in trace.KINDS:
         raise UserError(
             f"asset {artifact.asset} has no rows to show; name a raw_, pairs_, _step_labels, _mixture, _overlap or "
             "_scores"
@@ -146,7 +146,7 @@ def _short(node_id: str) -> str:
 
 
 def trace_command(
-    target: Annotated[str, typer.Argument(help="A pair_id, or FILE:ROW as rmw show prints it.")],
+    target: Annotated[str, typer.Argument(help="A pair_id or label_id, or FILE:ROW as rmw show prints it.")],
     json_: JsonOption = False,
 ) -> None:
     """Follow one pair or raw row: its text, the rules it met, what used it."""
@@ -154,7 +154,7 @@ def trace_command(
     found = trace.trace(target, _latest_of_kinds(store, trace.KINDS))
     lineage = LineageStore(store)
     lineage.catch_up()
-    found["checkpoints"] = questions.checkpoints_trained_on(lineage, store, found["pairs"])
+    found["checkpoints"] = questions.checkpoints_trained_on(lineage, store, [*found["pairs"], *found["labels"]])
     if json_:
         print_json(found)
         return

@@ -143,7 +143,9 @@ def collect_counts(
 
     mixture = {p.asset: found[p.asset].facts for p in made if p.kind == "mixture"}
     made_tokens = {tokens.asset: found[tokens.asset].facts} if tokens.asset in found else None
-    counted = counts.counts(facts("raw"), facts("pairs"), mixture, made_tokens)
+    # Step labels by rollouts are a source of the mixture too, whose rows are solutions.
+    labels = {p.asset: found[p.asset].facts for p in made if p.kind == "labels"}
+    counted = counts.counts({**facts("raw"), **labels}, facts("pairs"), mixture, made_tokens)
     return counts.with_published(counted, facts("raw"), recipe, flow.mixture(recipe).asset, catalog)
 
 

@@ -106,21 +106,26 @@ def _content(artifact: Artifact, file: str) -> str:
     return f"select {CONTENT[file]} as key, source, file, row, {split} from {_parquet(artifact.folder / file)}"
 
 
-def checkpoints_trained_on(lineage: LineageStore, store: ArtifactStore, pair_ids: Sequence[str]) -> list[str]:
-    """Return ``asset@version`` of every checkpoint, old ones too, that was trained on one of the pairs."""
+def checkpoints_trained_on(lineage: LineageStore, store: ArtifactStore, ids: Sequence[str]) -> list[str]:
+    """Return ``asset@version`` of every checkpoint, old ones too, trained on one of these pair_ids or label_ids."""
     found: dict[str, None] = {}
     for row in lineage.rows(sql("queries/trained_on.sql")):
         tokens = store.take(row["tokens_asset"], row["tokens_version"])
-        if tokens and _has_train_pair(tokens, pair_ids):
+        if tokens and has_train_row(tokens, ids):
             found.update(dict.fromkeys(row["checkpoints"]))
     return list(found)
 
 
-def _has_train_pair(tokens: Artifact, pair_ids: Sequence[str]) -> bool:
-    where = "split = 'train' and list_contains($ids, pair_id)"
-    query = f"select 1 from {_parquet(tokens.folder / PAIRS)} where {where} limit 1"
+def has_train_row(tokens: Artifact, ids: Sequence[str]) -> bool:
+    """Return whether the train split of tokens holds one of these pairs (by pair_id) or labels (by label_id)."""
+    files = {PAIRS: "pair_id", LABELLED: "label_id"}
+    asked = [
+        f"select 1 from {_parquet(tokens.folder / file)} where split = 'train' and list_contains($ids, {name})"
+        for file, name in files.items()
+        if file in tokens.manifest["files"]
+    ]
     with connect() as con:
-        return con.execute(query, {"ids": list(pair_ids)}).fetchone() is not None
+        return con.execute(f"{' union all '.join(asked)} limit 1", {"ids": list(ids)}).fetchone() is not None
 
 
 def worst_pairs(

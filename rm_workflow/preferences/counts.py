@@ -22,7 +22,8 @@ def counts(raw: Facts, pair_sets: Facts, mixtures: Facts, tokens: Facts | None) 
     """Return the funnel of a recipe's data.
 
     Args:
-        raw: source name -> facts of its artifact; the other stages likewise. ``tokens`` is None before training.
+        raw: source name -> facts of its artifact, of labels by rollouts too; the other stages likewise. ``tokens`` is
+            None before training.
 
     Returns:
         ``{"sources": {name: {"rows", "used", "dropped": {rule: n}}}, "pair_sets": ..., "mixtures": ..., "tokens"}``.
@@ -64,7 +65,8 @@ def with_published(
         mixture: asset that ``recipe.published`` is about.
     """
     sources = {
-        name: {**facts, "splits": _splits(catalog.sources[name], raw[name]["files"])}
+        # What a recipe labels by rollouts stands in no catalogue.
+        name: {**facts, "splits": _splits(catalog.sources[name], raw[name]["files"]) if name in raw else {}}
         for name, facts in counted["sources"].items()
     }
     pair_sets = {

@@ -10,10 +10,14 @@ from rm_workflow.artifacts import Artifact
 from rm_workflow.catalog.names import nearest
 from rm_workflow.database import connect, quote_literal
 from rm_workflow.errors import UserError
+from rm_workflow.lineage.questions import LABELLED, has_train_row
 from rm_workflow.preferences.sql import dict_rows, read_table
 from rm_workflow.preferences.text import conversation
 
-KINDS = ("raw", "pairs", "mixture", "tokens")
+# Kind of asset -> its place in the flow of data. Step labels by rollouts are a source like raw rows.
+FLOW = {"raw": 0, "labels": 0, "pairs": 1, "mixture": 2, "tokens": 3}
+KINDS = tuple(FLOW)
+SOURCES = [kind for kind, place in FLOW.items() if place == 0]
 PAIR_ID = re.compile("[0-9a-f]{32}")
 FILE_AND_ROW = re.compile(r"(?P<file>.+):(?P<row>\d+)", re.DOTALL)
 
@@ -40,7 +44,7 @@ TAKES_PART = f"""
 # The columns of a place, in data-flow order: kind of asset, asset, place of the rule among the asset's rules.
 NO_PLACE = """
     select
-        0 as flow, '' as asset, 0 as step, '' as source, '' as file, 0::bigint as row, '' as pair_id,
+        0 as flow, '' as asset, 0 as step, '' as source, '' as file, 0::bigint as row, '' as pair_id, '' as label_id,
         '' as chosen_id, '' as rejected_id,
         '' as rule, '' as reason, '' as detail, '' as excerpt
     limit 0
@@ -53,20 +57,22 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
     """Follow a pair or a raw row through artifacts.
 
     Args:
-        target: a pair_id, or ``FILE:ROW`` (``SOURCE:FILE:ROW`` where several sources have a file of that name).
-        artifacts: kind (raw, pairs, mixture, tokens) -> artifacts to look into.
+        target: a pair_id or label_id, or ``FILE:ROW`` (``SOURCE:FILE:ROW`` where several sources have a file of that
+            name).
+        artifacts: kind (one of ``KINDS``) -> artifacts to look into; a kind that is not there has none.
 
     Returns:
         ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids that the row takes part in),
-        ``prompt``, ``chosen``, ``rejected`` (texts), ``excerpt`` (of a row that could not be used), ``source``,
-        ``file``, ``row``, ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an asset by its
-        rules, then by pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and ``mixtures``
-        (assets that keep it), ``trained_on`` (tokens assets that have it in their train split).
+        ``labels`` (label_ids of its responses in mixtures that train on labels), ``prompt``, ``chosen``, ``rejected``
+        (texts), ``response`` (the text of a row that shows one alone), ``excerpt`` (of a row that could not be used),
+        ``source``, ``file``, ``row``, ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an
+        asset by its rules, then by pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and
+        ``mixtures`` (assets that keep it), ``trained_on`` (tokens assets that have it in their train split).
 
     Raises:
         UserError: nothing is known by that name, or several sources are.
     """
-    if not artifacts["raw"]:
+    if not _of_kinds(artifacts, SOURCES):
         raise UserError("there is no raw asset under RMW_HOME to look into; materialize a recipe first (rmw run)")
     with connect() as con:
         con.execute(f"create view all_occurrences as from {_raw_tables(artifacts, 'occurrences')}")
@@ -76,13 +82,18 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
             con.execute(f"create view {name} as from {_raw_tables(artifacts, name)} where {of_prompts}")
         con.execute(f"create view places as {_places_sql(artifacts, of_prompts)}")
         places = _places_of(con, target)
-        pair_ids = sorted({place["pair_id"] for place in places if place["pair_id"]})
-        trained_on = _trained_on(con, artifacts["tokens"], pair_ids)
-        return {**_texts(con, places, pair_ids), **_fate(places), "trained_on": trained_on}
+        pair_ids, label_ids = ({place[name] for place in places if place[name]} for name in ("pair_id", "label_id"))
+        tokens = [one for one in artifacts.get("tokens", ()) if has_train_row(one, [*pair_ids, *label_ids])]
+        texts = _texts(con, places, sorted(pair_ids))
+        return {**texts, "labels": sorted(label_ids), **_fate(places), "trained_on": [one.asset for one in tokens]}
+
+
+def _of_kinds(artifacts: Mapping[str, Sequence[Artifact]], kinds: Sequence[str]) -> list[Artifact]:
+    return [artifact for kind in kinds for artifact in artifacts.get(kind, ())]
 
 
 def _raw_tables(artifacts: Mapping[str, Sequence[Artifact]], name: str) -> str:
-    return read_table(*(artifact.folder / f"{name}.parquet" for artifact in artifacts["raw"]))
+    return read_table(*(artifact.folder / f"{name}.parquet" for artifact in _of_kinds(artifacts, SOURCES)))
 
 
 def _prompts_sql(con: duckdb.DuckDBPyConnection, target: str) -> str:
@@ -105,25 +116,28 @@ def _places_sql(artifacts: Mapping[str, Sequence[Artifact]], of_prompts: str) ->
     """
     used = "0 as flow, null as asset, source, file, row, null as pair_id"
     parts = [f"select {used} from occurrences"]
-    for flow, kind in enumerate(KINDS):
-        for artifact in artifacts[kind]:
-            asset = f"{flow} as flow, {quote_literal(artifact.asset)} as asset, source, file, row, pair_id"
+    for kind, flow in FLOW.items():
+        for artifact in artifacts.get(kind, ()):
+            asset = f"{flow} as flow, {quote_literal(artifact.asset)} as asset, source, file, row"
             dropped = read_table(artifact.folder / "dropped.parquet")
             rules = ", ".join(quote_literal(rule) for rule in artifact.facts["dropped"])
             step = f"list_position([{rules}], rule) as step"
             parts.append(
-                f"select {asset}, chosen_id, rejected_id, {step}, rule, reason, detail, excerpt from {dropped}"
+                f"select {asset}, pair_id, chosen_id, rejected_id, {step}, rule, reason, detail, excerpt from {dropped}"
             )
             # Tokens say of a kept pair its id and split only.
             if kind in ("pairs", "mixture"):
                 kept = read_table(artifact.folder / "pairs.parquet")
-                parts.append(f"select {asset}, chosen_id, rejected_id from {kept} where {of_prompts}")
+                parts.append(f"select {asset}, pair_id, chosen_id, rejected_id from {kept} where {of_prompts}")
+            if kind == "mixture" and LABELLED in artifact.manifest["files"]:
+                kept = read_table(artifact.folder / LABELLED)
+                parts.append(f"select {asset}, label_id, response_id as chosen_id from {kept} where {of_prompts}")
     return f"from ({NO_PLACE}) union all by name " + " union all by name ".join(parts)
 
 
 def _places_of(con: duckdb.DuckDBPyConnection, target: str) -> list[Row]:
     if PAIR_ID.fullmatch(target):
-        return _distinct_places(con, "pair_id = $pair_id", {"pair_id": target}, target)
+        return _distinct_places(con, "$id in (pair_id, label_id)", {"id": target}, target)
     named = FILE_AND_ROW.fullmatch(target)
     if not named:
         raise UserError(f"{target!r} is neither a pair_id (32 hex digits) nor FILE:ROW; rmw show prints both")
@@ -177,9 +191,20 @@ def _texts(con: duckdb.DuckDBPyConnection, places: Sequence[Row], pair_ids: Sequ
         "prompt": conversation(prompts[0]["messages"]) if prompts else None,
         "chosen": chosen,
         "rejected": rejected,
+        "response": _only_response(con, at),
         "excerpt": next((place["excerpt"] for place in places if place["flow"] == 0), None),
         **at,
     }
+
+
+def _only_response(con: duckdb.DuckDBPyConnection, at: Row) -> str | None:
+    """Return the text of the one response that a row shows, None where it shows several or none."""
+    query = """
+        select distinct text from responses join occurrences using (response_id)
+        where source = $source and file = $file and row = $row
+    """
+    found = con.execute(query, at).fetchall()
+    return str(found[0][0]) if len(found) == 1 else None
 
 
 def _sides(con: duckdb.DuckDBPyConnection, places: Sequence[Row]) -> tuple[str | None, str | None]:
@@ -206,22 +231,6 @@ def _fate(places: Sequence[Row]) -> Row:
     }
 
 
-def _trained_on(con: duckdb.DuckDBPyConnection, tokens: Sequence[Artifact], pair_ids: Sequence[str]) -> list[str]:
-    """Return the tokens assets that have one of the pairs in their train split."""
-    return [
-        artifact.asset
-        for artifact in tokens
-        if con.execute(
-            f"""
-            select 1 from {read_table(artifact.folder / "pairs.parquet")}
-            where split = 'train' and list_contains(?, pair_id) limit 1
-            """,
-            [list(pair_ids)],
-        ).fetchone()
-    ]
-
-
 def _keeping(places: Sequence[Row], kind: str) -> list[str]:
-    flow = KINDS.index(kind)
-    kept = (place for place in places if place["chosen_id"] and not place["rule"] and place["flow"] == flow)
+    kept = (place for place in places if place["chosen_id"] and not place["rule"] and place["flow"] == FLOW[kind])
     return sorted({place["asset"] for place in kept})

@@ -1,5 +1,6 @@
 """Rows as a person reads them, and the fate of one pair or row."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.preferences import show
 from rm_workflow.preferences.mixture import Member, build_mixture
 from rm_workflow.preferences.pairs import build_pair_set
+from rm_workflow.preferences.response_mixture import ResponsePart, build_response_mixture
 from rm_workflow.preferences.trace import trace
 from rm_workflow_tests.preferences.raw_tables import (
     DROPPED,
@@ -55,7 +57,8 @@ class Data:
 
 
 def artifact(asset: str, folder: Path, *rules: str) -> Artifact:
-    return Artifact(asset, "1", folder, {"facts": {"dropped": dict.fromkeys(rules, 0)}})
+    files = {path.name: {} for path in folder.iterdir()}
+    return Artifact(asset, "1", folder, {"facts": {"dropped": dict.fromkeys(rules, 0)}, "files": files})
 
 
 def write_tokens(folder: Path, mixture: Path) -> Path:
@@ -253,6 +256,22 @@ def test_a_pair_that_its_pair_set_dropped_is_found_by_id_and_by_row(data: Data):
         found = trace(target, data.artifacts)
         assert (found["pair_id"], found["chosen"], found["rejected"]) == (dropped, "equal", "equal")
         assert (found["dropped_by"], found["pair_sets"]) == ("identical_responses", [])
+
+
+def test_a_labelled_response_that_makes_no_pair_is_traced_to_what_trains_on_it(tmp_path: Path):
+    raw = write_raw(tmp_path / "raw", [RawRow("2+3?", [Shown("0", "5", outcome=1)], 1)], "one")
+    source = Source(path="p", files={"train": ["train.jsonl"]}, adapter="outcome_turn", licence="MIT")
+    mixed = Mixture(kind="responses", responses=["one"], split=Split(by="native"))
+    (tmp_path / "mixture").mkdir()
+    build_response_mixture(mixed, [ResponsePart(mixed.responses[0], source, raw)], {}, tmp_path / "mixture")
+    (label,) = read(tmp_path / "mixture" / "labelled.parquet")
+    # Tokens say of a label its id and split too.
+    shutil.copytree(tmp_path / "mixture", tmp_path / "tokens")
+    artifacts = {kind: [artifact(f"some_{kind}", tmp_path / kind)] for kind in ("raw", "mixture", "tokens")}
+    for target in ("train.jsonl:1", label["label_id"]):
+        found = trace(target, artifacts)
+        assert (found["labels"], found["mixtures"], found["pairs"]) == ([label["label_id"]], ["some_mixture"], [])
+        assert (found["response"], found["trained_on"]) == ("5", ["some_tokens"])
 
 
 def test_a_row_of_several_pairs_lists_them(data: Data):
