@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rm_workflow.catalog.models import ANNOTATION, PARTS, TEST, Benchmark, Catalog, PairSet, Recipe, Source
+from rm_workflow.catalog.models import ANNOTATION, PARTS, TEST, Benchmark, Catalog, PairSet, Recipe, Source, Split
 from rm_workflow.catalog.names import nearest
 from rm_workflow.catalog.typed import EntryType, field_names, typed
 from rm_workflow.catalog.yaml_file import (
@@ -391,6 +391,31 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
                 f"{document.origin(path)}: {title}: {dotted(path)}: '{name}' holds problems to keep clear of, without "
                 "replies to score; name it under mixture.decontaminate_against"
             )
+        if name != TEST:
+            _check_same_split(recipe, catalog, name, f"{document.origin(path)}: {title}: {dotted(path)}")
+
+
+def _check_same_split(recipe: Recipe, catalog: Catalog, benchmark: str, where: str) -> None:
+    """Refuse candidates of a source that is trained on, unless they are of the problems that its split holds out.
+
+    Raises:
+        UserError: a model would be measured on problems that it was trained on.
+    """
+    candidates, split = catalog.benchmarks[benchmark], recipe.mixture.split
+    trained_on = [catalog.sources[name] for name in recipe.mixture.labelled_sources if name in catalog.sources]
+    of_same_rows = any((source.hub, source.path) == (candidates.hub, candidates.path) for source in trained_on)
+    if of_same_rows and candidates.only_test_of not in (None, split):
+        held_out = candidates.only_test_of
+        raise UserError(
+            f"{where}: '{benchmark}' holds the test problems of the split {_told(held_out)}, and the recipe trains on "
+            f"the same rows by the split {_told(split)}; give both the same, here mixture.split or in benchmarks.yaml "
+            "only_test_of"
+        )
+
+
+def _told(split: Split | None) -> str:
+    assert split is not None
+    return f"{{by: {split.by}, test_share: {split.test_share:g}, seed: {split.seed}}}"
 
 
 def _require(known: Iterable[str], kind: str, name: str, title: str, document: Document, path: KeyPath) -> None:
