@@ -21,7 +21,7 @@ class CodeVersion:
 
 CODE_VERSIONS = {
     "raw": CodeVersion(
-        "5",
+        "6",
         (
             *("preferences/raw.py", "preferences/understanding.py", "preferences/files.py", "preferences/normalise.py"),
             *("preferences/tables.py", "preferences/adapters/*.py", "keys.py"),
@@ -44,7 +44,7 @@ CODE_VERSIONS = {
     ),
     "base": CodeVersion("1", ("models/base.py", "models/smollm2.py", "models/saved_config.py")),
     "mixture": CodeVersion(
-        "4",
+        "5",
         (
             *("preferences/mixture.py", "preferences/labelled_mixture.py", "preferences/response_mixture.py"),
             *("preferences/trajectory_mixture.py", "preferences/sql.py"),

@@ -23,7 +23,7 @@ from rm_workflow.preferences.labelled_mixture import EXACT, LabelledPart, build_
 from rm_workflow.preferences.sql import content_id_sql, json_string, one_row, read_table
 
 OUTCOME = "outcome"
-RULES = ("rating", "exact_duplicate", "contradictory", "equal_score", *mixing.RULES)
+RULES = ("empty_message", "rating", "exact_duplicate", "contradictory", "equal_score", *mixing.RULES)
 ResponsePart = LabelledPart[ResponseUse]
 
 
@@ -45,6 +45,13 @@ LABELLED = """
         from {shown}
     )
     join {prompts} using (prompt_id)
+"""
+
+# empty_message: an answer without a word, which some sources keep among many of one row
+EMPTY = r"""
+    select position, pair_id, 'the response is only white space' as reason, slot as detail
+    from remaining
+    where pair_key in (select response_id from responses where not regexp_matches(text, '[^\s\p{Z}]'))
 """
 
 # rating: there is no label
@@ -105,6 +112,7 @@ def build_response_mixture(
         _check_labels(part)
     ranked = [str(position) for position, use in enumerate(mixture.responses) if use.ranked]
     rules = {
+        "empty_message": EMPTY,
         "rating": NO_LABEL,
         "exact_duplicate": EXACT_DUPLICATE,
         "contradictory": CONTRADICTORY,

@@ -91,6 +91,13 @@ def test_outcome_labels_are_taken_where_no_rating_is_named(tmp_path: Path):
     assert (built.facts["kept"], built.facts["dropped"]["rating"]) == (3, 1)
 
 
+def test_an_empty_response_is_dropped_alone(tmp_path: Path):
+    rows = [solved("2+3?", [("5", 1), (" \n\u3000", 0), ("6", 0), ("\u200b", 0)], 1)]
+    built, labelled, dropped = mix(tmp_path, {"one": rows}, {"one": {}})
+    assert [(drop["rule"], drop["slots"], drop["row"]) for drop in dropped] == [("empty_message", ["1"], 1)]
+    assert (built.facts["candidates"], built.facts["kept"], len(labelled)) == (4, 3, 3)
+
+
 def test_a_repeated_response_stays_once_and_one_with_two_labels_not_at_all(tmp_path: Path):
     rows = [
         rated("Hi", [("a", {"h": 4}), ("b", {"h": 2}), ("c", {"h": 1})], 1),

@@ -6,10 +6,12 @@ Example row::
      "label": [1, 0]}
 
 Each answer is a response in slot "0", "1", ... with the label outcome 1 or 0. With ``step_separator`` (``ки`` in
-Mistral's answers, an empty line in Deepseek's) the answers have steps; the text stays as it is.
+Mistral's answers, an empty line in Deepseek's) the answers have steps; the text stays as it is. An empty answer stays
+too, as one of so many: mixtures drop it alone, under ``empty_message`` or, of trajectories, ``no_step``.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rm_workflow.catalog.models import Source
@@ -37,7 +39,10 @@ def read(row: Mapping[str, Any], source: Source) -> Example:
         outcome = Label("outcome", _outcome(label, f"labels[{number}]"))
         ends = step_ends(solution, source.step_separator)
         responses.append(Response(str(number), solution, extra=extra, step_ends=ends, labels=(outcome,)))
-    return answered(prompt, responses)
+    written = [response for response in responses if response.text.strip()]
+    if not written:
+        raise RowDropped("empty_message", "all answers are only white space", "answers")
+    return replace(answered(prompt, written), responses=responses)
 
 
 def _outcome(label: Any, where: str) -> float:

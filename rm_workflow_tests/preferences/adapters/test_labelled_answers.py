@@ -19,6 +19,14 @@ def test_every_answer_keeps_its_own_label_and_text_also_where_texts_are_equal():
     ]
 
 
+def test_an_empty_answer_is_one_of_so_many_and_costs_no_other_its_place():
+    row = {"prompt": "2 + 3?", "answers": ["5", " ", "6"], "label": [1, 0, 0]}
+    example = read(row, "labelled_answers", step_separator="\n\n")
+    assert [(one.slot, one.text) for one in example.responses] == [("0", "5"), ("1", " "), ("2", "6")]
+    with pytest.raises(RowDropped, match="empty_message"):
+        read({**row, "prompt": " "}, "labelled_answers")
+
+
 def test_the_column_of_the_labels_may_be_called_otherwise():
     row = {"prompt": "2 + 3?", "answers": ["One.\n\nTwo."], "labels": [0]}
     example = read(row, "labelled_answers", step_separator="\n\n", columns={"labels": "labels"})
@@ -34,7 +42,7 @@ def test_the_column_of_the_labels_may_be_called_otherwise():
         ({"label": None}, "bad_field", "labels"),
         ({"answers": [], "label": []}, "bad_field", "answers"),
         ({"answers": ["a", None, "c"]}, "bad_field", "answers[1]"),
-        ({"answers": ["a", " ", "c"]}, "empty_message", "response 1"),
+        ({"answers": ["", " ", "\n"]}, "empty_message", "answers"),
     ],
 )
 def test_a_row_whose_labels_do_not_fit_its_answers_is_dropped(change: dict[str, Any], rule: str, detail: str):
