@@ -74,11 +74,18 @@ def method_rows(name: str, result: Mapping[str, Any], methods: Iterable[str]) ->
     return rows
 
 
+def baseline_rows(name: str, result: Mapping[str, Any]) -> Rows:
+    """Return a row for each baseline that asks no model, but for the majority, which is a method of its own."""
+    size, problems = int(list(result["n"])[-1]), result["counts"]["problems"]
+    nulls = {null: score for null, score in result["nulls"].items() if null != "majority"}
+    return [_row(name, size, problems, f"baseline: {null}", None, score) for null, score in nulls.items()]
+
+
 def _without_verifier(name: str, result: Mapping[str, Any]) -> Rows:
-    """Return what the candidates give without a model: one of them, and their majority."""
+    """Return what the candidates give without a model: one of them, their majority, and the other baselines."""
     one = {"score": result["n"]["1"]["pass"], **result["intervals"]["1"]["pass"]}
     first = _row(name, 1, result["counts"]["problems"], "pass", None, one)
-    return [first, *method_rows(name, result, ("majority",))]
+    return [first, *method_rows(name, result, ("majority",)), *baseline_rows(name, result)]
 
 
 def _of_verifier(name: str, verifier: str, result: Mapping[str, Any], contamination: str) -> Rows:

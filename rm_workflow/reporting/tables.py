@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rm_workflow.evaluation.verifiers import method_rows, published_rows
+from rm_workflow.evaluation.verifiers import baseline_rows, method_rows, published_rows
 from rm_workflow.preferences import counts
 from rm_workflow.reporting.evidence import SAMPLES, TEST, Evidence
 from rm_workflow.reporting.words import (
@@ -476,11 +476,6 @@ def best_of_n(evidence: Evidence, benchmark: str) -> Rows:
     """Return one row for each method at the largest number of candidates, then baselines and published figures."""
     result = evidence.best_of_n[benchmark]
     ours = method_rows(benchmark, result, BEST_OF_N_METHODS)
-    nulls = [
-        {**ours[0], "method": f"baseline: {name.replace('_', ' ')}", **null}
-        for name, null in result["nulls"].items()
-        if name != "majority"
-    ]
     return [
         {
             "method": row["method"].replace("_", " "),
@@ -491,7 +486,7 @@ def best_of_n(evidence: Evidence, benchmark: str) -> Rows:
             if row["published"]
             else "",
         }
-        for row in [*ours, *nulls, *published_rows(benchmark)]
+        for row in [*ours, *baseline_rows(benchmark, result), *published_rows(benchmark)]
     ]
 
 

@@ -133,7 +133,7 @@ def test_who_picks_among_whose_solutions_is_a_view_over_all_checkpoints(rmw: Rmw
     rows = [row for row in json.loads(answer.out) if row["candidates"] == "deepseek_math500_best_of_n"]
     ours = [(row["method"], (row["verifier"] or "").partition("@")[0]) for row in rows if not row["published"]]
     assert ours == [
-        *[("pass", ""), ("majority", "")],
+        *[("pass", ""), ("majority", ""), ("baseline: longest", ""), ("baseline: strongest_generator: strong", "")],
         *[("best_of_n", "orm_checkpoint"), ("weighted_majority", "orm_checkpoint")],
         *[("best_of_n", "prm_checkpoint"), ("weighted_majority", "prm_checkpoint")],
     ]
