@@ -16,7 +16,7 @@ On a GPU prefixes are one deep.
 Shapes: T tokens of the row, S segments, h heads, d their width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,33 +53,36 @@ def by_segment(
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     table = attention_mask[0, 0].tolist()
+    sizes = [end - begin for begin, end, _ in table]
+    # Cut at once: each slice by itself would have a gradient of the whole row, all but its own part of it zeros.
+    query_of, key_of, value_of = (states.split(sizes, dim=2) for states in (query, key, value))
     attended = []
-    for begin, end, prefix in table:
-        queries, keys, values = (states[:, :, begin:end] for states in (query, key, value))
+    for number, (begin, end, prefix) in enumerate(table):
+        queries, keys, values = query_of[number], key_of[number], value_of[number]
         if prefix >= 0:
             before = _before(table, prefix)
-            keys, values = _joined(key, before, keys), _joined(value, before, values)
+            keys, values = _joined(key_of, [*before, number]), _joined(value_of, [*before, number])
             # With the queries of a shorter prefix before them sdpa's causal flag does, which halves the work of a mask.
-            if sum(last - first for first, last in before) < end - begin:
-                queries = _joined(query, before, queries)
+            if sum(sizes[one] for one in before) < end - begin:
+                queries = _joined(query_of, [*before, number])
         mask = _causal(queries.shape[2], keys.shape[2], sliding_window, query.device)
         found = sdpa_attention_forward(module, queries, keys, values, mask, **options)[0]
         attended.append(found[:, begin - end :])
     return torch.cat(attended, dim=1), None
 
 
-def _before(table: list[list[int]], prefix: int) -> list[tuple[int, int]]:
-    """Return where a segment and the prefixes that it has itself stand in the row, the first of them first."""
+def _before(table: list[list[int]], prefix: int) -> list[int]:
+    """Return the number of a segment and of the prefixes that it has itself, the first of them first."""
     found = []
     while prefix >= 0:
-        begin, end, prefix = table[prefix]
-        found.append((begin, end))
+        found.append(prefix)
+        prefix = table[prefix][2]
     return found[::-1]
 
 
-def _joined(states: Tensor, before: list[tuple[int, int]], own: Tensor) -> Tensor:
-    """Return the states of prefixes followed by those of a segment."""
-    return torch.cat([*(states[:, :, begin:end] for begin, end in before), own], dim=2)
+def _joined(states_of: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    """Return the states of some segments, one behind the other."""
+    return torch.cat([states_of[number] for number in numbers], dim=2)
 
 
 def _causal(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor | None:
