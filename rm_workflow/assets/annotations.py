@@ -9,9 +9,9 @@ import dagster as dg
 from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, markdown, publish, table
-from rm_workflow.catalog import rollout_cost
 from rm_workflow.catalog.models import Annotation, Catalog, Recipe
 from rm_workflow.preferences import show
+from rm_workflow.training import plan
 
 if TYPE_CHECKING:
     from rm_workflow.annotation.generators import Generator
@@ -41,10 +41,7 @@ def rollouts_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
             from rm_workflow.annotation.rollouts import build_rollouts
             from rm_workflow.evaluation.progress import progress_bar
 
-            estimated = rollout_cost.estimate(annotation, len(problems))
-            logger.info(
-                "%s, an estimate: %s", planned.asset, ", ".join(f"{name} {n:,}" for name, n in estimated.items())
-            )
+            logger.info("%s, an estimate: %s", planned.asset, _estimated(workplace, recipe, len(problems)))
             base = next((artifact for artifact in inputs.values() if artifact.kind == "base"), None)
             generator = _generator(annotation, base, resolved)
             work = workplace.store.work_folder(request.asset, request.version)
@@ -127,6 +124,14 @@ def step_labels_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition
 def _annotation(recipe: Recipe) -> Annotation:
     assert recipe.annotation is not None, "only recipes with an annotation have these assets"
     return recipe.annotation
+
+
+def _estimated(workplace: Workplace, recipe: Recipe, num_problems: int) -> str:
+    """Return what is about to be generated, as words."""
+    device = plan.device_name(None, workplace.settings)
+    found = plan.annotation_plan(recipe, workplace.catalog, workplace.settings, device, num_problems) or {}
+    told = {name: "not known before the first problem is done" if n is None else f"{n:,}" for name, n in found.items()}
+    return ", ".join(f"{name} {shown}" for name, shown in told.items())
 
 
 def _problems(workplace: Workplace, recipe: Recipe, raw: Artifact) -> "list[Problem]":

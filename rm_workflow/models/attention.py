@@ -55,7 +55,7 @@ def by_segment(
     table = attention_mask[0, 0].tolist()
     sizes = [end - begin for begin, end, _ in table]
     # Cut at once: each slice by itself would have a gradient of the whole row, all but its own part of it zeros.
-    query_of, key_of, value_of = (states.split(sizes, dim=2) for states in (query, key, value))
+    query_of, key_of, value_of = (torch.split_with_sizes(states, sizes, dim=2) for states in (query, key, value))
     attended = []
     for number, (begin, end, prefix) in enumerate(table):
         queries, keys, values = query_of[number], key_of[number], value_of[number]

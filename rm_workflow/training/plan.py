@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rm_workflow.catalog import licences, rollout_cost
-from rm_workflow.catalog.models import ANNOTATION, Catalog, PairSet, PairSetUse, Recipe, Source, Training
+from rm_workflow.catalog.models import ANNOTATION, Annotation, Catalog, PairSet, PairSetUse, Recipe, Source, Training
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings, user_path
@@ -41,6 +41,12 @@ SEQUENCES = {"pairs": 2, "prompts": 4, "responses": 1, "blocks": 1}
 
 # Share of the peak that training reaches (torchtitan, 8B on H100: 33 to 39 %), padding not counted.
 MODEL_FLOPS_UTILISATION = 0.35
+
+# Writing text token by token: share of the CPU's TFLOP/s below (measured: SmolLM2-135M in bf16, 32 texts at once, 56
+# tokens a second on each of 2 cores), and what a layer takes on a GPU whatever its size, a rule of thumb that was not
+# measured here.
+CPU_GENERATION_UTILISATION = 0.053
+GPU_LAYER_SECONDS = 1e-3
 
 # In fp32, also where the forward pass computes in bf16 (autocast), but for the matrices beside a LoRA.
 WEIGHT_BYTES = 4
@@ -170,7 +176,7 @@ def plan(
         UserError: the device is not in the table.
     """
     training, mixture = recipe.training, recipe.mixture
-    name = _device_name(device, settings)
+    name = device_name(device, settings)
     spread = training.distributed
     published = published_pairs(recipe, catalog)
     num_pairs = published if counted_pairs is None else counted_pairs
@@ -206,7 +212,7 @@ def plan(
         "memory_parts_gb": parts,
         "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
         "licences": licences.of_recipe(recipe, catalog),
-        "annotation": _annotation_cost(recipe, catalog),
+        "annotation": annotation_plan(recipe, catalog, settings, name),
         "test_problems": licences.test_problems(recipe, catalog),
     }
 
@@ -254,11 +260,7 @@ def published_pairs(recipe: Recipe, catalog: Catalog) -> int | None:
 
 def _published_solutions(recipe: Recipe, catalog: Catalog) -> int | None:
     mixture = recipe.mixture
-    annotated = _annotation_cost(recipe, catalog)
-    counts = [
-        annotated["trajectories"] if annotated and name == ANNOTATION else _published_train(catalog.sources[name])
-        for name in mixture.labelled_sources
-    ]
+    counts = [_published_solutions_of(name, recipe, catalog) for name in mixture.labelled_sources]
     known = [count for count in counts if count is not None]
     if len(known) < len(counts) or mixture.sample or recipe.training.batch_unit == "prompts" or mixture.attributes:
         return None
@@ -267,18 +269,57 @@ def _published_solutions(recipe: Recipe, catalog: Catalog) -> int | None:
     return round(sum(count * repeat for count, repeat in zip(known, repeats, strict=True)) * (1 - held_out))
 
 
+def _published_solutions_of(source: str, recipe: Recipe, catalog: Catalog) -> int | None:
+    if source == ANNOTATION and recipe.annotation:
+        num_problems = _num_problems(recipe.annotation, catalog)
+        return num_problems and num_problems * recipe.annotation.trajectories
+    return _published_train(catalog.sources[source])
+
+
 def _published_train(source: Source) -> int | None:
     return source.published_rows.get("train")
 
 
-def _annotation_cost(recipe: Recipe, catalog: Catalog) -> dict[str, Any] | None:
-    """Return what a recipe's own annotation will write, None for a recipe without one."""
-    if recipe.annotation is None:
+def annotation_plan(
+    recipe: Recipe, catalog: Catalog, settings: Settings, device: str, num_problems: int | None = None
+) -> dict[str, Any] | None:
+    """Return what ``rollout_cost.estimate`` tells and ``hours`` on a device, None for a recipe without an annotation.
+
+    Hours are None of an endpoint, whose speed nothing here tells, and where problems or generator are not known.
+
+    Args:
+        num_problems: counted ones; None takes those that are published.
+    """
+    annotation = recipe.annotation
+    if annotation is None:
         return None
-    published = _published_train(catalog.sources[recipe.annotation.problems])
-    wanted = recipe.annotation.num_problems
-    known = [number for number in (published, wanted) if number is not None]
-    return rollout_cost.estimate(recipe.annotation, min(known) if known else None)
+    cost = rollout_cost.estimate(annotation, num_problems or _num_problems(annotation, catalog))
+    generator = None if annotation.endpoint else base_architecture(annotation.generator, settings)
+    hours = None
+    if generator and cost["tokens"]:
+        hours = generation_hours(generator, cost["tokens"], annotation.batch_size, device)
+    return {**cost, "hours": hours}
+
+
+def generation_hours(architecture: Architecture, num_tokens: int, batch_size: int, device: str) -> float:
+    """Return the time in which transformers writes so many tokens, all texts of a batch as long as the longest.
+
+    A step writes one token of each text of a batch. It takes as long as its FLOPs, two for each parameter, or on a GPU
+    as what transformers does beside them in each layer, whichever is longer.
+    """
+    known = DEVICES[device]
+    flops = 2 * architecture.total * batch_size
+    if known.memory_gb is None:
+        seconds = flops / (known.tflops * 1e12 * CPU_GENERATION_UTILISATION)
+    else:
+        seconds = max(flops / (known.tflops * 1e12 * known.utilisation), architecture.layers * GPU_LAYER_SECONDS)
+    return float(f"{num_tokens / batch_size * seconds / 3600:.3g}")
+
+
+def _num_problems(annotation: Annotation, catalog: Catalog) -> int | None:
+    """Return how many problems will be solved, None where the source does not say how many it has."""
+    known = [_published_train(catalog.sources[annotation.problems]), annotation.num_problems]
+    return min((number for number in known if number is not None), default=None)
 
 
 def _taken(count: int, use: PairSetUse) -> int:
@@ -406,7 +447,12 @@ def _architecture_of(config: Path) -> Architecture | None:
         return None  # another family; the plan then goes by the name
 
 
-def _device_name(device: str | None, settings: Settings) -> str:
+def device_name(device: str | None, settings: Settings) -> str:
+    """Return a name of ``DEVICES``: the one that is asked for, or this machine's.
+
+    Raises:
+        UserError: it is not in the table.
+    """
     if device is not None:
         name = device.lower().replace("-", "").replace("_", "").replace(" ", "")
         if name not in DEVICES:

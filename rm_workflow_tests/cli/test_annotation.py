@@ -45,6 +45,7 @@ def test_a_recipe_labels_its_own_data(
 
     planned = json.loads(rmw("plan", "toy", "--set", "annotation.num_problems=6", "--json").out)
     assert (planned["annotation"]["trajectories"], planned["annotation"]["completions"]) == (12, 192)
+    assert planned["annotation"]["hours"] is None
     assert server.asked == []
 
     ran = rmw("run", "toy", "--until", "mixture", "--json")
@@ -60,6 +61,16 @@ def test_a_recipe_labels_its_own_data(
     }
     kept = json.loads(rmw("show", "toy_step_labels", "-n", "1", "--json").out)
     assert kept[0]["responses"][0]["model"] == "served"
+    counted = json.loads(rmw("counts", "toy", "--json").out)
+    assert list(counted["sources"]) == ["toy", "toy_step_labels"]
+    solutions = counted["sources"]["toy_step_labels"]
+    assert (solutions["rows"], solutions["used"], solutions["dropped"]["empty_message"]) == (12, 12, 0)
+    assert "toy_step_labels" in rmw("counts", "toy").out
+    traced = json.loads(rmw("trace", "toy_step_labels:rollouts:1", "--json").out)
+    assert (traced["source"], traced["mixtures"], traced["dropped_by"]) == ("toy_step_labels", ["toy_mixture"], None)
+    assert (traced["response"].split("\n")[0], len(traced["labels"])) == ("so", 1)
+    by_label = json.loads(rmw("trace", traced["labels"][0], "--json").out)
+    assert (by_label["row"], by_label["mixtures"]) == (1, ["toy_mixture"])
     chain = json.loads(rmw("lineage", "toy_mixture", "--json").out)
     assert {"rollouts", "labels"} <= {node["kind"] for node in chain["nodes"]}
 

@@ -55,6 +55,21 @@ def test_the_plan_has_every_key_of_the_contract_and_is_json(catalog: Catalog, se
     assert json.loads(json.dumps(planned)) == planned
 
 
+def test_an_annotation_is_estimated_in_hours_of_the_device_but_not_of_an_endpoint(catalog: Catalog, settings: Settings):
+    mine: dict[str, Any] = {
+        "mixture.trajectories": ["annotation"],
+        "annotation": {"problems": "gsm8k", "generator": "Qwen/Qwen2.5-0.5B", "num_problems": 100},
+    }
+    recipe = override_recipe(catalog.recipes["prm_llama31_8b"], mine)
+    hours = {name: plan(recipe, catalog, settings, None, name)["annotation"]["hours"] for name in ("cpu", "h100")}
+    tokens = plan(recipe, catalog, settings, None)["annotation"]["tokens"]
+    # 24 layers of a GPU take 24 ms for one token of each of 32 texts.
+    assert hours["h100"] == pytest.approx(tokens / 32 * 0.024 / 3600, rel=0.01)
+    assert hours["cpu"] > 10 * hours["h100"]
+    served = override_recipe(recipe, {"annotation.endpoint": "http://localhost:8000/v1"})
+    assert plan(served, catalog, settings, None)["annotation"]["hours"] is None
+
+
 def test_counted_pairs_win_over_published_ones(catalog: Catalog, settings: Settings):
     planned = _plan(catalog, settings, counted=33)
     assert (planned["num_pairs"], planned["num_pairs_source"], planned["num_steps"]) == (33, "counted", 3)
