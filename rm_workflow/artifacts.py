@@ -271,13 +271,14 @@ class ArtifactStore:
                     return artifact
         return None
 
-    def require(self, asset: str, requested: str | None = None) -> Artifact:
+    def require(self, asset: str, requested: str | None = None, partition: str | None = None) -> Artifact:
         """Return the latest artifact of ``asset``, or say how to make one."""
-        latest = self.latest(asset, requested)
+        latest = self.latest(asset, requested, partition)
         artifact = self.take(asset, latest.version) if latest else None
         if artifact is None:
             raise UserError(
-                f"asset {asset} has no artifact for these parameters under RMW_HOME ({self.home}); materialize it first"
+                f"asset {asset}{f'[{partition}]' if partition else ''} has no artifact for these parameters under "
+                f"RMW_HOME ({self.home}); materialize it first"
             )
         failed = [check["name"] for check in artifact.manifest["checks"] if not check["passed"]]
         if failed:

@@ -1,6 +1,6 @@
 """The Dagster code location: assembles assets, jobs and schedules from the catalogue; computes nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
@@ -8,26 +8,26 @@ from rm_workflow.assets.annotations import rollouts_asset, step_labels_asset
 from rm_workflow.assets.audits import audit_asset
 from rm_workflow.assets.bases import base_asset
 from rm_workflow.assets.benchmarks import benchmark_asset
+from rm_workflow.assets.best import best_asset
 from rm_workflow.assets.cards import card_asset
 from rm_workflow.assets.checkpoints import checkpoint_asset, run_config_asset
 from rm_workflow.assets.failures import killed_steps_sensor
 from rm_workflow.assets.flow import Flow, Planned
-from rm_workflow.assets.jobs import data_job, recipe_job, retraining_schedule
+from rm_workflow.assets.jobs import recipe_jobs, retraining_schedule
 from rm_workflow.assets.mixtures import mixture_asset, tokens_asset
 from rm_workflow.assets.overlaps import overlap_asset
 from rm_workflow.assets.pairs import pairs_asset
 from rm_workflow.assets.publishing import RecipeSettings
 from rm_workflow.assets.raw import raw_asset
 from rm_workflow.assets.scores import scores_asset
-from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog import sweeps
+from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.settings import load_settings
 
 ANNOTATION_ASSETS = (rollouts_asset, step_labels_asset)
-RECIPE_ASSETS = (
-    *(mixture_asset, overlap_asset, audit_asset),
-    *(tokens_asset, run_config_asset, checkpoint_asset, scores_asset, card_asset),
-)
+DATA_ASSETS = (mixture_asset, overlap_asset, audit_asset)
+RUN_ASSETS = (run_config_asset, checkpoint_asset, scores_asset, card_asset)
 
 
 def build_definitions(catalog: Catalog, only: Sequence[Planned] | None = None) -> dg.Definitions:
@@ -38,24 +38,34 @@ def build_definitions(catalog: Catalog, only: Sequence[Planned] | None = None) -
     """
 
     def named(kind: str, known: Iterable[str]) -> list[str]:
-        return list(known) if only is None else [planned.name for planned in only if planned.kind == kind]
+        return list(known) if only is None else list(dict.fromkeys(one.name for one in only if one.kind == kind))
 
     recipes = [catalog.recipes[name] for name in named("mixture", catalog.recipes)]
-    jobs = [recipe_job(catalog, recipe) for recipe in recipes]
+    jobs = [recipe_jobs(catalog, recipe) for recipe in recipes]
     return dg.Definitions(
         assets=[
             *(raw_asset(catalog, name) for name in named("raw", catalog.sources)),
             *(pairs_asset(catalog, name) for name in named("pairs", catalog.pair_sets)),
             *(benchmark_asset(catalog, name) for name in named("benchmark", catalog.benchmarks)),
             *(base_asset(catalog, base) for base in dict.fromkeys(named("base", Flow(catalog).bases()))),
-            *(define(catalog, recipe.name) for recipe in recipes if recipe.annotation for define in ANNOTATION_ASSETS),
-            *(define(catalog, recipe.name) for recipe in recipes for define in RECIPE_ASSETS),
+            *(asset for recipe in recipes for asset in recipe_assets(catalog, recipe)),
         ],
-        jobs=[*jobs, *(data_job(catalog, recipe) for recipe in recipes)],
+        jobs=[job for of_recipe in jobs for job in of_recipe],
         sensors=[killed_steps_sensor()] if only is None else [],
-        schedules=[retraining_schedule(job) for job in jobs],
+        schedules=[retraining_schedule(of_recipe[0]) for of_recipe in jobs],
         resources={"recipe_settings": RecipeSettings()},
     )
+
+
+def recipe_assets(catalog: Catalog, recipe: Recipe) -> Iterator[dg.AssetsDefinition]:
+    """Define what a recipe makes: what its runs share once each, then what each run has for itself."""
+    if recipe.annotation:
+        yield from (define(catalog, recipe) for define in ANNOTATION_ASSETS)
+    yield from (define(catalog, data) for data in sweeps.shared_data(recipe) for define in DATA_ASSETS)
+    yield from (tokens_asset(catalog, data) for data in sweeps.shared_tokens(recipe))
+    yield from (define(catalog, recipe) for define in RUN_ASSETS)
+    if recipe.promoting:
+        yield best_asset(catalog, recipe)
 
 
 defs = build_definitions(load_checked_catalog(load_settings()))

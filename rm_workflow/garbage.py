@@ -16,7 +16,7 @@ from rm_workflow.errors import UserError
 
 ANSWERS = ("publish", "reuse")
 # Of these an event says nothing about what somebody wants to keep.
-PASSED_OVER = (*ANSWERS, "failed_check", "failed_run", "removal")
+PASSED_OVER = (*ANSWERS, "failed_check", "failed_run", "removal", "refusal")
 
 
 @dataclass(frozen=True)

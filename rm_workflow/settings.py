@@ -2,6 +2,7 @@
 
 Environment variables: ``RMW_HOME`` (artifacts, lineage, Dagster's own storage), ``RMW_HUB_MIRROR`` (a folder with
 the hub's layout), ``RMW_CATALOG`` (a folder merged over the built-in catalogue), ``RMW_DEVICE`` (auto, cpu, cuda).
+``RMW_ROWS`` is a folder with real rows that no hub has, one folder a data set (``path: rows:<name>``).
 ``RMW_MEMORY_LIMIT`` and ``RMW_THREADS`` are read where DuckDB works (``rm_workflow/database.py``).
 """
 
@@ -31,6 +32,7 @@ class Settings:
         catalog: the user's catalogue folder, or None.
         project: nearest parent folder with ``workspace.yaml`` or ``.rmw``, or None.
         device: "auto", "cpu" or "cuda".
+        rows: folder of data sets that no hub has, or None.
     """
 
     home: Path
@@ -38,6 +40,7 @@ class Settings:
     catalog: Path | None
     project: Path | None
     device: str
+    rows: Path | None = None
 
     @property
     def dagster_home(self) -> Path:
@@ -73,7 +76,17 @@ def load_settings() -> Settings:
         catalog=_catalog_folder(project),
         project=project,
         device=device,
+        rows=_rows_folder(project),
     )
+
+
+def _rows_folder(project: Path | None) -> Path | None:
+    """Return where rows that no hub has lie: as named, in the project, or in a folder that several projects share."""
+    named = os.environ.get("RMW_ROWS")
+    if named:
+        return _existing_folder("RMW_ROWS", named)
+    usual = (project / "data" / "rows", project.parent / "shared" / "data") if project else ()
+    return next((folder for folder in usual if folder.is_dir()), None)
 
 
 def user_path(text: str) -> Path:

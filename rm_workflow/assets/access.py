@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from rm_workflow import hub
-from rm_workflow.assets.flow import Flow, Planned
+from rm_workflow.assets.flow import Planned
 from rm_workflow.assets.instance import PROCESS_TAG
 from rm_workflow.assets.publishing import Workplace
 from rm_workflow.catalog.models import Catalog, Location
@@ -54,7 +54,7 @@ def check_access_of_run(context: dg.AssetExecutionContext, workplace: Workplace)
     selected = context.job_def.asset_layer.selected_asset_keys
     planned = tuple(
         step
-        for step in Flow(workplace.catalog).of_recipe(workplace.recipe(recipe))
+        for step in workplace.flow.of_recipe(workplace.recipe(recipe))
         if step.kind in ROOTS and dg.AssetKey(step.asset) in selected
     )
     if _CHECKED.get("run") != context.run.run_id:

@@ -25,11 +25,11 @@ ROLLOUTS_CHECKS = (
 LABELS_CHECKS = (("rows_accounted_for", "Every solution is used or dropped under a named rule."),)
 
 
-def rollouts_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def rollouts_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the rollouts of a recipe that has an annotation."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         annotation = _annotation(recipe)
         planned = workplace.flow.rollouts(recipe)
         inputs = planned.inputs(workplace.store)
@@ -54,13 +54,12 @@ def rollouts_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         yield from publish(context, workplace, request, build, describe)
         workplace.store.clear_work(request.asset, request.version)
 
-    recipe = catalog.recipes[recipe_name]
-    annotation = _annotation(recipe)
+    annotation = _annotation(of)
     return define_asset(
-        Flow(catalog).rollouts(recipe),
+        Flow(catalog).rollouts(of),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"parquet", "python" if annotation.endpoint else "pytorch"},
         description=(
             f"{annotation.trajectories} solutions by `{annotation.generator}` of each problem of "
@@ -71,20 +70,20 @@ def rollouts_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
     )
 
 
-def step_labels_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def step_labels_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the labels of a recipe that has an annotation."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
         from rm_workflow.evaluation.grading import grader
 
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         annotation = _annotation(recipe)
         planned = workplace.flow.step_labels(recipe)
         inputs = planned.inputs(workplace.store)
         resolved = {"grader": grader()}
         request = planned.request(tuple(inputs.values()), workplace.overridden, resolved=resolved)
         problems = _problems(workplace, recipe, inputs[f"raw_{annotation.problems}"])
-        rollouts = inputs[f"{recipe_name}_rollouts"]
+        rollouts = inputs[f"{recipe.name}_rollouts"]
 
         def build(out: Path) -> Built:
             from rm_workflow.annotation.step_labels import build_step_labels
@@ -109,12 +108,11 @@ def step_labels_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition
 
         yield from publish(context, workplace, request, build, describe)
 
-    recipe = catalog.recipes[recipe_name]
     return define_asset(
-        Flow(catalog).step_labels(recipe),
+        Flow(catalog).step_labels(of),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"parquet", "python"},
         description="Outcome, hard and soft labels of the solutions: a step is as good as the completions from it.",
         checks=LABELS_CHECKS,

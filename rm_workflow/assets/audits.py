@@ -18,18 +18,18 @@ from rm_workflow.assets.publishing import (
     publish,
     table,
 )
-from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.preferences import audit, audit_tables
 from rm_workflow.reporting import plots
 
 CHECKS = (("every_pair_is_measured", "The texts of every pair of the mixture were read and measured."),)
 
 
-def audit_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def audit_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the audit of one recipe's mixture."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        planned = workplace.flow.audit(workplace.recipe(recipe_name))
+        planned = workplace.flow.audit(workplace.asked(of, context))
         (mixture,) = planned.inputs(workplace.store).values()
         pair_sets = {
             one.asset.removeprefix("pairs_"): one.folder
@@ -45,10 +45,10 @@ def audit_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         yield from publish(context, workplace, request, build, _describe)
 
     return define_asset(
-        Flow(catalog).audit(catalog.recipes[recipe_name]),
+        Flow(catalog).audit(of),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"duckdb", "json"},
         description=(
             "What the mixture teaches beside its preferences: length bias with intervals, repeats, contradictions "

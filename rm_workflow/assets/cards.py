@@ -8,7 +8,8 @@ import dagster as dg
 from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, markdown, publish, table
-from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog import sweeps
+from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.reporting.evidence import CARD_CHECKS, README, Evidence, chain_of
 
 REPORT = "report.html"
@@ -16,11 +17,11 @@ PLOTS = ("scores.png", "training_curves.png", "reliability.png")
 CURVE = "_curve.png"  # accuracy over candidates, one for each set of them
 
 
-def card_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def card_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the card of one recipe's checkpoint."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        planned = workplace.flow.card(workplace.recipe(recipe_name))
+        planned = workplace.flow.card(workplace.asked(of, context))
         inputs = planned.inputs(workplace.store)
         checkpoint, scores = (inputs[upstream.asset] for upstream in planned.upstream)
         request = planned.request((checkpoint, scores), workplace.overridden)
@@ -35,17 +36,19 @@ def card_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         yield from publish(context, workplace, request, build, _describe)
 
+    flow = Flow(catalog)
     return define_asset(
-        Flow(catalog).card(catalog.recipes[recipe_name]),
+        flow.across_runs(of, flow.card),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"markdown", "huggingface"},
         description=(
             "The checkpoint's card as a Hugging Face README and its report as one HTML file: scores with intervals, "
             "which uses the evidence supports, training, data, licences, lineage."
         ),
         checks=CARD_CHECKS,
+        partitions=sweeps.partition_keys(of),
     )
 
 

@@ -22,7 +22,7 @@ from rm_workflow.assets.publishing import (
     publish,
 )
 from rm_workflow.assets.trainer_process import run_trainer
-from rm_workflow.catalog import licences
+from rm_workflow.catalog import licences, sweeps
 from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Catalog, Recipe
 from rm_workflow.models.readout import KINDS
 from rm_workflow.reporting import plots
@@ -42,14 +42,14 @@ CHECKPOINT_CHECKS = (
 logger = logging.getLogger("rm_workflow")
 
 
-def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def run_config_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the resolved configuration of one recipe's checkpoint."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         planned = workplace.flow.run_config(recipe)
         inputs = planned.inputs(workplace.store)
-        tokens = inputs[f"{recipe_name}_tokens"]
+        tokens = inputs[planned.upstream[0].asset]
         resolved = _machine(workplace, recipe.training.precision)
         request = planned.request(tuple(inputs.values()), workplace.overridden, resolved=resolved)
 
@@ -79,14 +79,16 @@ def run_config_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         yield from publish(context, workplace, request, build, describe)
 
+    flow = Flow(catalog)
     return define_asset(
-        Flow(catalog).run_config(catalog.recipes[recipe_name]),
+        flow.across_runs(of, flow.run_config),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"json"},
         description="The resolved recipe of one checkpoint: data, base, objective, optimisation, device, precision.",
         checks=(),
+        partitions=sweeps.partition_keys(of),
     )
 
 
@@ -98,11 +100,11 @@ def _machine(workplace: Workplace, precision: str) -> dict[str, str]:
     return {"device": device, "precision": resolve_precision(precision, device)}
 
 
-def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def checkpoint_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the trained checkpoint of one recipe."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         planned = workplace.flow.checkpoint(recipe)
         inputs = planned.inputs(workplace.store)
         request = planned.request(tuple(inputs.values()), workplace.overridden)
@@ -125,19 +127,20 @@ def checkpoint_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         yield from publish(context, workplace, request, build, describe)
         workplace.store.clear_work(request.asset, request.version)
 
-    recipe = catalog.recipes[recipe_name]
+    flow = Flow(catalog)
     return define_asset(
-        Flow(catalog).checkpoint(recipe),
+        flow.across_runs(of, flow.checkpoint),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"pytorch", "huggingface"},
         description=(
-            f"Reward model trained from `{recipe.base}` with objective `{recipe.objective}`, "
-            f"{'LoRA' if recipe.training.lora else 'all weights'}, in its own process."
+            f"Reward model trained from `{of.base}` with objective `{of.objective}`, "
+            f"{'LoRA' if of.training.lora else 'all weights'}, in its own process."
         ),
         checks=CHECKPOINT_CHECKS,
         pool=GPU_POOL,
+        partitions=sweeps.partition_keys(of),
     )
 
 

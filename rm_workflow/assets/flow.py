@@ -4,14 +4,14 @@ One place answers for Dagster's ``deps``, for content keys and for the command l
 asset's parameters and of all parameters upstream; by it a consumer finds the artifact that answers this very recipe.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, ExternalFile, Request
-from rm_workflow.catalog import licences
+from rm_workflow.catalog import licences, sweeps
 from rm_workflow.catalog.models import (
     ANNOTATION,
     TEST,
@@ -39,6 +39,7 @@ class Planned:
     Attributes:
         name: entry of the catalogue or recipe that the asset stands for.
         parameters: what decides the content beside the inputs, as the catalogue states it.
+        partition: key of the run of a sweep that it belongs to; None where there is no sweep, or several runs share it.
     """
 
     asset: str
@@ -46,12 +47,14 @@ class Planned:
     name: str
     parameters: Mapping[str, Any]
     upstream: tuple["Planned", ...] = ()
+    partition: str | None = None
 
     @cached_property
     def requested(self) -> str:
         """Return the id of this asset's parameters and of all upstream ones."""
         upstream = sorted(planned.requested for planned in self.upstream)
-        return content_id({"asset": self.asset, "parameters": self.parameters, "upstream": upstream})
+        partition = {} if self.partition is None else {"partition": self.partition}
+        return content_id({"asset": self.asset, "parameters": self.parameters, "upstream": upstream, **partition})
 
     def upstream_of_kind(self, kind: str) -> list["Planned"]:
         """Return the direct inputs of one kind, in the recipe's order."""
@@ -59,12 +62,7 @@ class Planned:
 
     def lineage(self) -> Iterator["Planned"]:
         """Yield this asset and everything upstream, inputs first, each once."""
-        seen: set[str] = set()
-        for planned in self.upstream:
-            for found in planned.lineage():
-                if found.asset not in seen:
-                    seen.add(found.asset)
-                    yield found
+        yield from _each_once(found for planned in self.upstream for found in planned.lineage())
         yield self
 
     def request(
@@ -86,17 +84,30 @@ class Planned:
             parameters={**self.parameters, **(resolved or {})},
             inputs=inputs,
             external_files=external_files,
+            partition=self.partition,
             requested=self.requested,
             overridden=overridden,
         )
 
     def inputs(self, store: ArtifactStore) -> dict[str, Artifact]:
         """Return the latest answers to the direct inputs, by asset name."""
-        return {planned.asset: store.require(planned.asset, planned.requested) for planned in self.upstream}
+        return {
+            planned.asset: store.require(planned.asset, planned.requested, planned.partition)
+            for planned in self.upstream
+        }
 
     def latest(self, store: ArtifactStore) -> Artifact | None:
         """Return the latest answer to this very request, if there is one."""
-        return store.latest(self.asset, self.requested)
+        return store.latest(self.asset, self.requested, self.partition)
+
+
+def _each_once(planned: Iterator[Planned]) -> Iterator[Planned]:
+    """Yield the first of those that are the same asset of the same run."""
+    seen: set[tuple[str, str | None]] = set()
+    for found in planned:
+        if (found.asset, found.partition) not in seen:
+            seen.add((found.asset, found.partition))
+            yield found
 
 
 class Flow:
@@ -130,7 +141,7 @@ class Flow:
     def bases(self) -> Iterator[str]:
         """Yield the base models and generators of all recipes, in the order of the recipes; some several times."""
         recipes = self.catalog.recipes.values()
-        yield from (recipe.base for recipe in recipes)
+        yield from (base for recipe in recipes for base in sweeps.bases_of(recipe))
         annotations = (recipe.annotation for recipe in recipes)
         yield from (one.generator for one in annotations if one and not one.endpoint)
 
@@ -170,19 +181,19 @@ class Flow:
             *(self._labelled(recipe, source) for source in mixture.labelled_sources),
             *map(self.benchmark, mixture.decontaminate_against),
         )
-        return Planned(f"{recipe.name}_mixture", "mixture", recipe.name, _keyed(mixture), upstream)
+        return Planned(f"{recipe.data_name}_mixture", "mixture", recipe.name, _keyed(mixture), upstream)
 
     def overlap(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_overlap``."""
         names = dict.fromkeys([*recipe.mixture.decontaminate_against, *recipe.evaluation.evaluate_on])
         parameters = {"with_test": TEST in names}
         upstream = (self.mixture(recipe), *(self.benchmark(name) for name in names if name != TEST))
-        return Planned(f"{recipe.name}_overlap", "overlap", recipe.name, parameters, upstream)
+        return Planned(f"{recipe.data_name}_overlap", "overlap", recipe.name, parameters, upstream)
 
     def audit(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_audit``."""
         parameters = {"licences": licences.of_recipe(recipe, self.catalog)}
-        return Planned(f"{recipe.name}_audit", "audit", recipe.name, parameters, (self.mixture(recipe),))
+        return Planned(f"{recipe.data_name}_audit", "audit", recipe.name, parameters, (self.mixture(recipe),))
 
     def tokens(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_tokens``."""
@@ -190,19 +201,19 @@ class Flow:
         # What a solution is read as depends on the objective.
         labels = {"labels_of": recipe.objective} if recipe.objective in KINDS else {}
         parameters = {**recipe.tokens.model_dump(mode="json"), **labels}
-        return Planned(f"{recipe.name}_tokens", "tokens", recipe.name, parameters, upstream)
+        return Planned(f"{recipe.tokens_name}_tokens", "tokens", recipe.name, parameters, upstream)
 
     def run_config(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_run_config``."""
         training = recipe.training.model_dump(mode="json", exclude=set(UNKEYED_TRAINING_FIELDS))
         parameters = {"objective": recipe.objective, "training": training}
         upstream = (self.tokens(recipe), self.base(recipe.base))
-        return Planned(f"{recipe.name}_run_config", "run_config", recipe.name, parameters, upstream)
+        return self._of_run(recipe, "run_config", parameters, upstream)
 
     def checkpoint(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_checkpoint``."""
         upstream = (self.run_config(recipe), self.tokens(recipe), self.base(recipe.base))
-        return Planned(f"{recipe.name}_checkpoint", "checkpoint", recipe.name, {}, upstream)
+        return self._of_run(recipe, "checkpoint", {}, upstream)
 
     def scores(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_scores``."""
@@ -212,17 +223,39 @@ class Flow:
             *map(self.benchmark, benchmarks),
         )
         parameters = recipe.evaluation.model_dump(mode="json")
-        return Planned(f"{recipe.name}_scores", "scores", recipe.name, parameters, upstream)
+        return self._of_run(recipe, "scores", parameters, upstream)
 
     def card(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_card``; what only the catalogue knows, licences first of all, is keyed too."""
         parameters = {"about": about_recipe(recipe, self.catalog)}
         upstream = (self.checkpoint(recipe), self.scores(recipe))
-        return Planned(f"{recipe.name}_card", "card", recipe.name, parameters, upstream)
+        return self._of_run(recipe, "card", parameters, upstream)
+
+    def _of_run(
+        self, recipe: Recipe, kind: str, parameters: Mapping[str, Any], upstream: tuple[Planned, ...]
+    ) -> Planned:
+        return Planned(f"{recipe.name}_{kind}", kind, recipe.name, parameters, upstream, recipe.partition)
+
+    def best(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_best``: of every run whose scores there are, so that none is waited for."""
+        assert recipe.promoting is not None, "only recipes with a main have a best checkpoint"
+        parameters = {"promotion": recipe.promoting.model_dump(mode="json")}
+        scores = tuple(self.scores(run) for run in sweeps.runs_of(recipe).values()) or (self.scores(recipe),)
+        return Planned(f"{recipe.name}_best", "best", recipe.name, parameters, scores)
 
     def of_recipe(self, recipe: Recipe) -> list[Planned]:
-        """Return every asset of a recipe, inputs first; last what nothing waits for."""
-        return [*self.card(recipe).lineage(), self.audit(recipe)]
+        """Return every asset of a recipe, of all runs of a sweep, inputs first; last what nothing waits for."""
+        runs = list(sweeps.runs_of(recipe).values()) or [recipe]
+        promoted = [self.best(recipe)] if recipe.promoting and recipe.partition is None else []
+        found = (planned for run in runs for planned in self.card(run).lineage())
+        audits = [self.audit(data) for data in sweeps.shared_data(recipe)] if recipe.partition is None else []
+        return [*_each_once(found), *audits, *promoted]
+
+    def across_runs(self, recipe: Recipe, plan: Callable[[Recipe], Planned]) -> Planned:
+        """Return an asset of all runs of a recipe as one, with every asset that one of them is made from."""
+        runs = [plan(run) for run in sweeps.runs_of(recipe).values()] or [plan(recipe)]
+        upstream = {one.asset: one for run in runs for one in run.upstream}
+        return replace(runs[0], upstream=tuple(upstream.values()), partition=None)
 
     def of_kinds(self, recipe: Recipe, kinds: Collection[str] | None) -> list[Planned]:
         """Return a recipe's assets of some kinds (None: of all) and whatever these are made from, inputs first.
@@ -230,8 +263,9 @@ class Flow:
         Rollouts of a generator in this process need its base model, which no other asset of the data does.
         """
         planned = self.of_recipe(recipe)
-        needed = {p.asset for asked in planned if kinds is None or asked.kind in kinds for p in asked.lineage()}
-        return [p for p in planned if p.asset in needed]
+        asked = [p for p in planned if kinds is None or p.kind in kinds]
+        needed = {(p.asset, p.partition) for one in asked for p in one.lineage()}
+        return [p for p in planned if (p.asset, p.partition) in needed]
 
 
 def _keyed(mixture: Mixture) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Runs a recipe without the web UI: in this process, on the same instance, with the same assets."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -12,6 +14,8 @@ from rm_workflow.assets.access import check_access
 from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.assets.instance import open_instance, process_tags, storage_told
+from rm_workflow.assets.jobs import BEST_KINDS, RUN_KINDS
+from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.loading import override_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.errors import UserError
@@ -25,12 +29,14 @@ STAGES: dict[str, tuple[str, ...]] = {
     "run_config": ("base", "tokens", "run_config"),
     "checkpoint": ("checkpoint",),
     "scores": ("overlap", "scores"),
-    "card": ("card",),
+    "card": ("card", "best"),
 }
 # Kinds that can be asked for by themselves, and the stage they are made after.
 BESIDE = {"overlap": "mixture", "audit": "mixture"}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
+
+logger = logging.getLogger("rm_workflow")
 
 # Of a catalogue, these assets alone.
 BuildDefinitions = Callable[[Catalog, Sequence[Planned]], dg.Definitions]
@@ -50,6 +56,22 @@ class FinishedRun:
 
     recipe: Recipe
     assets: Mapping[str, RanAsset]
+
+
+@dataclass(frozen=True)
+class FinishedSweep:
+    """A sweep that came to its end.
+
+    Attributes:
+        runs: key -> run, with the assets that it shares with others among its own.
+        failed: key -> the sentence of a run that failed; it hinders no other.
+        best: what the table of runs says, or None where the sweep ended at an earlier stage.
+    """
+
+    recipe: Recipe
+    runs: Mapping[str, FinishedRun]
+    failed: Mapping[str, str]
+    best: Mapping[str, Any] | None
 
 
 def kinds_until(stage: str) -> tuple[str, ...]:
@@ -73,15 +95,83 @@ def run_recipe(
     Raises:
         UserError: an asset failed; the sentence is the asset's own.
     """
+    changed, catalog, definitions = _prepared(settings, catalog, recipe, overrides, build_definitions)
+    planned = Flow(catalog).of_kinds(changed, kinds_until(until))
+    check_access(planned, catalog, settings)
+    return FinishedRun(changed, _execute(settings, definitions.resolve_job_def(recipe.name), planned, overrides))
+
+
+def run_sweep(
+    settings: Settings,
+    catalog: Catalog,
+    recipe: Recipe,
+    overrides: Mapping[str, Any],
+    until: str,
+    build_definitions: BuildDefinitions,
+    keys: Sequence[str] | None = None,
+) -> FinishedSweep:
+    """Materialize runs of a sweep one after the other, what they share before them and once, and then their table.
+
+    Args:
+        keys: of the runs; None for all.
+
+    Raises:
+        UserError: there is no such run, or what runs share failed; a run that fails by itself is told in the result.
+    """
+    changed, catalog, definitions = _prepared(settings, catalog, recipe, overrides, build_definitions)
+    sweeps.check_overrides(changed, overrides)
+    runs = {key: sweeps.run_of(changed, key) for key in keys or sweeps.runs_of(changed)}
+    flow, kinds = Flow(catalog), kinds_until(until)
+    planned = {key: flow.of_kinds(run, kinds) for key, run in runs.items()}
+    of_none = flow.of_kinds(changed, kinds) if keys is None else []
+    shared = list(
+        {p.asset: p for p in (*chain(*planned.values()), *of_none) if p.kind not in (*RUN_KINDS, *BEST_KINDS)}.values()
+    )
+    check_access(shared, catalog, settings)
+    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}_data"), shared, overrides)
+    finished, failed = {}, {}
+    for number, (key, run) in enumerate(runs.items(), start=1):
+        own = [p for p in planned[key] if p.kind in RUN_KINDS]
+        used = {p.asset: made[p.asset] for p in planned[key] if p.asset in made}
+        if not own:
+            finished[key] = FinishedRun(run, used)
+            continue
+        logger.info("run %d of %d: %s", number, len(runs), key)
+        try:
+            job = definitions.resolve_job_def(recipe.name)
+            finished[key] = FinishedRun(run, {**used, **_execute(settings, job, own, overrides, key)})
+        except UserError as error:
+            logger.warning("run %s failed: %s", key, error)
+            failed[key] = str(error)
+    has_scores = any(f"{recipe.name}_scores" in run.assets for run in finished.values())
+    best = _best(settings, catalog, changed, overrides, definitions) if has_scores else None
+    return FinishedSweep(changed, finished, failed, best)
+
+
+def _prepared(
+    settings: Settings,
+    catalog: Catalog,
+    recipe: Recipe,
+    overrides: Mapping[str, Any],
+    build_definitions: BuildDefinitions,
+) -> tuple[Recipe, Catalog, dg.Definitions]:
+    """Return the recipe as this run asks for it, the catalogue with it, and the definitions of its assets."""
     prepare_home(settings.home)
     ArtifactStore(settings.home).sweep()
     changed = override_recipe(recipe, overrides, catalog)
     catalog = catalog.model_copy(update={"recipes": {**catalog.recipes, recipe.name: changed}})
-    kinds = kinds_until(until)
-    planned = Flow(catalog).of_kinds(changed, kinds)
-    check_access(planned, catalog, settings)
-    job = build_definitions(catalog, Flow(catalog).of_recipe(changed)).resolve_job_def(recipe.name)
-    return FinishedRun(changed, _execute(settings, job, planned, overrides))
+    return changed, catalog, build_definitions(catalog, Flow(catalog).of_recipe(changed))
+
+
+def _best(
+    settings: Settings, catalog: Catalog, recipe: Recipe, overrides: Mapping[str, Any], definitions: dg.Definitions
+) -> Mapping[str, Any]:
+    """Make the table of runs and return its facts."""
+    planned = Flow(catalog).best(recipe)
+    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}_best"), [planned], overrides)
+    artifact = ArtifactStore(settings.home).find(planned.asset, made[planned.asset].version)
+    assert artifact is not None, "it was just made"
+    return artifact.facts
 
 
 def run_benchmark(settings: Settings, catalog: Catalog, name: str, build_definitions: BuildDefinitions) -> Artifact:
@@ -103,7 +193,11 @@ def run_benchmark(settings: Settings, catalog: Catalog, name: str, build_definit
 
 
 def _execute(
-    settings: Settings, job: dg.JobDefinition, planned: Sequence[Planned], overrides: Mapping[str, Any]
+    settings: Settings,
+    job: dg.JobDefinition,
+    planned: Sequence[Planned],
+    overrides: Mapping[str, Any],
+    partition: str | None = None,
 ) -> dict[str, RanAsset]:
     """Materialize some assets of a job in this process and return each by name."""
     with storage_told(settings), open_instance(settings) as instance:
@@ -113,6 +207,7 @@ def _execute(
             asset_selection=[dg.AssetKey(p.asset) for p in planned],
             run_config={**QUIET, "resources": {"recipe_settings": {"config": {"overrides": dict(overrides)}}}},
             tags=process_tags(),
+            partition_key=partition,
             raise_on_error=False,
         )
     if not result.success:

@@ -1,11 +1,17 @@
-"""Jobs and schedules: one job a recipe, one for its data alone, one schedule that retrains it weekly."""
+"""Jobs and schedules: one job a recipe, one for its data alone, one schedule that retrains it weekly.
 
+Dagster repeats what has no partition for every key of a job that has both, so a sweep's assets stand in three jobs:
+what runs share (``<recipe>_data``), what each run has for itself (``<recipe>``), and what compares runs
+(``<recipe>_best``).
+"""
+
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from rm_workflow.assets.access import RECIPE_TAG
-from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.catalog.models import Catalog, Recipe
 
 if TYPE_CHECKING:
@@ -13,29 +19,36 @@ if TYPE_CHECKING:
 
 WEEKLY = "0 3 * * 0"
 DATA_KINDS = ("raw", "rollouts", "labels", "pairs", "benchmark", "mixture", "overlap", "audit")
+# What a run of a sweep has for itself.
+RUN_KINDS = ("run_config", "checkpoint", "scores", "card")
+BEST_KINDS = ("best",)
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
 
-def recipe_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
-    """Define the job that brings a recipe from raw rows to scores and its card."""
-    return _job(catalog, recipe, recipe.name, None, f"{recipe.name}: raw rows to scores and card.")
+def recipe_jobs(catalog: Catalog, recipe: Recipe) -> "list[UnresolvedAssetJobDefinition]":
+    """Define the jobs of a recipe, the one with its name first."""
+    planned, name = Flow(catalog).of_recipe(recipe), recipe.name
+    if recipe.sweep is None:
+        data = Flow(catalog).of_kinds(recipe, DATA_KINDS)
+        return [
+            _job(recipe, name, planned, f"{name}: raw rows to scores and card."),
+            _job(recipe, f"{name}_data", data, f"{name}: raw rows to mixture, overlap and audit."),
+        ]
+    of_runs = [p for p in planned if p.kind in RUN_KINDS]
+    shared = [p for p in planned if p.kind not in (*RUN_KINDS, *BEST_KINDS)]
+    best = [p for p in planned if p.kind in BEST_KINDS]
+    return [
+        _job(recipe, name, of_runs, f"{name}: one run of the sweep, from the shared tokens to scores and card."),
+        _job(recipe, f"{name}_data", shared, f"{name}: what the runs share: mixtures, tokens, benchmarks."),
+        _job(recipe, f"{name}_best", best, f"{name}: the table of runs, and which one is main."),
+    ]
 
 
-def data_job(catalog: Catalog, recipe: Recipe) -> "UnresolvedAssetJobDefinition":
-    """Define the job that makes a recipe's mixture."""
-    return _job(
-        catalog, recipe, f"{recipe.name}_data", DATA_KINDS, f"{recipe.name}: raw rows to mixture, overlap and audit."
-    )
-
-
-def _job(
-    catalog: Catalog, recipe: Recipe, name: str, kinds: tuple[str, ...] | None, description: str
-) -> "UnresolvedAssetJobDefinition":
-    planned = Flow(catalog).of_kinds(recipe, kinds)
+def _job(recipe: Recipe, name: str, planned: Sequence[Planned], description: str) -> "UnresolvedAssetJobDefinition":
     return dg.define_asset_job(
         name,
-        selection=dg.AssetSelection.assets(*(p.asset for p in planned)),
+        selection=dg.AssetSelection.assets(*dict.fromkeys(p.asset for p in planned)),
         config=IN_PROCESS,
         tags={RECIPE_TAG: recipe.name},
         description=description,

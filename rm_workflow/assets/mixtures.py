@@ -48,11 +48,11 @@ TOKENS_CHECKS = (
 )
 
 
-def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def mixture_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the mixture of one recipe."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         planned = workplace.flow.mixture(recipe)
         inputs = planned.inputs(workplace.store)
         benchmarks = {name: inputs[f"bench_{name}"].folder for name in recipe.mixture.decontaminate_against}
@@ -86,17 +86,16 @@ def mixture_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         yield from publish(context, workplace, request, build, describe)
 
-    recipe = catalog.recipes[recipe_name]
     return define_asset(
-        Flow(catalog).mixture(recipe),
+        Flow(catalog).mixture(of),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"duckdb", "parquet"},
         description=(
-            f"{_contents(recipe.mixture)}, split by "
-            f"{recipe.mixture.split.by} and decontaminated against "
-            f"{', '.join(f'`{name}`' for name in recipe.mixture.decontaminate_against) or 'nothing'}."
+            f"{_contents(of.mixture)}, split by "
+            f"{of.mixture.split.by} and decontaminated against "
+            f"{', '.join(f'`{name}`' for name in of.mixture.decontaminate_against) or 'nothing'}."
         ),
         checks=MIXTURE_CHECKS,
     )
@@ -150,11 +149,11 @@ def raw_folders(workplace: Workplace, mixture_artifact: Artifact) -> list[Path]:
     return [raw.folder for raw in (*of_pairs, *inputs) if raw.kind in ("raw", "labels")]
 
 
-def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def tokens_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the token ids of one recipe's mixture."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         planned = workplace.flow.tokens(recipe)
         inputs = planned.inputs(workplace.store)
         mixture_artifact, base = (inputs[upstream.asset] for upstream in planned.upstream)
@@ -178,16 +177,15 @@ def tokens_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         yield from publish(context, workplace, request, build, describe)
 
-    recipe = catalog.recipes[recipe_name]
     return define_asset(
-        Flow(catalog).tokens(recipe),
+        Flow(catalog).tokens(of),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"huggingface", "parquet"},
         description=(
-            f"The mixture as token ids: template `{recipe.tokens.template}`, at most "
-            f"{recipe.tokens.max_length} tokens, longer ones: `{recipe.tokens.over_length}`."
+            f"The mixture as token ids: template `{of.tokens.template}`, at most "
+            f"{of.tokens.max_length} tokens, longer ones: `{of.tokens.over_length}`."
         ),
         checks=TOKENS_CHECKS,
     )

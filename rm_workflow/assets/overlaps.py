@@ -8,7 +8,7 @@ from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.mixtures import guard_files, raw_folders
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, markdown, publish, table
-from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.preferences import overlap, show
 
 CHECKS = (
@@ -17,14 +17,14 @@ CHECKS = (
 SHOWN_ROWS = 10
 
 
-def overlap_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def overlap_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the overlap of one recipe's mixture with its benchmarks."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         planned = workplace.flow.overlap(recipe)
         inputs = planned.inputs(workplace.store)
-        mixture = inputs[f"{recipe_name}_mixture"]
+        mixture = inputs[f"{recipe.data_name}_mixture"]
         benchmarks = {
             upstream.name: inputs[upstream.asset].folder for upstream in planned.upstream_of_kind("benchmark")
         }
@@ -37,14 +37,13 @@ def overlap_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
 
         yield from publish(context, workplace, request, build, _describe)
 
-    recipe = catalog.recipes[recipe_name]
-    planned = Flow(catalog).overlap(recipe)
+    planned = Flow(catalog).overlap(of)
     names = [upstream.name for upstream in planned.upstream_of_kind("benchmark")]
     return define_asset(
         planned,
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"duckdb", "parquet"},
         description=(
             "Texts of the train pairs that are texts of "

@@ -27,6 +27,7 @@ from rm_workflow.artifacts import (
 from rm_workflow.assets.columns import plotted_counts, table_metadata
 from rm_workflow.assets.failures import record_failure
 from rm_workflow.assets.flow import Flow, Planned
+from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.loading import override_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.code_versions import CODE_VERSIONS
@@ -90,6 +91,22 @@ class Workplace:
         """Return a recipe as this run asks for it."""
         return override_recipe(self.catalog.recipes[name], self.overrides)
 
+    def asked(self, of: Recipe, context: dg.AssetExecutionContext) -> Recipe:
+        """Return the recipe that an asset was defined for as this run asks for it.
+
+        Of a sweep this is the run that the partition names, or for what several runs share, the recipe with their data.
+
+        Raises:
+            UserError: the sweep has no such run or no such data any more.
+        """
+        changed = self.recipe(of.name)
+        sweeps.check_overrides(changed, self.overrides)
+        if changed.sweep is None:
+            return changed
+        if context.has_partition_key:
+            return sweeps.run_of(changed, context.partition_key)
+        return sweeps.sharing(changed, of.tokens_name)
+
 
 def open_workplace(catalog: Catalog, recipe_settings: RecipeSettings) -> Workplace:
     """Open the store of this RMW_HOME for one asset body."""
@@ -117,16 +134,18 @@ def define_asset(
     description: str,
     checks: Sequence[tuple[str, str]],
     pool: str | None = None,
+    partitions: Sequence[str] = (),
 ) -> dg.AssetsDefinition:
     """Define one asset of the flow whose body publishes through ``publish``.
 
     Args:
         checks: name and sentence of every blocking check that the body reports.
+        partitions: keys of the runs of a sweep, each of which has an artifact of its own.
     """
 
     @dg.asset(
         name=planned.asset,
-        deps=[upstream.asset for upstream in planned.upstream],
+        deps=list(dict.fromkeys(upstream.asset for upstream in planned.upstream)),
         group_name=group,
         kinds=kinds,
         description=description,
@@ -138,6 +157,7 @@ def define_asset(
             for name, sentence in checks
         ],
         pool=pool,
+        partitions_def=dg.StaticPartitionsDefinition(list(partitions)) if partitions else None,
         output_required=False,
     )
     def asset(context: dg.AssetExecutionContext, recipe_settings: RecipeSettings) -> Events:

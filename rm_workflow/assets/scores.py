@@ -12,7 +12,8 @@ from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.mixtures import raw_folders
 from rm_workflow.assets.overlaps import verdicts
 from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, publish, table
-from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog import sweeps
+from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
 
@@ -22,13 +23,13 @@ CHECKS = (
 )
 
 
-def scores_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
+def scores_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     """Define the scores of one recipe's checkpoint."""
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
         from rm_workflow.models.reward_model import resolve_device, resolve_precision
 
-        recipe = workplace.recipe(recipe_name)
+        recipe = workplace.asked(of, context)
         planned = workplace.flow.scores(recipe)
         inputs = planned.inputs(workplace.store)
         device = resolve_device(workplace.settings.device)
@@ -42,9 +43,7 @@ def scores_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
             from rm_workflow.evaluation.contamination import leaked_items, with_verdicts
             from rm_workflow.evaluation.scores import build_scores
 
-            checkpoint, tokens, overlap, mixture = (
-                inputs[f"{recipe_name}_{kind}"] for kind in ("checkpoint", "tokens", "overlap", "mixture")
-            )
+            checkpoint, tokens, overlap, mixture = (inputs[upstream.asset] for upstream in planned.upstream[:4])
             model = checkpoint.folder / "model"
             raws = raw_folders(workplace, mixture)
             work = workplace.store.work_folder(request.asset, request.version)
@@ -57,15 +56,16 @@ def scores_asset(catalog: Catalog, recipe_name: str) -> dg.AssetsDefinition:
         yield from publish(context, workplace, request, build, _describe)
         workplace.store.clear_work(request.asset, request.version)
 
-    recipe = catalog.recipes[recipe_name]
+    flow = Flow(catalog)
     return define_asset(
-        Flow(catalog).scores(recipe),
+        flow.across_runs(of, flow.scores),
         catalog,
         body,
-        group=recipe_name,
+        group=of.name,
         kinds={"pytorch", "parquet"},
-        description="Scores with 95 % intervals on " + ", ".join(f"`{name}`" for name in recipe.evaluation.evaluate_on),
+        description="Scores with 95 % intervals on " + ", ".join(f"`{name}`" for name in of.evaluation.evaluate_on),
         checks=CHECKS,
+        partitions=sweeps.partition_keys(of),
     )
 
 

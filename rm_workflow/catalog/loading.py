@@ -247,7 +247,7 @@ def _entry(document: Document, name: str, folder: Path) -> Document:
         raise UserError(f"{document.origin((name,))}: entry '{name}' must be a mapping (key: value), not {value}")
     entry = document.entry(name)
     path = entry.data.get("path")
-    if not isinstance(path, str) or path.startswith("samples:"):
+    if not isinstance(path, str) or path.startswith(("samples:", "rows:")):
         return entry
     return Document({**entry.data, "path": str((folder / user_path(path)).resolve())}, entry.origins)
 

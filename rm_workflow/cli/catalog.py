@@ -16,11 +16,13 @@ from rm_workflow.catalog.loading import (
     resolve_recipe,
 )
 from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.catalog.sweeps import runs_of
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption, run_hint
 from rm_workflow.settings import Settings, load_settings, user_path
 from rm_workflow.training.plan import DEVICES, GB, plan
+from rm_workflow.training.sweep_plan import most, plan_of_sweep
 
 if TYPE_CHECKING:
     from rm_workflow.training.data import PairKeys
@@ -69,15 +71,21 @@ def plan_command(
         typer.echo(recipe_with_origins(settings, recipe, overrides), nl=False)
         return
     resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
-    counted, keys = counted_pairs(resolved, catalog, settings), pair_keys(resolved, catalog, settings)
-    tokens = counted_tokens(resolved, catalog, settings)
-    planned = plan(resolved, catalog, settings, counted, device, keys, tokens)
-    if planned["device_memory_gb"] is None:
-        planned["device_memory_gb"] = machine_memory_gb()
+    runs = runs_of(resolved) or {resolved.name: resolved}
+    plans = {key: _planned(run, catalog, settings, device) for key, run in runs.items()}
+    planned = plan_of_sweep(plans) if resolved.sweep else plans[resolved.name]
     if json_:
         print_json(planned)
     else:
         _print_plan(planned, resolved, run_hint(recipe, set_ or [], "mixture"))
+
+
+def _planned(recipe: Recipe, catalog: Catalog, settings: Settings, device: str | None) -> dict[str, Any]:
+    counted, keys = counted_pairs(recipe, catalog, settings), pair_keys(recipe, catalog, settings)
+    planned = plan(recipe, catalog, settings, counted, device, keys, counted_tokens(recipe, catalog, settings))
+    if planned["device_memory_gb"] is None:
+        planned["device_memory_gb"] = machine_memory_gb()
+    return planned
 
 
 def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
@@ -118,6 +126,7 @@ def machine_memory_gb() -> float:
 def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     licences = planned["licences"]
     shown = {**planned, "licences": f"commercial use: {licences['commercial_use']}"}
+    by_run = shown.pop("by_run", [])
     del shown["test_problems"]  # told below the table
     if planned["annotation"] is None:
         del shown["annotation"]
@@ -130,9 +139,11 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     if planned["memory_parts_gb"]:
         shown["memory_parts_gb"] = [f"{name} {size:g}" for name, size in planned["memory_parts_gb"].items() if size]
     print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(shown[key])} for key in shown])
+    if by_run:
+        print_table("each run", [{key: _text(value) for key, value in run.items()} for run in by_run])
     notes = [f"Licences: {licences['summary']}."]
     notes += ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
-    if planned["num_blocks"] is not None:
+    if planned["num_blocks"] is not None and not by_run:
         share = planned["num_samples"] * planned["epochs"] / planned["num_steps"]
         notes.append(
             f"A step counts {planned['batch_size']:,} packed blocks of {planned['max_length']:,} tokens, about "
@@ -144,7 +155,7 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
         notes.append(f"Pairs are not known before they are counted: {hint}")
     if recipe.training.grouping == "prompts" and planned["num_steps"] is None:
         notes.append("Steps of whole prompts are counted on the tokens, which this recipe has not made yet.")
-    memory, available = planned["memory_gb"], planned["device_memory_gb"]
+    memory, available = most(planned["memory_gb"]), planned["device_memory_gb"]
     if memory and available and memory > available:
         one = "one" if planned["num_processes"] == 1 else "each"
         place = "in this machine's memory" if planned["device"] == "cpu" else f"on {one} {planned['device']}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
 from rm_workflow.catalog.names import nearest
-from rm_workflow.cli.targets import find_artifact
+from rm_workflow.cli.targets import find_artifact, split_partition
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
 from rm_workflow.settings import load_settings, user_path
@@ -42,8 +42,8 @@ def find_checkpoint(text: str) -> NamedCheckpoint:
     """Return the checkpoint that a name means.
 
     Args:
-        text: a folder (or its ``model`` inside), ``asset`` (the latest), ``asset@version`` or
-            ``hub:org/name[@revision]``.
+        text: a folder (or its ``model`` inside), ``asset`` (the latest), ``asset[run]`` of a sweep, either with
+            ``@version``, or ``hub:org/name[@revision]``.
 
     Raises:
         UserError: there is no such folder and no such artifact, the nearest names are told; or the hub refuses.
@@ -61,7 +61,7 @@ def find_checkpoint(text: str) -> NamedCheckpoint:
         )
     store = ArtifactStore(load_settings().home)
     known = [path.name for path in store.artifacts.glob(f"*_{KIND}")]
-    asset = text.partition("@")[0]
+    asset, _ = split_partition(text.partition("@")[0])
     if asset not in known and (store.artifacts / asset).is_dir():
         raise UserError(f"checkpoint {text}: {asset} is an asset, but no checkpoint; {nearest(text, known)}")
     if asset not in known:

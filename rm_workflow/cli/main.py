@@ -49,13 +49,14 @@ def _register() -> None:
         run,
         score,
         sources,
+        sweep,
         ui,
         verify,
     )
 
     groups = (
         *(catalog, sources, run, overlap, audit, inspect, score, evaluate, compare, leaderboard),
-        *(questions, card, report, push, doctor, verify, gc, ui),
+        *(sweep, questions, card, report, push, doctor, verify, gc, ui),
     )
     for group in groups:
         group.register(app)

@@ -9,11 +9,13 @@ import typer
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.headless import STAGES, FinishedRun, kinds_until, run_recipe, stage_artifacts
+from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.loading import parse_overrides, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.score_tables import print_scores
+from rm_workflow.cli.sweep import made_sweep, print_sweep
 from rm_workflow.errors import UserError
 from rm_workflow.preferences import counts
 from rm_workflow.settings import Settings, load_settings
@@ -35,12 +37,26 @@ def run_command(
     recipe: RecipeArgument,
     set_: SetOption = None,
     until: Annotated[str, typer.Option(help=f"Last stage to make: {', '.join(STAGES)}.")] = "card",
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="All runs of the recipe's sweep, and the table of them.")
+    ] = False,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="Only this run of the sweep; may be given several times.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Materialize a recipe from raw rows to scores and card; whatever is there already is reused."""
+    """Materialize a recipe from raw rows to scores and card; whatever is there already is reused.
+
+    Of a recipe with a sweep this is its first run; --sweep makes all.
+    """
     if until not in STAGES:
         raise typer.BadParameter(f"{until!r} is not a stage; choose one of {', '.join(STAGES)}", param_hint="--until")
     settings, catalog, resolved = load_recipe(recipe)
+    if resolved.sweep:
+        _run_sweep(settings, catalog, resolved, parse_overrides(set_ or []), until, key, sweep, json_)
+        return
+    if sweep or key:
+        raise UserError(f"recipe '{resolved.name}' has no sweep; give it one (sweep: {{seed: [0, 1]}}) or leave it out")
     finished = materialize(settings, catalog, resolved, parse_overrides(set_ or []), until)
     facts = _score_facts(settings, finished)
     if json_:
@@ -54,6 +70,29 @@ def run_command(
     typer.echo(f"{len(finished.assets)} assets, {reused} of them reused; home: {settings.home}", err=True)
 
 
+def _run_sweep(
+    settings: Settings,
+    catalog: Catalog,
+    recipe: Recipe,
+    overrides: dict[str, Any],
+    until: str,
+    keys: list[str] | None,
+    all_runs: bool,
+    json_: bool,
+) -> None:
+    """Make all runs, those named, or the first, and print them."""
+    first = None if all_runs else list(sweeps.runs_of(recipe))[:1]
+    finished = made_sweep(settings, catalog, recipe, overrides, until, keys or first)
+    shapes = {key: _run_json(run, _score_facts(settings, run)) for key, run in finished.runs.items()}
+    if json_ and (all_runs or keys):
+        print_json({"recipe": recipe.name, "runs": shapes, "failed": dict(finished.failed)})
+    elif json_ and shapes:
+        print_json(next(iter(shapes.values())))
+    else:
+        print_counts(collect_counts(settings, catalog, finished.recipe, recipe.name, until))
+    print_sweep(settings, finished, quiet=json_)
+
+
 def counts_command(
     recipe: RecipeArgument,
     no_run: Annotated[bool, typer.Option("--no-run", help="Refuse where the data is missing.")] = False,
@@ -61,7 +100,9 @@ def counts_command(
 ) -> None:
     """Print the funnel of a recipe's data: what was read, what each rule dropped, what is left."""
     settings, catalog, resolved = load_recipe(recipe)
-    if not no_run:
+    if not no_run and resolved.sweep:
+        made_sweep(settings, catalog, resolved, {}, "mixture", None)
+    elif not no_run:
         materialize(settings, catalog, resolved, {}, "mixture")
     collected = collect_counts(settings, catalog, resolved, recipe)
     if json_:
@@ -97,12 +138,13 @@ def _score_facts(settings: Settings, finished: FinishedRun) -> Mapping[str, Any]
 
 
 def _run_json(finished: FinishedRun, facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    checkpoint = f"{finished.recipe.name}_checkpoint"
+    checkpoint, key = f"{finished.recipe.name}_checkpoint", finished.recipe.partition
     trained = finished.assets.get(checkpoint)
+    named = f"{checkpoint}[{key}]" if key else checkpoint
     return {
         "recipe": finished.recipe.name,
         "assets": {name: {"version": ran.version, "reused": ran.reused} for name, ran in finished.assets.items()},
-        "checkpoint": f"{checkpoint}@{trained.version}" if trained else None,
+        "checkpoint": f"{named}@{trained.version}" if trained else None,
         "scores": facts["scores"] if facts else None,
         "analysis": facts.get("analysis") if facts else None,
     }
@@ -129,8 +171,9 @@ def collect_counts(
         UserError: a part of the data was never made.
     """
     flow = Flow(catalog)
-    tokens = flow.tokens(recipe)
-    planned = [p for p in tokens.lineage() if p.kind in (*kinds_until("mixture"), "tokens")]
+    of_tokens = [flow.tokens(data) for data in sweeps.shared_tokens(recipe)]
+    upstream = {p.asset: p for tokens in of_tokens for p in tokens.lineage()}
+    planned = [p for p in upstream.values() if p.kind in (*kinds_until("mixture"), "tokens")]
     needed = set(kinds_until(until)) & set(kinds_until("mixture"))
     made = [p for p in planned if p.kind in needed or (p.kind == "tokens" and "mixture" in needed)]
     found = stage_artifacts(made, ArtifactStore(settings.home))
@@ -142,7 +185,7 @@ def collect_counts(
         return {p.name: found[p.asset].facts for p in made if p.kind == kind and p.asset in found}
 
     mixture = {p.asset: found[p.asset].facts for p in made if p.kind == "mixture"}
-    made_tokens = {tokens.asset: found[tokens.asset].facts} if tokens.asset in found else None
+    made_tokens = {tokens.asset: found[tokens.asset].facts for tokens in of_tokens if tokens.asset in found} or None
     # Step labels by rollouts are a source of the mixture too, whose rows are solutions.
     labels = {p.asset: found[p.asset].facts for p in made if p.kind == "labels"}
     counted = counts.counts({**facts("raw"), **labels}, facts("pairs"), mixture, made_tokens)

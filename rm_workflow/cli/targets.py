@@ -1,5 +1,7 @@
 """Names on the command line: assets, versions, and the nearest valid one when a name is wrong."""
 
+from collections.abc import Mapping
+
 from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
 from rm_workflow.catalog.loading import nearest
 from rm_workflow.errors import UserError
@@ -25,17 +27,26 @@ def existing_store() -> ArtifactStore:
 
 
 def find_artifact(store: ArtifactStore, target: str) -> Artifact:
-    """Return the artifact that ``asset`` (its latest) or ``asset@version`` names.
+    """Return the artifact that ``asset`` (its latest), ``asset[partition]``, or either with ``@version`` names.
 
     A version may be cut to its first digits where they are unambiguous.
     """
-    asset, at, version = target.partition("@")
+    named, at, version = target.partition("@")
+    asset, partition = split_partition(named)
     known = sorted(folder.name for folder in store.artifacts.iterdir()) if store.artifacts.is_dir() else []
     if asset not in known:
         raise UserError(f"asset {asset} has no artifact under RMW_HOME ({store.home}); {nearest(asset, known)}")
+    keys = partitions_of(store, asset)
+    if partition is not None and partition not in keys:
+        made = [key for key in keys if key is not None]
+        raise UserError(f"asset {asset} has no run {partition}; {nearest(partition, made)}")
     if not at:
-        return store.require(asset)
-    versions = sorted(manifest.parent.name for manifest in (store.artifacts / asset).glob(f"*/{MANIFEST}"))
+        return store.require(asset, partition=_meant(asset, partition, keys))
+    versions = sorted(
+        manifest.parent.name
+        for manifest in (store.artifacts / asset).glob(f"*/{MANIFEST}")
+        if partition is None or manifest.parent.name in keys[partition]
+    )
     if not version:
         raise UserError(
             f"{target} names no version after @; leave @ out for the latest, or take of {_listed(versions)}"
@@ -45,6 +56,42 @@ def find_artifact(store: ArtifactStore, target: str) -> Artifact:
     if artifact is None:
         raise UserError(_not_one_version(asset, version, versions, matching))
     return artifact
+
+
+def split_partition(named: str) -> tuple[str, str | None]:
+    """Return the asset and the partition of ``asset[partition]``; None where none is named.
+
+    Raises:
+        UserError: a bracket is missing, or nothing stands between the two.
+    """
+    asset, bracket, rest = named.partition("[")
+    if not bracket:
+        return named, None
+    if not rest.endswith("]") or rest == "]":
+        raise UserError(f"{named}: write the key of a run between brackets, as in {asset}[lr3e-6__ep1__s0]")
+    return asset, rest[:-1]
+
+
+def partitions_of(store: ArtifactStore, asset: str) -> dict[str | None, set[str]]:
+    """Return the versions of an asset by partition; those of assets without one stand under None."""
+    keys: dict[str | None, set[str]] = {}
+    for event in store.events(asset=asset, kinds=("publish", "reuse")):
+        keys.setdefault(event["partition"], set()).add(event["version"])
+    return keys
+
+
+def _meant(asset: str, partition: str | None, keys: Mapping[str | None, set[str]]) -> str | None:
+    """Return the partition that a name means: the one named, or none where the asset has no runs.
+
+    Raises:
+        UserError: the asset has several runs and none is named.
+    """
+    if partition is not None or None in keys or not keys:
+        return partition
+    runs = sorted(key for key in keys if key is not None)
+    if len(runs) == 1:
+        return runs[0]
+    raise UserError(f"asset {asset} has {len(runs)} runs; name one, for instance {asset}[{runs[0]}]")
 
 
 def _not_one_version(asset: str, version: str, versions: list[str], matching: list[str]) -> str:

@@ -110,7 +110,9 @@ def build_scores(
     layout: Layout | None = "alone" if evaluation.deterministic else None
     scorer = Scorer.load(model, device, precision, evaluation.batch_tokens, layout)
     work = Work()
-    of_test, solutions = test_rows(tokens, work) if TEST in evaluation.evaluate_on else ([], [])
+    of_test, solutions = (
+        test_rows(tokens, work, evaluation.max_test_pairs) if TEST in evaluation.evaluate_on else ([], [])
+    )
     of_items = {name: item_rows(name, folder, scorer, work) for name, folder in sorted(benchmarks.items())}
     num_items = len(work.keys)
     leaked_pairs = set((leaked or {}).get(TEST, ()))

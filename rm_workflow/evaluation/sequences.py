@@ -24,6 +24,19 @@ where pairs.split = 'test'
 order by pairs.pair_id
 """
 
+FIRST_GROUPS = """
+-- the test groups, in the order of a hash, that hold so many pairs or fewer together; the first one always
+with sized as (
+    select group_id, count(*) as num_pairs from read_parquet({pairs}) where split = 'test' group by group_id
+),
+ordered as (
+    select group_id, row_number() over by_hash as place, sum(num_pairs) over by_hash as so_far
+    from sized
+    window by_hash as (order by md5('max_test_pairs' || group_id), group_id rows unbounded preceding)
+)
+select group_id from ordered where so_far <= {most} or place = 1
+"""
+
 ITEM_ROWS = """
 -- the items of a benchmark with their prompt, the texts of their replies and where their steps end, in the order of
 -- the item
@@ -80,8 +93,11 @@ class Work:
         self.reads.append([len(input_ids) - 1] if reads is None else reads)
 
 
-def test_rows(tokens: Path, work: Work) -> tuple[Rows, Rows]:
+def test_rows(tokens: Path, work: Work, max_pairs: int | None) -> tuple[Rows, Rows]:
     """Return the test pairs of a tokens artifact and its labelled test solutions, where it has such, put into ``work``.
+
+    Args:
+        max_pairs: at most so many pairs, of whole groups; None for all.
 
     Returns:
         the pairs; and the solutions, each with ``steps``: which of its steps have its labels.
@@ -90,6 +106,10 @@ def test_rows(tokens: Path, work: Work) -> tuple[Rows, Rows]:
         UserError: there is neither.
     """
     rows = _select(TEST_ROWS, pairs=tokens / "pairs.parquet", responses=tokens / "responses.parquet")
+    if max_pairs is not None and len(rows) > max_pairs:
+        first = FIRST_GROUPS.replace("{most}", str(max_pairs))
+        kept = {row["group_id"] for row in _select(first, pairs=tokens / "pairs.parquet")}
+        rows = [row for row in rows if row["group_id"] in kept]
     solutions, reads = _test_solutions(tokens)
     for row in rows:
         for side in ("chosen", "rejected"):

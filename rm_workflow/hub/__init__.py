@@ -29,8 +29,8 @@ from rm_workflow.settings import Settings, user_path
 logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-SAMPLES = "samples:"
-SAMPLE = re.compile(r"[a-z0-9_]{1,64}")
+SAMPLES, ROWS = "samples:", "rows:"
+FOLDER = re.compile(r"[a-z0-9_]{1,64}")
 # A look at the hub's newest commit must not hold up a run whose files are all there.
 DRIFT_TIMEOUT_SECONDS = 3.0
 # Requests at once while access is checked.
@@ -45,7 +45,7 @@ class SourceFile:
 
     Attributes:
         file: name relative to the repository or folder.
-        name: ``<hub id, samples:name or folder name>/<file>``, never absolute.
+        name: ``<hub id, samples:name, rows:name or folder name>/<file>``, never absolute.
         sha256: hash of its bytes.
         revision: commit of the hub repository that it was read at; None for other places, a mirror among them.
     """
@@ -111,13 +111,11 @@ def _refuse_bad_names(files: list[str]) -> None:
 def _locate(location: Location, files: list[str], settings: Settings) -> tuple[str, list[Fetched]]:
     """Return what the location is called and each file."""
     if location.path is not None:
-        sample = location.path.removeprefix(SAMPLES)
-        if sample != location.path:
-            if not SAMPLE.fullmatch(sample):
-                raise UserError(
-                    f"path: {location.path!r} names no embedded sample; write {SAMPLES}<name> without folders"
-                )
-            return location.path, _in_folder(samples.folder(settings) / sample, files, f"path: {location.path}")
+        for kind in (SAMPLES, ROWS):
+            if location.path.startswith(kind):
+                name = _named_folder(location.path, kind)
+                parent = samples.folder(settings) if kind == SAMPLES else _rows(name, settings)
+                return location.path, _in_folder(parent / name, files, f"path: {location.path}")
         folder = user_path(location.path)
         return folder.name, _in_folder(folder, files, f"path: {location.path}")
     repository = _repository(location)
@@ -125,6 +123,23 @@ def _locate(location: Location, files: list[str], settings: Settings) -> tuple[s
     if mirror:
         return repository, _in_folder(mirror, files, f"hub: {repository} in the mirror folder {mirror}")
     return repository, _fetch(repository, files, settings)
+
+
+def _named_folder(path: str, kind: str) -> str:
+    name = path.removeprefix(kind)
+    if not FOLDER.fullmatch(name):
+        raise UserError(f"path: {path!r} names no data set; write {kind}<name> without folders")
+    return name
+
+
+def _rows(name: str, settings: Settings) -> Path:
+    if settings.rows is None or not (settings.rows / name).is_dir():
+        where = settings.rows or "data/rows of the project"
+        raise UserError(
+            f"path: {ROWS}{name}: no hub has these rows and they are not on this machine; put them into "
+            f"{where}/{name} (docs/data.md says where they are from), or set RMW_ROWS to the folder that holds them"
+        )
+    return settings.rows
 
 
 def _repository(location: Location) -> str:

@@ -75,7 +75,7 @@ def with_published(
     }
     told = recipe.published
     mixtures = {
-        name: {**facts, **(_beside(facts["train"], told.num_pairs, told.note) if name == mixture else {})}
+        name: {**facts, **_beside(facts["train"], *((told.num_pairs, told.note) if name == mixture else (None, "")))}
         for name, facts in counted["mixtures"].items()
     }
     return {**counted, "sources": sources, "pair_sets": pair_sets, "mixtures": mixtures}

@@ -1,0 +1,183 @@
+"""The runs of a sweep on the command line: ``rmw run --sweep``, ``rmw runs``, ``rmw promote``, ``rmw rollback``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.assets.best import flat_row, runs_of_recipe
+from rm_workflow.assets.flow import Flow
+from rm_workflow.assets.headless import FinishedRun, FinishedSweep, run_sweep
+from rm_workflow.catalog.loading import nearest, resolve_recipe
+from rm_workflow.catalog.models import Catalog, Promotion, Recipe
+from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli.checkpoints import checkpoint_artifact
+from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.errors import UserError
+from rm_workflow.evaluation import promotion
+from rm_workflow.evaluation.promotion import Decision
+from rm_workflow.evaluation.run_table import SETTINGS, Run, run_rows, seed_rows
+from rm_workflow.settings import Settings, load_settings
+
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
+RunJson = Callable[[FinishedRun], dict[str, Any]]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verbs."""
+    app.command("runs")(runs_command)
+    app.command("promote")(promote_command)
+    app.command("rollback")(rollback_command)
+
+
+def made_sweep(
+    settings: Settings,
+    catalog: Catalog,
+    recipe: Recipe,
+    overrides: Mapping[str, Any],
+    until: str,
+    keys: Sequence[str] | None,
+) -> FinishedSweep:
+    """Make the runs of a sweep, all where no key is named."""
+    from rm_workflow.definitions import build_definitions
+
+    return run_sweep(settings, catalog, recipe, overrides, until, build_definitions, keys)
+
+
+def print_sweep(settings: Settings, finished: FinishedSweep, quiet: bool) -> None:
+    """Print the table of runs on the metric and on each other benchmark, and what is main.
+
+    Args:
+        quiet: only what failed is told.
+
+    Raises:
+        UserError: a run failed.
+    """
+    if finished.best and not quiet:
+        _print_tables(finished.best["runs"], finished.best["seeds"])
+        store = ArtifactStore(settings.home)
+        typer.echo(f"main of {finished.recipe.name}: {_shown(promotion.main_of(store, finished.recipe.name))}")
+    for key, sentence in finished.failed.items():
+        typer.echo(f"run {key} failed: {sentence}", err=True)
+    if finished.failed:
+        number = len(finished.failed) + len(finished.runs)
+        raise UserError(f"{len(finished.failed)} of {number} runs failed; the same command does these again")
+
+
+def runs_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe with a sweep or a promotion.")],
+    benchmark: Annotated[
+        list[str] | None, typer.Option("--benchmark", help="Only this one; may be given several times.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """List the runs of a recipe with their settings and scores, the spread of seeds, and which one is main."""
+    store, _, resolved, runs = _runs(recipe)
+    evaluated = resolved.evaluation.evaluate_on
+    asked = [name.replace("-", "_") for name in benchmark or ()]
+    for name in asked:
+        if name not in evaluated:
+            raise UserError(f"recipe '{resolved.name}' is not scored on {name!r}; {nearest(name, evaluated)}")
+    rows = run_rows(runs, asked or list(dict.fromkeys([_promotion(resolved).metric, *evaluated])))
+    seeds = {name: seed_rows(of_benchmark) for name, of_benchmark in rows.items()}
+    main, changes = promotion.main_of(store, resolved.name), promotion.history(store, resolved.name)
+    if json_:
+        print_json({"recipe": resolved.name, "main": main, "runs": rows, "seeds": seeds, "promotions": changes})
+        return
+    _print_tables(rows, seeds)
+    if changes:
+        print_table("what was main", [_change(event) for event in changes])
+    typer.echo(f"main of {resolved.name}: {_shown(main)}")
+
+
+def promote_command(
+    checkpoint: Annotated[str, typer.Argument(help="asset, asset@version, asset[run] or asset[run]@version.")],
+    allow_leaky: Annotated[
+        bool, typer.Option("--allow-leaky", help="Also where its train pairs hold texts of the metric's benchmark.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a checkpoint main of its recipe; rmw rollback takes it back."""
+    settings = load_settings()
+    store = ArtifactStore(settings.home)
+    artifact = checkpoint_artifact(store, checkpoint)
+    name = artifact.asset.removesuffix("_checkpoint")
+    store, _, resolved, runs = _runs(name)
+    wanted = next((run for run in runs if run.checkpoint == artifact.id), None) or _older_run(store, artifact.id, name)
+    if wanted is None:
+        raise UserError(
+            f"checkpoint {artifact.id} has no stored scores, so nobody knows how good it is; run its recipe to "
+            f"scores first: rmw run {name}"
+        )
+    decision = promotion.promote(store, name, _promotion(resolved), wanted, runs, allow_leaky)
+    _print_decision(store, name, decision, json_)
+
+
+def rollback_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe whose main is to be the one before.")],
+    json_: JsonOption = False,
+) -> None:
+    """Make the checkpoint main that was it before the present one."""
+    store, _, resolved, _ = _runs(recipe)
+    _print_decision(store, resolved.name, promotion.rollback(store, resolved.name), json_)
+
+
+def _runs(recipe: str) -> tuple[ArtifactStore, Catalog, Recipe, list[Run]]:
+    settings = load_settings()
+    catalog = load_checked_catalog(settings)
+    resolved = resolve_recipe(catalog, recipe)
+    store = ArtifactStore(settings.home)
+    return store, catalog, resolved, runs_of_recipe(Flow(catalog), store, resolved)
+
+
+def _older_run(store: ArtifactStore, checkpoint: str, recipe: str) -> Run | None:
+    """Return a checkpoint that is no run's newest one, with its scores."""
+    scores = promotion.scores_of(store, recipe, checkpoint)
+    return Run(scores.manifest["partition"] or recipe, {}, scores) if scores else None
+
+
+def _promotion(recipe: Recipe) -> Promotion:
+    return recipe.promoting or Promotion(metric=recipe.evaluation.evaluate_on[0])
+
+
+def _print_decision(store: ArtifactStore, recipe: str, decision: Decision, json_: bool) -> None:
+    if json_:
+        last = promotion.history(store, recipe)[-1:]
+        told = {"recipe": recipe, "main": decision.main, "changed": decision.is_promoted}
+        print_json({**told, "event": last[0] if last else None})
+        return
+    typer.echo(f"main of {recipe}: {_shown(decision.main)} ({decision.reason})")
+    if decision.comparisons:
+        rows = [{"benchmark": name, **found} for name, found in decision.comparisons.items()]
+        print_table("candidate minus the main before it", rows)
+
+
+def _print_tables(rows: Mapping[str, list[dict[str, Any]]], seeds: Mapping[str, list[dict[str, Any]]]) -> None:
+    for name, of_benchmark in rows.items():
+        varied = [key for key in SETTINGS if len({row[key] for row in of_benchmark}) > 1]
+        shown = [_without(flat_row(row), [key for key in SETTINGS if key not in varied]) for row in of_benchmark]
+        print_table(f"{name}: runs with 95 % intervals over items", shown)
+        if seeds.get(name):
+            print_table(f"{name}: mean over seeds, with its 95 % interval", seeds[name])
+
+
+def _without(row: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    shown = {key: value for key, value in row.items() if key not in left_out and key != "checkpoint"}
+    return {**shown, "checkpoint": _shown(row["checkpoint"])}
+
+
+def _change(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "when": event["time"],
+        "what": event["kind"],
+        "checkpoint": _shown(f"{event['asset']}@{event['version']}"),
+        "run": event["partition"],
+        **{key: event.get(key) for key in ("metric", "score", "ci_low", "ci_high")},
+        "why": event["reason"],
+    }
+
+
+def _shown(checkpoint: str | None) -> str:
+    asset, at, version = (checkpoint or "none").partition("@")
+    return f"{asset}{at}{version[:12]}"

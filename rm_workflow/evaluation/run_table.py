@@ -1,0 +1,131 @@
+"""The table of a sweep's runs: what each was trained with, how it scored, and how far seeds move that.
+
+Its columns are those of the RewardBench 2 models' card: revision, training data, learning rate, epochs, score, and the
+score of each domain; here each has its interval.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from rm_workflow.artifacts import Artifact
+from rm_workflow.evaluation.checkpoint_scores import checkpoint_of
+from rm_workflow.evaluation.contamination import UNKNOWN
+
+# What tells the runs of a sweep apart, in the order of the columns.
+SETTINGS = ("data", "base", "learning_rate", "epochs", "seed")
+SCORED, MISSING, RETIRED = "scored", "not scored", "retired"
+INTERVAL = ("score", "n", "ci_low", "ci_high")
+# Parts of a benchmark's result that are score objects by name, the first that is there.
+PARTS = ("subsets", "sections", "domains", "per_source")
+# More parts than this are no columns of a table.
+MOST_PARTS = 8
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep, or the one run of a recipe without a sweep.
+
+    Attributes:
+        key: its partition, or the recipe's name.
+        settings: values of ``SETTINGS``; empty for a retired run, whose settings nobody lists any more.
+        scores: its newest scores artifact, or None.
+    """
+
+    key: str
+    settings: Mapping[str, Any]
+    scores: Artifact | None
+    is_retired: bool = False
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Return ``asset@version`` of the checkpoint that was scored."""
+        return checkpoint_of(self.scores) if self.scores else None
+
+    @property
+    def state(self) -> str:
+        """Return whether there are scores, and whether the run is made no more."""
+        if self.is_retired:
+            return RETIRED
+        return SCORED if self.scores else MISSING
+
+    def headline(self, benchmark: str) -> Mapping[str, Any]:
+        """Return the score object of a benchmark with its verdict; empty where there is none."""
+        found: Mapping[str, Any] = self.scores.facts["scores"].get(benchmark, {}) if self.scores else {}
+        return {"contamination": UNKNOWN, **found} if found else {}
+
+    def parts(self, benchmark: str) -> dict[str, Mapping[str, Any]]:
+        """Return the score objects of a benchmark's subsets, sections or domains, by name."""
+        if self.scores is None:
+            return {}
+        result = json.loads(self.scores.file("scores.json").read_text("utf-8")).get(benchmark, {})
+        found: Mapping[str, Any] = next((result[name] for name in PARTS if result.get(name)), {})
+        scored = {name: part for name, part in found.items() if isinstance(part, Mapping) and "score" in part}
+        return scored if len(scored) <= MOST_PARTS else {}
+
+
+def run_rows(runs: Iterable[Run], benchmarks: Sequence[str]) -> dict[str, list[Row]]:
+    """Return by benchmark one row a run, best first, runs without a score last."""
+    listed = list(runs)
+    tables = {}
+    for benchmark in benchmarks:
+        rows = [_row(run, benchmark) for run in listed]
+        tables[benchmark] = sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0.0), row["run"]))
+    return tables
+
+
+def _row(run: Run, benchmark: str) -> Row:
+    headline = run.headline(benchmark)
+    return {
+        "run": run.key,
+        **{name: run.settings.get(name) for name in SETTINGS},
+        **{name: headline.get(name) for name in (*INTERVAL, "contamination")},
+        "parts": {
+            name: {key: part.get(key) for key in INTERVAL} for name, part in sorted(run.parts(benchmark).items())
+        },
+        "state": run.state,
+        "checkpoint": run.checkpoint,
+    }
+
+
+def seed_rows(rows: Iterable[Row]) -> list[Row]:
+    """Return one row for each set of runs that differ by their seed alone, best mean first.
+
+    The interval is that of the mean over seeds (Student's t), for one and the same set of items; that of each run tells
+    how far other items would move it.
+
+    Args:
+        rows: rows of one benchmark, see ``run_rows``.
+    """
+    from scipy.stats import t
+
+    by_settings: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["score"] is not None and row["seed"] is not None:
+            key = json.dumps([row[name] for name in SETTINGS if name != "seed"])
+            by_settings.setdefault(key, []).append(row)
+    found = []
+    for same in by_settings.values():
+        scores = [row["score"] for row in same]
+        if len(scores) < 2:
+            continue
+        spread = stdev(scores)
+        half = float(t.ppf(0.975, len(scores) - 1)) * spread / math.sqrt(len(scores))
+        found.append(
+            {
+                **{name: same[0][name] for name in SETTINGS if name != "seed"},
+                "seeds": len(scores),
+                "mean": mean(scores),
+                "sd": spread,
+                "ci_low": mean(scores) - half,
+                "ci_high": mean(scores) + half,
+                "lowest": min(scores),
+                "highest": max(scores),
+            }
+        )
+    return sorted(found, key=lambda row: -row["mean"])
