@@ -42,6 +42,13 @@ logger = logging.getLogger("rm_workflow")
 BuildDefinitions = Callable[[Catalog, Sequence[Planned]], dg.Definitions]
 
 
+class InterruptedRunError(UserError):
+    """A person or the machine has ended the run."""
+
+    def __init__(self, asset: str) -> None:
+        super().__init__(f"asset {asset} was ended by a signal; run the same command again to go on")
+
+
 @dataclass(frozen=True)
 class RanAsset:
     """One asset of a finished run."""
@@ -116,7 +123,8 @@ def run_sweep(
         keys: of the runs; None for all.
 
     Raises:
-        UserError: there is no such run, or what runs share failed; a run that fails by itself is told in the result.
+        UserError: there is no such run, what runs share failed, or a signal ended it; a run that fails by itself is
+            told in the result.
     """
     changed, catalog, definitions = _prepared(settings, catalog, recipe, overrides, build_definitions)
     sweeps.check_overrides(changed, overrides)
@@ -140,6 +148,8 @@ def run_sweep(
         try:
             job = definitions.resolve_job_def(recipe.name)
             finished[key] = FinishedRun(run, {**used, **_execute(settings, job, own, overrides, key)})
+        except InterruptedRunError:
+            raise
         except UserError as error:
             logger.warning("run %s failed: %s", key, error)
             failed[key] = str(error)
@@ -235,7 +245,7 @@ def _failure(result: dg.ExecuteInProcessResult) -> UserError:
         while error and error.cause:
             error = error.cause
         if error and error.cls_name == "DagsterExecutionInterruptedError":
-            return UserError(f"asset {event.step_key} was ended by a signal; run the same command again to go on")
+            return InterruptedRunError(event.step_key)
         return UserError(f"asset {event.step_key} failed: {error.message.strip() if error else 'no reason given'}")
     return UserError("the run failed before its first step; see the web UI (rmw ui) for its log")
 

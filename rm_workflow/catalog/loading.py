@@ -16,6 +16,7 @@ from typing import Any
 
 from rm_workflow.catalog.models import ANNOTATION, PARTS, TEST, Benchmark, Catalog, PairSet, Recipe, Source, Split
 from rm_workflow.catalog.names import nearest
+from rm_workflow.catalog.sweeps import runs_of
 from rm_workflow.catalog.typed import EntryType, field_names, typed
 from rm_workflow.catalog.yaml_file import (
     Document,
@@ -377,6 +378,11 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
     for number, name in enumerate(recipe.mixture.labelled_sources):
         known = {ANNOTATION, *catalog.sources}
         _require(known, "source", name, title, document, ("mixture", PARTS[recipe.mixture.kind], number))
+    for run in runs_of(recipe).values():
+        for name in run.mixture.pair_set_names:
+            _require(catalog.pair_sets, "pair set", name, title, document, ("sweep", "data"))
+        for name in run.mixture.labelled_sources:
+            _require({ANNOTATION, *catalog.sources}, "source", name, title, document, ("sweep", "data"))
     if recipe.annotation:
         here: KeyPath = ("annotation", "problems")
         _require(catalog.sources, "source", recipe.annotation.problems, title, document, here)

@@ -58,11 +58,10 @@ def print_sweep(settings: Settings, finished: FinishedSweep, quiet: bool) -> Non
         _print_tables(finished.best["runs"], finished.best["seeds"])
         store = ArtifactStore(settings.home)
         typer.echo(f"main of {finished.recipe.name}: {_shown(promotion.main_of(store, finished.recipe.name))}")
-    for key, sentence in finished.failed.items():
-        typer.echo(f"run {key} failed: {sentence}", err=True)
     if finished.failed:
         number = len(finished.failed) + len(finished.runs)
-        raise UserError(f"{len(finished.failed)} of {number} runs failed; the same command does these again")
+        told = "; ".join(f"{key}: {sentence}" for key, sentence in finished.failed.items())
+        raise UserError(f"{len(finished.failed)} of {number} runs failed ({told}); the same command does these again")
 
 
 def runs_command(

@@ -23,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def materialize(home: Home) -> dg.ExecuteInProcessResult:
-    asset = card_asset(home.catalog, "quickstart")
+    asset = card_asset(home.catalog, home.catalog.recipes["quickstart"])
     return dg.materialize([asset], resources={"recipe_settings": RecipeSettings()}, raise_on_error=False)
 
 

@@ -60,7 +60,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.AssetsDefi
 
     for planned in Flow(catalog).checkpoint(catalog.recipes["quickstart"]).upstream:
         store.materialize(planned.request((), overridden=False), build, "run-1")
-    return checkpoints.checkpoint_asset(catalog, "quickstart")
+    return checkpoints.checkpoint_asset(catalog, catalog.recipes["quickstart"])
 
 
 def run(asset: dg.AssetsDefinition, **overrides: object) -> bool:

@@ -14,6 +14,7 @@ from rm_workflow.catalog.loading import (
     resolve_recipe,
 )
 from rm_workflow.catalog.models import Catalog, Mixture, Recipe, RuleUse
+from rm_workflow.catalog.sweeps import run_of
 from rm_workflow.catalog.yaml_file import Document, read_yaml
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
@@ -83,7 +84,7 @@ def test_the_mixture_of_700k_pairs_is_the_seven_sources_and_ultrainteract(catalo
 
 def test_the_recipes_of_the_rewardbench_2_models_differ_in_their_data_only(catalog: Catalog):
     data = {"tulu": ["tulu3_70b_mixture"], "skywork": ["skywork_80k_v02"]}
-    both = catalog.recipes["rb2_llama31_70b_combined"]
+    both = catalog.recipes["rb2_llama31_70b"]
     assert sorted(both.mixture.pair_set_names) == sorted([*data["tulu"], *data["skywork"]])
     assert (both.base, both.training.learning_rate, both.training.epochs) == (
         "meta-llama/Llama-3.1-70B-Instruct",
@@ -91,7 +92,7 @@ def test_the_recipes_of_the_rewardbench_2_models_differ_in_their_data_only(catal
         1,
     )
     for name, pair_sets in data.items():
-        recipe = catalog.recipes[f"rb2_llama31_70b_{name}"]
+        recipe = run_of(both, f"{name}__lr3e-6__ep1__s8")
         assert recipe.mixture.pair_set_names == pair_sets
         assert (recipe.base, recipe.tokens, recipe.training) == (both.base, both.tokens, both.training)
 

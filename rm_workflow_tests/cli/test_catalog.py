@@ -1,4 +1,5 @@
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,25 @@ def test_plan_prints_figures_and_notes_for_people():
     [
         # HH, SHP, UltraFeedback, HelpSteer, Capybara, Orca, PKU, UltraInteract
         ("preference_700k", 118_263 + 109_526 + 267_416 + 21_576 + 7_563 + 12_859 + 26_874 + 219_522),
-        ("rb2_llama31_70b_combined", 334_367 + 77_016),
-        ("rb2_llama31_70b_skywork", 77_016),
+        ("rb2_llama31_70b_lora", 334_367 + 77_016),
     ],
 )
 def test_the_plan_of_a_published_mixture_adds_up_what_is_published_of_its_parts(recipe: str, pairs: int):
     planned = _json("plan", recipe, "--device", "h200")
     assert (planned["num_pairs"], planned["num_pairs_source"]) == (pairs, "published")
+
+
+def test_the_plan_of_a_sweep_lists_what_its_runs_differ_in_and_what_each_costs():
+    planned = _json("plan", "rb2_llama31_70b", "--device", "h200")
+    combined, skywork, tulu = 334_367 + 77_016, 77_016, 334_367
+    assert planned["runs"] == len(planned["by_run"]) == 3 * 2 * 3 * 2
+    assert planned["learning_rate"] == [1e-6, 3e-6]
+    assert planned["epochs"] == [1, 2, 3]
+    assert planned["num_pairs"] == [combined, skywork, tulu]
+    assert planned["batch_size"] == 256
+    assert planned["hours"] == pytest.approx(sum(run["hours"] for run in planned["by_run"]))
+    (run,) = (run for run in planned["by_run"] if run["run"] == "skywork__lr3e-6__ep2__s8")
+    assert (run["num_pairs"], run["num_steps"], run["epochs"]) == (skywork, math.ceil(2 * skywork / 256), 2)
 
 
 def test_plan_for_a_cpu_tells_what_does_not_fit_into_this_machine(monkeypatch: pytest.MonkeyPatch):

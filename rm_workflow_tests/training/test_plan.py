@@ -170,7 +170,7 @@ def test_fsdp_cuts_the_state_into_parts_and_ddp_does_not(catalog: Catalog, setti
 
 def test_the_70b_recipes_fit_the_gpus_that_they_ask_for(catalog: Catalog, settings: Settings):
     lora = _plan(catalog, settings, "rb2_llama31_70b_lora", device="h100")
-    full = _plan(catalog, settings, "rb2_llama31_70b_combined", device="h100")
+    full = _plan(catalog, settings, "rb2_llama31_70b", device="h100")
     assert (lora["num_processes"], lora["strategy"]) == (8, "fsdp")
     assert (full["num_processes"], full["strategy"]) == (32, "fsdp")
     assert lora["memory_gb"] < 0.9 * lora["device_memory_gb"]

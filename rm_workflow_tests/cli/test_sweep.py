@@ -1,0 +1,117 @@
+"""A sweep through the real command line, Dagster, trainer and scorer on a tiny random model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rm_workflow.artifacts import ArtifactStore
+from rm_workflow_tests.cli.conftest import Answer, Project, lines
+from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
+
+Rmw = Callable[..., Answer]
+
+RECIPE = """
+base: BASE
+mixture:
+  pair_sets: [toy]
+  split: {by: native}
+tokens: {template: chatml, max_length: 128}
+training: {learning_rate: 1e-3, batch_size: 8, precision: fp32}
+evaluation: {precision: fp32, probes: {num_pairs: 0, num_prompt_ablated: 0}}
+SWEEP
+"""
+TWO_BY_TWO = "sweep: {data: {all: {}, some: {sample: {train_pairs: 8}}}, runs: [RUNS]}".replace(
+    "RUNS", "{data: all, seed: 0}, {data: all, seed: 1}, {data: some, seed: 0}"
+)
+KEYS = ["all__s0", "all__s1", "some__s0"]
+
+
+def write_recipe(project: Project, sweep: str) -> None:
+    recipe = RECIPE.replace("BASE", str(project.folder / "base")).replace("SWEEP", sweep)
+    project.write_catalog(recipe=recipe)
+
+
+@pytest.fixture
+def swept(project: Project) -> Project:
+    write_tiny_model(project.folder / "base", tiny_tokenizer())
+    project.write_rows(lines(range(20)))
+    write_recipe(project, TWO_BY_TWO)
+    return project
+
+
+def made(answer: Answer) -> dict[str, Any]:
+    assert answer.code == 0, answer.err
+    found: dict[str, Any] = json.loads(answer.out)
+    return found
+
+
+def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, rmw: Rmw):
+    first = made(rmw("run", "toy", "--json"))
+    assert first["checkpoint"].startswith("toy_checkpoint[all__s0]@")
+
+    runs = made(rmw("run", "toy", "--sweep", "--json"))["runs"]
+    assert list(runs) == KEYS
+    checkpoints = [run["checkpoint"] for run in runs.values()]
+    assert len(set(checkpoints)) == 3
+    assert checkpoints[0] == first["checkpoint"]
+    assert all(asset["reused"] for asset in runs["all__s0"]["assets"].values())
+    assert not runs["all__s1"]["assets"]["toy_checkpoint"]["reused"]
+    tokens = [runs[key]["assets"]["toy_all_tokens"]["version"] for key in KEYS[:2]]
+    assert tokens[0] == tokens[1]
+    published = [Path(path).name for path in (swept.home / "artifacts").iterdir()]
+    assert {"toy_all_mixture", "toy_some_mixture", "toy_all_tokens", "toy_some_tokens", "toy_best"} <= set(published)
+    assert "toy_mixture" not in published
+
+    table = made(rmw("runs", "toy", "--json"))
+    rows = table["runs"]["test"]
+    assert sorted(row["run"] for row in rows) == KEYS
+    assert rows[0]["score"] == max(row["score"] for row in rows)
+    assert all(row["ci_low"] <= row["score"] <= row["ci_high"] for row in rows)
+    (spread,) = table["seeds"]["test"]
+    assert (spread["data"], spread["seeds"]) == ("all", 2)
+    best = f"toy_checkpoint@{ArtifactStore(swept.home).latest('toy_checkpoint', partition=rows[0]['run']).version}"
+    assert table["main"] == best
+    # The first run was main as long as there was no better one.
+    *_, event = promotions = table["promotions"]
+    assert [promotions[0]["num_candidates"], promotions[0]["partition"]] == [1, "all__s0"]
+    assert (event["partition"], event["score"]) == (rows[0]["run"], rows[0]["score"])
+
+    again = made(rmw("run", "toy", "--sweep", "--json"))["runs"]
+    assert all(asset["reused"] for run in again.values() for asset in run["assets"].values())
+    assert made(rmw("runs", "toy", "--json"))["promotions"] == promotions
+
+    counts = made(rmw("counts", "toy", "--no-run", "--json"))
+    assert sorted(counts["mixtures"]) == ["toy_all_mixture", "toy_some_mixture"]
+
+    other = next(key for key in KEYS if key != rows[0]["run"])
+    promoted = made(rmw("promote", f"toy_checkpoint[{other}]", "--json"))
+    assert (promoted["changed"], promoted["event"]["previous"]) == (True, best)
+    assert promoted["event"]["partition"] == other
+    back = made(rmw("rollback", "toy", "--json"))
+    assert (back["main"], back["event"]["kind"]) == (best, "rollback")
+
+    refused = rmw("compare", "toy_checkpoint", "toy_checkpoint")
+    assert "has 3 runs; name one, for instance toy_checkpoint[all__s0]" in refused.error
+    assert "no run all__s9" in rmw("promote", "toy_checkpoint[all__s9]").error
+
+
+def test_a_run_that_fails_hinders_no_other_and_is_made_by_the_next_command(swept: Project, rmw: Rmw):
+    write_recipe(swept, "sweep: {learning_rate: [1e-3, 1e+9], seed: [0]}")
+    answer = rmw("run", "toy", "--sweep", "--json")
+    found = json.loads(answer.out)
+    assert answer.code == 1
+    assert list(found["runs"]) == ["lr0.001__s0"]
+    assert list(found["failed"]) == ["lr1e9__s0"]
+    assert "1 of 2 runs failed (lr1e9__s0: the loss of step" in answer.err
+    assert "the same command does these again" in answer.err
+
+
+def test_sweep_of_a_recipe_without_one_is_refused(swept: Project, rmw: Rmw):
+    write_recipe(swept, "")
+    assert "has no sweep" in rmw("run", "toy", "--sweep").error
+    write_recipe(swept, "sweep: {seed: [0, 1]}")
+    assert "has no run s7" in rmw("run", "toy", "--key", "s7").error
+    assert "set sweep.seed instead" in rmw("run", "toy", "--set", "training.seed=3").error
