@@ -6,6 +6,7 @@ import pytest
 
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.sweeps import runs_of
 from rm_workflow.definitions import build_definitions
 from rm_workflow.settings import load_settings
 
@@ -28,6 +29,21 @@ def definitions() -> dg.Definitions:
 def test_loading_definitions_imports_nothing_heavy():
     ran = subprocess.run([sys.executable, "-c", PRINT_HEAVY], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_the_code_location_loads_as_the_web_ui_loads_it(definitions: dg.Definitions):
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_what_the_runs_of_a_sweep_have_for_themselves_is_partitioned_and_in_a_job_of_its_own(
+    definitions: dg.Definitions,
+):
+    keys = sorted(runs_of(load_catalog(load_settings()).recipes["rb2_llama31_70b_mini"]))
+    job, data, best = (definitions.resolve_job_def(f"rb2_llama31_70b_mini{end}") for end in ("", "_data", "_promotion"))
+    assert sorted(job.partitions_def.get_partition_keys()) == keys
+    assert (data.partitions_def, best.partitions_def) == (None, None)
+    made = {key.path[-1].removeprefix("rb2_llama31_70b_mini_") for key in job.asset_layer.executable_asset_keys}
+    assert made == {"run_config", "checkpoint", "scores", "card"}
 
 
 def test_the_quickstart_has_these_assets():

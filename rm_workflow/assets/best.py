@@ -130,7 +130,9 @@ def _decide(
     # What a run with changes to the recipe makes is never the latest of a name, so it is no main either.
     if workplace.overridden:
         return Decision(None, None, False, "the recipe was changed for this run (--set), so main stays as it is")
-    return consider(workplace.store, recipe.name, promotion, runs, context.run.run_id)
+    decision = consider(workplace.store, recipe.name, promotion, runs, context.run.run_id)
+    workplace.lineage.catch_up()
+    return decision
 
 
 def _describe_decision(decision: Decision, promotion: Promotion, runs: list[Run]) -> Metadata:

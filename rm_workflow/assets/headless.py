@@ -178,7 +178,7 @@ def _best(
 ) -> Mapping[str, Any]:
     """Make the table of runs and return its facts."""
     planned = Flow(catalog).best(recipe)
-    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}_best"), [planned], overrides)
+    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}_promotion"), [planned], overrides)
     artifact = ArtifactStore(settings.home).find(planned.asset, made[planned.asset].version)
     assert artifact is not None, "it was just made"
     return artifact.facts
@@ -245,7 +245,7 @@ def _failure(result: dg.ExecuteInProcessResult) -> UserError:
         while error and error.cause:
             error = error.cause
         if error and error.cls_name == "DagsterExecutionInterruptedError":
-            return InterruptedRunError(event.step_key)
+            return InterruptedRunError(event.step_key or "")
         return UserError(f"asset {event.step_key} failed: {error.message.strip() if error else 'no reason given'}")
     return UserError("the run failed before its first step; see the web UI (rmw ui) for its log")
 

@@ -2,7 +2,7 @@
 
 Dagster repeats what has no partition for every key of a job that has both, so a sweep's assets stand in three jobs:
 what runs share (``<recipe>_data``), what each run has for itself (``<recipe>``), and what compares runs
-(``<recipe>_best``).
+(``<recipe>_promotion``).
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def recipe_jobs(catalog: Catalog, recipe: Recipe) -> "list[UnresolvedAssetJobDef
     return [
         _job(recipe, name, of_runs, f"{name}: one run of the sweep, from the shared tokens to scores and card."),
         _job(recipe, f"{name}_data", shared, f"{name}: what the runs share: mixtures, tokens, benchmarks."),
-        _job(recipe, f"{name}_best", best, f"{name}: the table of runs, and which one is main."),
+        _job(recipe, f"{name}_promotion", best, f"{name}: the table of runs, and which one is main."),
     ]
 
 

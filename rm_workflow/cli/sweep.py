@@ -18,6 +18,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.evaluation import promotion
 from rm_workflow.evaluation.promotion import Decision
 from rm_workflow.evaluation.run_table import SETTINGS, Run, run_rows, seed_rows
+from rm_workflow.lineage.store import LineageStore
 from rm_workflow.settings import Settings, load_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
@@ -110,6 +111,7 @@ def promote_command(
             f"scores first: rmw run {name}"
         )
     decision = promotion.promote(store, name, _promotion(resolved), wanted, runs, allow_leaky)
+    LineageStore(store).catch_up()
     _print_decision(store, name, decision, json_)
 
 
@@ -119,7 +121,9 @@ def rollback_command(
 ) -> None:
     """Make the checkpoint main that was it before the present one."""
     store, _, resolved, _ = _runs(recipe)
-    _print_decision(store, resolved.name, promotion.rollback(store, resolved.name), json_)
+    decision = promotion.rollback(store, resolved.name)
+    LineageStore(store).catch_up()
+    _print_decision(store, resolved.name, decision, json_)
 
 
 def _runs(recipe: str) -> tuple[ArtifactStore, Catalog, Recipe, list[Run]]:

@@ -22,6 +22,10 @@ DROPPED_TABLE = "dropped.parquet"
 # Where the scores of single items lie: of the mixture's own test split, and of benchmarks.
 TEST, TEST_PAIRS, ITEM_SCORES = "test", "test_pairs.parquet", "item_scores.parquet"
 
+# Events that say which checkpoint is main, or why one is not (rm_workflow/evaluation/promotion.py).
+PROMOTIONS = ("promotion", "rollback", "refusal")
+PROMOTION_FACTS = (*("previous", "metric", "score", "ci_low", "ci_high", "contamination", "num_candidates", "reason"),)
+
 Values = Sequence[Any]
 Table = tuple[str, Sequence[Values]]
 
@@ -40,6 +44,9 @@ def event_rows(event: Mapping[str, Any], artifact: Artifact | None) -> Iterator[
     inputs = artifact.manifest["inputs"] if artifact else event.get("inputs", [])
     yield "run_input", [[sequence, run_id, asset, used["asset"], used["version"]] for used in inputs]
     yield "check_result", _checks(sequence, run_id, asset, version, event.get("checks", []))
+    if event["kind"] in PROMOTIONS:
+        named = (event.get(name) for name in ("recipe", "kind", "asset", "version", "partition", *PROMOTION_FACTS))
+        yield "promotion", [[sequence, run_id, *named]]
 
 
 def version_rows(event: Mapping[str, Any], artifact: Artifact) -> Iterator[Table]:

@@ -46,7 +46,7 @@ create table version_file (
   sha256 varchar
 );
 
--- One row for each event: publish, reuse, failed_check, failed_run, removal.
+-- One row for each event: publish, reuse, failed_check, failed_run, removal, promotion, rollback, refusal.
 create table run_output (
   sequence bigint,
   run_id varchar,
@@ -132,6 +132,26 @@ create table benchmark_score (
   ci_high double,
   ties bigint,
   contamination varchar
+);
+
+-- Which checkpoint became main of its recipe (promotion, rollback), and which the gate refused (refusal), and why. Chosen
+-- among several by a score, that score is too high for it.
+create table promotion (
+  sequence bigint,
+  run_id varchar,
+  recipe varchar,
+  event varchar,
+  asset varchar,
+  version varchar,
+  partition varchar,
+  previous varchar,
+  metric varchar,
+  score double,
+  ci_low double,
+  ci_high double,
+  contamination varchar,
+  num_candidates bigint,
+  reason varchar
 );
 
 -- Where the scores of single items lie: a Parquet file of the artifact of these scores.

@@ -7,7 +7,7 @@ import dagster as dg
 
 ALWAYS = ("dagster/row_count", "dagster/column_schema", "columns_of", "version", "reused", "seconds", "folder")
 # Assets without a table of rows, or without an asset upstream, have no column that comes from a column.
-WITHOUT_COLUMN_LINEAGE = ("raw", "benchmark", "base", "run_config", "checkpoint", "card", "audit")
+WITHOUT_COLUMN_LINEAGE = ("raw", "benchmark", "base", "run_config", "checkpoint", "card", "audit", "best")
 
 
 def lacking(instance: dg.DagsterInstance, assets: Mapping[str, str]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.lineage.store import LineageStore
 from rm_workflow_tests.cli.conftest import Answer, Project, lines
 from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 
@@ -90,6 +91,10 @@ def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, r
     promoted = made(rmw("promote", f"toy_checkpoint[{other}]", "--json"))
     assert (promoted["changed"], promoted["event"]["previous"]) == (True, best)
     assert promoted["event"]["partition"] == other
+    told = LineageStore(ArtifactStore(swept.home)).rows("from promotion order by sequence")
+    assert [(row["event"], row["partition"]) for row in told[-2:]] == [
+        *(("promotion", rows[0]["run"]), ("promotion", other))
+    ]
     back = made(rmw("rollback", "toy", "--json"))
     assert (back["main"], back["event"]["kind"]) == (best, "rollback")
 

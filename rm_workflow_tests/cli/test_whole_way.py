@@ -32,6 +32,7 @@ mixture:
 tokens: {template: chatml, max_length: 128}
 training: {learning_rate: 1e-3, batch_size: 4, epochs: EPOCHS, logging_steps: 1, precision: fp32, save: SAVE}
 evaluation: {precision: fp32}
+promotion: {}
 """
 START_SECONDS = 120
 SECRETS = {"HF_TOKEN": "hf_canaryCANARYcanaryCANARY", "WANDB_API_KEY": "canary-of-another-service"}
