@@ -15,8 +15,8 @@ sides in turn, after one to warm up:
   Losses must be equal; in bf16 they differ by its rounding.
 """
 
+import gzip
 import json
-import lzma
 import random
 import statistics
 import sys
@@ -35,7 +35,6 @@ NUM_PROBLEMS = 3
 NUM_CANDIDATES = 64
 NUM_TRAINED_STEPS = 2
 MICRO_BATCH_TOKENS = 8192
-ROWS = "catalog/rows"
 PARTS = ("steps", "candidates", "packing")
 
 
@@ -73,9 +72,12 @@ def model_folder(out: Path) -> Path:
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
-    from importlib import resources
+    from rm_workflow.settings import load_settings
 
-    with lzma.open(str(resources.files("rm_workflow") / ROWS / name), "rt", encoding="utf-8") as file:
+    rows = load_settings().rows
+    if rows is None:
+        sys.exit(f"error: {name} is not on this machine; set RMW_ROWS to the folder that holds it (docs/data.md)")
+    with gzip.open(rows / name, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
@@ -83,13 +85,10 @@ def steps(folder: Path, device: str, num_rounds: int) -> None:
     """Compare one pass a solution with one pass a step."""
     from rm_workflow.evaluation.scorer import Scorer
 
-    solved = []
-    for row in _rows("prmbench_prm800k/prm.jsonl.xz"):
-        texts = [turn["content"] for turn in row["conversations"][::2]]
-        if len(texts) == NUM_STEPS:
-            solved.append((row["problem"], [texts[0].removeprefix(row["problem"]).strip(), *texts[1:]]))
+    rows = _rows("prmbench_prm800k/train_p1_classified.jsonl.gz")
     # Of one problem there are several, which would share what they begin with.
-    chosen = list({problem: (problem, texts) for problem, texts in solved}.values())[:NUM_SOLUTIONS]
+    solved = {row["original_question"]: row["original_process"] for row in rows}
+    chosen = [(problem, texts) for problem, texts in solved.items() if len(texts) == NUM_STEPS][:NUM_SOLUTIONS]
     scorer = Scorer.load(folder, device, "fp32")
     conversations = [([{"role": "user", "content": problem}], "\n".join(texts)) for problem, texts in chosen]
     ends = [[len("\n".join(texts[: number + 1])) for number in range(NUM_STEPS)] for _, texts in chosen]
@@ -145,7 +144,7 @@ def candidates(folder: Path, device: str, num_rounds: int) -> None:
 
     draw = random.Random(0)
     conversations = []
-    for row in _rows("gsm8k_rollouts/solutions.jsonl.xz")[:NUM_PROBLEMS]:
+    for row in _rows("gsm8k_rollouts/openai_example_model_solutions.train.jsonl.gz")[:NUM_PROBLEMS]:
         given = [found["solution"].split("\n") for found in row.values() if isinstance(found, dict)]
         for _ in range(NUM_CANDIDATES):
             longest = len(draw.choice(given))

@@ -94,13 +94,13 @@ def device(settings: Settings) -> Finding:
     """Say what would compute, and whether it has bf16."""
     import torch
 
-    from rm_workflow.models.reward_model import computes_bf16, resolve_device
+    from rm_workflow.models.reward_model import prefers_bf16, resolve_device
 
     try:
         resolved = resolve_device(settings.device)
     except UserError as error:
         return Finding("device", "error", str(error), "do what the sentence says")
-    precision = "computes in bf16" if computes_bf16(resolved) else "has no bf16, so fp32 is used"
+    precision = "computes in bf16" if prefers_bf16(resolved) else "has no bf16 faster than fp32, so fp32 is used"
     if resolved == "cpu":
         return Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads, {precision}; torch sees no GPU")
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]

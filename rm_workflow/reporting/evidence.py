@@ -13,7 +13,6 @@ from typing import Any
 
 from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.catalog import licences
-from rm_workflow.catalog.loading import BUILT_IN
 from rm_workflow.catalog.models import Catalog, PublishedFigures, Recipe
 from rm_workflow.errors import UserError
 from rm_workflow.models.chat_templates import difference, stored_template
@@ -24,7 +23,7 @@ CHECKPOINT_SUFFIX = "_checkpoint"
 UNKNOWN = "unknown"
 BEST_OF_N = "best_of_n"
 SAMPLES = "samples:"
-ROWS = BUILT_IN / "rows"
+ROWS = "rows:"
 README = "README.md"
 CARD_CHECKS = (
     ("no_placeholder_is_left", "No placeholder and no mark of work to do stands in the card."),
@@ -83,8 +82,7 @@ def about(
 def _sample_or_files(path: str | None) -> str:
     if path and path.startswith(SAMPLES):
         return path
-    # Real rows that travel with the package (rm_workflow/catalog/rows).
-    return f"rows of the package: {PurePath(path).name}" if path and Path(path).parent == ROWS else "own files"
+    return f"rows that no hub has: {path.removeprefix(ROWS)}" if path and path.startswith(ROWS) else "own files"
 
 
 def without_folder(path: str) -> str:

@@ -186,10 +186,16 @@ def test_a_folder_without_safetensors_is_told(tmp_path: Path) -> None:
 
 
 def test_precision_auto_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_model, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(reward_model, "has_bf16", lambda device: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert resolve_precision("auto", "cpu") == "bf16"
     assert resolve_precision("fp32", "cpu") == "fp32"
-    monkeypatch.setattr(reward_model, "computes_bf16", lambda device: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for vendor, faster in (("AuthenticAMD", "bf16"), ("GenuineIntel", "fp32"), ("", "fp32")):
+        monkeypatch.setattr(reward_model, "_cpu", lambda vendor=vendor: f"vendor_id : {vendor}")
+        assert resolve_precision("auto", "cpu") == faster
+        assert resolve_precision("bf16", "cpu") == "bf16"
+    monkeypatch.setattr(reward_model, "has_bf16", lambda device: False)
     assert resolve_precision("auto", "cpu") == "fp32"
     with pytest.raises(UserError, match="precision bf16 is asked for"):
         resolve_precision("bf16", "cpu")
@@ -198,7 +204,8 @@ def test_precision_auto_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) ->
 def test_emulated_bf16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert not reward_model.computes_bf16("cpu")
+    assert not reward_model.has_bf16("cpu")
+    assert not reward_model.prefers_bf16("cpu")
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,8 @@
 
 import gzip
 import json
-import lzma
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -202,39 +201,25 @@ def test_each_row_of_gsm8k_is_a_question_with_its_reference_answer(make):
         assert json.loads(shown["extra"])["final_answer"] == native["answer"].split("#### ")[-1].strip()
 
 
-def test_the_rows_that_travel_with_the_package_are_those_of_the_shared_files(shared_rows: Path, tmp_path: Path):
-    catalog = load_catalog(settings(tmp_path))
-    files = {"orm": ORM, "solutions": OPENAI_SOLUTIONS, "prm": PRM}
-    for name, entry in [("orm", "gsm8k_rollouts"), ("prm", "prmbench_prm800k")]:
-        (file,) = resolve_files(catalog.sources[entry], settings(tmp_path))
-        assert [without_problem(row) for row in xz_lines(file.path)] == json_lines(shared_rows / "data" / files[name])
-    (file,) = resolve_files(catalog.benchmarks["gsm8k_rollouts_problems"], settings(tmp_path))
-    assert xz_lines(file.path) == json_lines(shared_rows / "data" / files["solutions"])
-
-
 def test_a_solution_with_errors_stands_in_the_group_of_the_problem_that_it_was_made_from(
     shared_rows: Path, tmp_path: Path
 ):
     """Where it answers another wording: else the other wording would be a test problem beside it."""
-    native = json_lines(shared_rows / "data" / PRMBENCH)
-    of_wording: dict[str, set[str]] = {}
-    for row in native:
-        for wording in ("original_question", "modified_question"):
-            of_wording.setdefault(row[wording].strip(), set()).add(row["question"])
-    (file,) = resolve_files(load_catalog(settings(tmp_path)).sources["prmbench_prm800k"], settings(tmp_path))
-    rows = xz_lines(file.path)
-    questions = [row["conversations"][0]["content"].split(" Step 1:")[0] for row in rows]
-    for row, question in zip(rows, questions, strict=True):
-        assert row["problem"] in of_wording[question.strip()]
-    assert len({row["problem"] for row in rows}) < len(set(questions))
-
-
-def xz_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().split("\n") if line]
-
-
-def without_problem(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "problem"}
+    catalog, groups, questions = load_catalog(settings(tmp_path)), {}, {}
+    for name in ("prmbench_prm800k_original", "prmbench_prm800k_modified"):
+        entry = catalog.sources[name]
+        (tmp_path / name).mkdir()
+        files = resolve_files(entry, replace(settings(tmp_path), rows=shared_rows / "data"))
+        build_raw(name, entry, files, tmp_path / name)
+        shown: Any = duckdb.execute(SHOWN.format(folder=tmp_path / name)).to_arrow_table().to_pylist()
+        groups[name] = {row["row"]: row["group_id"] for row in shown}
+        questions[name] = {row["row"]: row["question"] for row in shown}
+    original, modified = groups.values()
+    common = original.keys() & modified.keys()
+    assert len(common) > 2700
+    assert all(original[row] == modified[row] for row in common)
+    first, second = questions.values()
+    assert sum(first[row] != second[row] for row in common) > 100
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The rule best_of_n: rows in their native schemas, scored rows in CONTRACT's form, and what it makes of bad ones."""
 
+import gzip
 import json
-import lzma
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rm_workflow.evaluation.analysis import of_benchmark
 from rm_workflow.evaluation.benchmarks import best_of_n, build_benchmark
 from rm_workflow.evaluation.compare import Comparison
 from rm_workflow.evaluation.items import FieldError, RowError, scored_item
-from rm_workflow.hub import SourceFile
+from rm_workflow.hub import SourceFile, resolve_files
 from rm_workflow.keys import file_sha256
 from rm_workflow.preferences.mixture import _split_sql
 from rm_workflow.preferences.raw import build_raw
@@ -331,11 +332,13 @@ def test_the_split_outside_sql_is_that_of_mixtures(split: Split):
     assert {side for _, side in sides} == {"test", "train"}
 
 
-def test_the_rows_of_the_catalogue_are_test_problems_alone(tmp_path: Path):
-    known = settings(tmp_path)
+@pytest.mark.shared_rows
+def test_the_rows_of_the_catalogue_are_test_problems_alone(shared_rows: Path, tmp_path: Path):
+    known = replace(settings(tmp_path), rows=shared_rows / "data")
     entry = load_catalog(known).benchmarks["gsm8k_rollouts_best_of_4"]
     assert entry.only_test_of is not None
-    with lzma.open(Path(entry.path or "") / entry.files["test"][0], "rt", encoding="utf-8") as file:
+    (found,) = resolve_files(entry, known)
+    with gzip.open(found.path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     assert len(rows) == 1_078
     assert all(len(best_of_n.read_item_of(row, entry).responses) == 4 for row in rows[:50])
