@@ -106,7 +106,7 @@ CODE_VERSIONS = {
             *("training/solutions.py", "training/solution_trainer.py", "models/readout.py"),
         ),
     ),
-    "best": CodeVersion("1", ("evaluation/run_table.py",)),
+    "best": CodeVersion("1", ("evaluation/run_table.py", "evaluation/attribution.py")),
     "scores": CodeVersion(
         "7",
         (

@@ -1,7 +1,7 @@
 """``<recipe>_best``: the table of a recipe's runs with intervals and the spread of seeds, and which one is main."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Promotion, Recipe
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
+from rm_workflow.evaluation.attribution import attribution_rows
 from rm_workflow.evaluation.promotion import Decision, consider, ranked
 from rm_workflow.evaluation.run_table import Run, run_rows, seed_rows
 from rm_workflow.reporting import plots
@@ -40,8 +41,10 @@ def best_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
         def build(out: Path) -> Built:
             rows = run_rows(runs, benchmarks)
             seeds = {name: seed_rows(of_benchmark) for name, of_benchmark in rows.items()}
-            (out / RUNS).write_text(json.dumps({"runs": rows, "seeds": seeds}, indent=1, sort_keys=True), "utf-8")
-            return Built({"runs": rows, "seeds": seeds, "metric": promotion.metric})
+            earned = earned_by_parts(workplace.store, recipe, runs, benchmarks)
+            facts = {"metric": promotion.metric, "runs": rows, "seeds": seeds, "attribution": earned}
+            (out / RUNS).write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
+            return Built(facts)
 
         def describe(artifact: Artifact) -> Metadata:
             decision = _decide(context, workplace, recipe, promotion, runs)
@@ -90,6 +93,15 @@ def _settings(recipe: Recipe, run: Recipe) -> dict[str, Any]:
         "epochs": training.epochs,
         "seed": training.seed,
     }
+
+
+def earned_by_parts(
+    store: ArtifactStore, recipe: Recipe, runs: Sequence[Run], benchmarks: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return what each part of the mixture of a leave-one-out sweep earns; nothing for another recipe."""
+    names = dict.fromkeys(str(run.settings["data"]) for run in runs if run.settings.get("data"))
+    left_out = {name: part for name in names if (part := sweeps.left_out(recipe, name))}
+    return attribution_rows(store, runs, left_out, benchmarks)
 
 
 def _promotion(recipe: Recipe) -> Promotion:
@@ -165,6 +177,7 @@ def _describe_runs(artifact: Artifact) -> Metadata:
             f"runs_on_{name}": table([flat_row(row) for row in of_benchmark])
             for name, of_benchmark in facts["runs"].items()
         },
+        **({"what_each_part_earns": table(facts["attribution"])} if facts["attribution"] else {}),
         **{f"seeds_on_{name}": table(of_benchmark) for name, of_benchmark in facts["seeds"].items() if of_benchmark},
         "reading": markdown(
             "Intervals of runs are over items (95 %); those of `seeds_on_…` are of the mean over seeds. `n` is the "

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rm_workflow.artifacts import ArtifactStore
-from rm_workflow.assets.best import flat_row, runs_of_recipe
+from rm_workflow.assets.best import earned_by_parts, flat_row, runs_of_recipe
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.headless import FinishedRun, FinishedSweep, run_sweep
 from rm_workflow.catalog.loading import nearest, resolve_recipe
@@ -57,6 +57,7 @@ def print_sweep(settings: Settings, finished: FinishedSweep, quiet: bool) -> Non
     """
     if finished.best and not quiet:
         _print_tables(finished.best["runs"], finished.best["seeds"])
+        print_attribution(finished.best["attribution"])
         store = ArtifactStore(settings.home)
         typer.echo(f"main of {finished.recipe.name}: {_shown(promotion.main_of(store, finished.recipe.name))}")
     if finished.failed:
@@ -79,13 +80,25 @@ def runs_command(
     for name in asked:
         if name not in evaluated:
             raise UserError(f"recipe '{resolved.name}' is not scored on {name!r}; {nearest(name, evaluated)}")
-    rows = run_rows(runs, asked or list(dict.fromkeys([_promotion(resolved).metric, *evaluated])))
+    benchmarks = asked or list(dict.fromkeys([_promotion(resolved).metric, *evaluated]))
+    rows = run_rows(runs, benchmarks)
+    earned = earned_by_parts(store, resolved, runs, benchmarks)
     seeds = {name: seed_rows(of_benchmark) for name, of_benchmark in rows.items()}
     main, changes = promotion.main_of(store, resolved.name), promotion.history(store, resolved.name)
     if json_:
-        print_json({"recipe": resolved.name, "main": main, "runs": rows, "seeds": seeds, "promotions": changes})
+        print_json(
+            {
+                "recipe": resolved.name,
+                "main": main,
+                "runs": rows,
+                "seeds": seeds,
+                "attribution": earned,
+                "promotions": changes,
+            }
+        )
         return
     _print_tables(rows, seeds)
+    print_attribution(earned)
     if changes:
         print_table("what was main", [_change(event) for event in changes])
     typer.echo(f"main of {resolved.name}: {_shown(main)}")
@@ -163,6 +176,17 @@ def _print_tables(rows: Mapping[str, list[dict[str, Any]]], seeds: Mapping[str, 
         print_table(f"{name}: runs with 95 % intervals over items", shown)
         if seeds.get(name):
             print_table(f"{name}: mean over seeds, with its 95 % interval", seeds[name])
+
+
+def print_attribution(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what each part of a leave-one-out sweep earns: the score with it minus the score without it."""
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        shown = [
+            {key: value for key, value in row.items() if key != "benchmark" and value is not None}
+            for row in rows
+            if row["benchmark"] == benchmark
+        ]
+        print_table(f"{benchmark}: what each part of the mixture earns", shown)
 
 
 def _without(row: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:

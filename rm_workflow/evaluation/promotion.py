@@ -16,10 +16,9 @@ from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.catalog.models import Promotion
 from rm_workflow.durable_files import locked
 from rm_workflow.errors import UserError
-from rm_workflow.evaluation import stored
 from rm_workflow.evaluation.checkpoint_scores import ScoredCheckpoint
-from rm_workflow.evaluation.compare import Comparison, parts_of
 from rm_workflow.evaluation.contamination import LEAKY
+from rm_workflow.evaluation.run_comparison import compare_runs
 from rm_workflow.evaluation.run_table import Run
 
 PROMOTION, ROLLBACK, REFUSAL = "promotion", "rollback", "refusal"
@@ -211,13 +210,7 @@ def _compared(store: ArtifactStore, run: Run, main: str, of_main: Artifact, benc
         ScoredCheckpoint(name, {benchmark: scores})
         for name, scores in ((run.checkpoint or "", run.scores), (main, of_main))
     ]
-    for side in sides:
-        if benchmark not in side.scores[benchmark].facts["scores"]:
-            raise UserError(f"{side.id} was not scored on it")
-    clean = [side.rows(store, benchmark).without(side.leaked(benchmark)) for side in sides]
-    joined = stored.join(clean[0], clean[1], benchmark)
-    parts = [parts_of(side.scoring, side.only(joined.names)) for side in clean]
-    figures = Comparison(parts[0], parts[1]).figures()
+    figures = compare_runs(store, sides[0], sides[1], benchmark)
     return {key: figures[key] for key in ("difference", "ci_low", "ci_high", "p_value", "n", "verdict")}
 
 

@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,21 @@ def test_a_file_that_is_listed_under_two_splits_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["../samples/dialogues", "dialogues/../dialogues", "/etc", "", "~"])
-def test_a_sample_is_named_without_folders(tmp_path: Path, name: str) -> None:
-    location = Location(path=f"samples:{name}", files={"train": ["train.jsonl"]})
-    with pytest.raises(UserError, match=r"names no embedded sample; write samples:<name> without folders"):
+@pytest.mark.parametrize("kind", ["samples", "rows"])
+def test_samples_and_rows_are_named_without_folders(tmp_path: Path, kind: str, name: str) -> None:
+    location = Location(path=f"{kind}:{name}", files={"train": ["train.jsonl"]})
+    with pytest.raises(UserError, match=f"names no data set; write {kind}:<name> without folders"):
+        hub.resolve_files(location, replace(settings(tmp_path), rows=tmp_path))
+
+
+def test_rows_that_no_hub_has_are_found_in_their_folder_or_asked_for(tmp_path: Path) -> None:
+    location = Location(path="rows:mine", files={"train": ["train.jsonl"]})
+    with pytest.raises(UserError, match=r"no hub has these rows .* set RMW_ROWS"):
         hub.resolve_files(location, settings(tmp_path))
+    (tmp_path / "rows/mine").mkdir(parents=True)
+    (tmp_path / "rows/mine/train.jsonl").write_text("{}\n")
+    (file,) = hub.resolve_files(location, replace(settings(tmp_path), rows=tmp_path / "rows"))
+    assert file.name == "rows:mine/train.jsonl"
 
 
 def test_the_embedded_sample_is_found_by_its_name(tmp_path: Path) -> None:
