@@ -13,6 +13,7 @@ from benchmarks import (
     publishing,
     scoring,
     solutions,
+    sweeps,
     training_memory,
     training_states,
 )
@@ -27,6 +28,7 @@ if __name__ == "__main__":
     training_memory.main()
     scoring.main()
     solutions.main()
+    sweeps.main()
     contamination.main()
     coverage.main()
     best_of_n.main()

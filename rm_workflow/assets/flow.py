@@ -147,10 +147,15 @@ class Flow:
 
     def _base_asset(self, base: str) -> str:
         """Return the asset's name; of several bases that would be called alike, all but the first are told apart."""
-        bases = list(self.bases())
         name = base_asset_name(base)
-        first = next((other for other in bases if base_asset_name(other) == name), base)
-        return name if first == base else f"{name}_{content_id(base)[:6]}"
+        return name if self._named_first.get(name, base) == base else f"{name}_{content_id(base)[:6]}"
+
+    @cached_property
+    def _named_first(self) -> dict[str, str]:
+        first: dict[str, str] = {}
+        for base in self.bases():
+            first.setdefault(base_asset_name(base), base)
+        return first
 
     def rollouts(self, recipe: Recipe) -> Planned:
         """Plan ``<recipe>_rollouts``; where an endpoint stands is no part of its key, that there is one is."""
@@ -253,7 +258,7 @@ class Flow:
 
     def across_runs(self, recipe: Recipe, plan: Callable[[Recipe], Planned]) -> Planned:
         """Return an asset of all runs of a recipe as one, with every asset that one of them is made from."""
-        runs = [plan(run) for run in sweeps.runs_of(recipe).values()] or [plan(recipe)]
+        runs = [plan(run) for run in sweeps.runs_with_own_tokens(recipe)]
         upstream = {one.asset: one for run in runs for one in run.upstream}
         return replace(runs[0], upstream=tuple(upstream.values()), partition=None)
 

@@ -5,7 +5,7 @@ A key names data, base, learning rate, epochs and seed, those alone that the swe
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -38,8 +38,11 @@ def runs_of(recipe: Recipe) -> dict[str, Recipe]:
 
 def partition_keys(recipe: Recipe) -> list[str]:
     """Return all keys, those of retired runs last."""
-    retired = recipe.sweep.retired if recipe.sweep else []
-    return list(dict.fromkeys([*runs_of(recipe), *retired]))
+    if recipe.sweep is None:
+        return []
+    retired = recipe.sweep.retired
+    made = [key for key in map(run_key, _asked(recipe, recipe.sweep)) if key not in retired]
+    return list(dict.fromkeys([*made, *retired]))
 
 
 def run_of(recipe: Recipe, key: str) -> Recipe:
@@ -89,13 +92,22 @@ def sharing(recipe: Recipe, tokens_name: str) -> Recipe:
     )
 
 
-def _told_apart(recipe: Recipe, name: Any) -> list[Recipe]:
+def _told_apart(recipe: Recipe, name: Callable[[Recipe], str]) -> list[Recipe]:
     if recipe.sweep is None:
         return [recipe]
+    return [run.as_run(None, run.data_name, run.tokens_name) for run in _first_of_each(recipe, name)]
+
+
+def runs_with_own_tokens(recipe: Recipe) -> list[Recipe]:
+    """Return the first run of each mixture and base model; without a sweep the recipe itself."""
+    return _first_of_each(recipe, lambda run: run.tokens_name) or [recipe]
+
+
+def _first_of_each(recipe: Recipe, name: Callable[[Recipe], str]) -> list[Recipe]:
     first: dict[str, Recipe] = {}
     for run in runs_of(recipe).values():
         first.setdefault(name(run), run)
-    return [run.as_run(None, run.data_name, run.tokens_name) for run in first.values()]
+    return list(first.values())
 
 
 def check_overrides(recipe: Recipe, values: Mapping[str, Any]) -> None:
