@@ -10,6 +10,7 @@ Promotions, rollbacks and refusals are events of the store; the last promotion o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from rm_workflow.artifacts import Artifact, ArtifactStore
@@ -67,6 +68,19 @@ def main_of(store: ArtifactStore, recipe: str) -> str | None:
     changes = store.events(asset=f"{recipe}_checkpoint", kinds=CHANGES, newest_first=True)
     last = next(changes, None)
     return _id(last) if last and last["version"] else None
+
+
+def outcome(store: ArtifactStore, recipe: str, since: datetime) -> str:
+    """Return in one sentence what became of main in the runs of a recipe since a time; what persons did is left out."""
+    for event in store.events(asset=f"{recipe}_checkpoint", kinds=(PROMOTION, REFUSAL), newest_first=True):
+        if datetime.fromisoformat(event["time"]) < since:
+            break
+        if event["run_id"] and event["kind"] == PROMOTION:
+            return f"{recipe}: {_id(event)} is main now ({event['reason']})"
+        if event["run_id"]:
+            return f"{recipe}: {_id(event)} stays a candidate because of the gate: {event['reason']}"
+    main = main_of(store, recipe)
+    return f"{recipe}: main stays {main}" if main else f"{recipe}: it has no main"
 
 
 def ranked(runs: Sequence[Run], metric: str) -> list[Run]:
@@ -154,7 +168,7 @@ def rollback(store: ArtifactStore, recipe: str) -> Decision:
             raise UserError(
                 f"the former main {_id(previous)} is gone from RMW_HOME ({store.home}); promote another one"
             )
-        kept = ("partition", "metric", "score", "ci_low", "ci_high", "contamination", "num_candidates")
+        kept = ("partition", "scores", "metric", "score", "ci_low", "ci_high", "contamination", "num_candidates")
         facts = {
             **{name: previous.get(name) for name in kept},
             **_of_event(recipe, previous["version"], ""),
@@ -259,6 +273,8 @@ def _record(
     facts = {
         **_of_event(recipe, version, run_id),
         "partition": run.scores.manifest["partition"] if run.scores else None,
+        # Garbage collection keeps them: later candidates are compared with them.
+        "scores": run.scores.id if run.scores else None,
         "metric": promotion.metric,
         **{name: headline.get(name) for name in ("score", "ci_low", "ci_high", "contamination")},
         # Chosen among several by a score, that very score is too high for it; whoever reports it must know.
