@@ -13,13 +13,15 @@ from rm_workflow.assets.cards import card_asset
 from rm_workflow.assets.checkpoints import checkpoint_asset, run_config_asset
 from rm_workflow.assets.failures import killed_steps_sensor
 from rm_workflow.assets.flow import Flow, Planned
-from rm_workflow.assets.jobs import recipe_jobs, retraining_schedule
+from rm_workflow.assets.jobs import recipe_jobs
 from rm_workflow.assets.mixtures import mixture_asset, tokens_asset
 from rm_workflow.assets.overlaps import overlap_asset
 from rm_workflow.assets.pairs import pairs_asset
 from rm_workflow.assets.publishing import RecipeSettings
 from rm_workflow.assets.raw import raw_asset
+from rm_workflow.assets.retraining import changed_sensor, ended_sensors, retraining_schedule
 from rm_workflow.assets.scores import scores_asset
+from rm_workflow.assets.sweep_jobs import whole_job
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
@@ -42,6 +44,7 @@ def build_definitions(catalog: Catalog, only: Sequence[Planned] | None = None) -
 
     recipes = [catalog.recipes[name] for name in named("mixture", catalog.recipes)]
     jobs = [recipe_jobs(catalog, recipe) for recipe in recipes]
+    whole = [whole_job(catalog, recipe, of, build_definitions) for recipe, of in zip(recipes, jobs, strict=True)]
     return dg.Definitions(
         assets=[
             *(raw_asset(catalog, name) for name in named("raw", catalog.sources)),
@@ -50,9 +53,16 @@ def build_definitions(catalog: Catalog, only: Sequence[Planned] | None = None) -
             *(base_asset(catalog, base) for base in dict.fromkeys(named("base", Flow(catalog).bases()))),
             *(asset for recipe in recipes for asset in recipe_assets(catalog, recipe)),
         ],
-        jobs=[job for of_recipe in jobs for job in of_recipe],
-        sensors=[killed_steps_sensor()] if only is None else [],
-        schedules=[retraining_schedule(of_recipe[0]) for of_recipe in jobs],
+        jobs=[
+            *(job for of_recipe in jobs for job in of_recipe),
+            *(job for job in whole if isinstance(job, dg.JobDefinition)),
+        ],
+        schedules=[retraining_schedule(catalog, *pair) for pair in zip(recipes, whole, strict=True)],
+        sensors=[
+            *([killed_steps_sensor()] if only is None else []),
+            *(changed_sensor(catalog, *pair) for pair in zip(recipes, whole, strict=True)),
+            *ended_sensors(whole),
+        ],
         resources={"recipe_settings": RecipeSettings()},
     )
 

@@ -1,8 +1,8 @@
 """Garbage of one RMW_HOME: what no kept artifact, no person's choice and no living process needs.
 
 Kept are, of each asset and partition, the newest versions by the sequence of events, never by a file's time; what an
-event other than a publish or reuse names, as a promotion does its checkpoint and scores; what a living process uses or an
-unfinished run has published or reused; what no event names yet; and all that any of these was made from.
+event other than a publish or reuse names, as a promotion does its checkpoint and scores; what a living process uses or
+an unfinished run has published or reused; what no event names yet; and all that any of these was made from.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping

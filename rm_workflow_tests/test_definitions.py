@@ -86,10 +86,22 @@ def check_specs(definitions: dg.Definitions, key: dg.AssetKey) -> list[dg.AssetC
     return list(definitions.resolve_assets_def(key).check_specs)
 
 
-def test_every_recipe_has_a_job_and_a_stopped_schedule(definitions: dg.Definitions):
-    for recipe in load_catalog(load_settings()).recipes:
-        assert definitions.resolve_job_def(recipe)
-        assert definitions.resolve_schedule_def(f"{recipe}_weekly").default_status == dg.DefaultScheduleStatus.STOPPED
+def test_every_recipe_has_a_job_a_schedule_and_a_sensor_that_are_off(definitions: dg.Definitions):
+    for name, recipe in load_catalog(load_settings()).recipes.items():
+        assert definitions.resolve_job_def(f"{name}_sweep" if recipe.sweep else name)
+        schedule = definitions.resolve_schedule_def(f"{name}_retraining")
+        assert (schedule.default_status, schedule.cron_schedule) == (dg.DefaultScheduleStatus.STOPPED, "0 3 * * 0")
+        assert definitions.resolve_sensor_def(f"{name}_changed").default_status == dg.DefaultSensorStatus.STOPPED
+    for name in ("retraining_succeeded", "retraining_failed"):
+        assert definitions.resolve_sensor_def(name).default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_no_job_has_assets_with_and_without_partitions(definitions: dg.Definitions):
+    graph = definitions.resolve_asset_graph()
+    for job in definitions.jobs or []:
+        if not isinstance(job, dg.JobDefinition):
+            keys = job.selection.resolve(graph)
+            assert len({graph.get(key).is_partitioned for key in keys}) == 1, job.name
 
 
 @pytest.mark.parametrize("name", ["quickstart", "orm_llama31_8b_mini"])

@@ -1,8 +1,8 @@
-"""Jobs and schedules: one job a recipe, one for its data alone, one schedule that retrains it weekly.
+"""Jobs: one a recipe, and one for its data alone.
 
 Dagster repeats what has no partition for every key of a job that has both, so a sweep's assets stand in three jobs:
 what runs share (``<recipe>_data``), what each run has for itself (``<recipe>``), and what compares runs
-(``<recipe>_promotion``).
+(``<recipe>_promotion``); all three in order: ``sweep_jobs.py``.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from rm_workflow.catalog.models import Catalog, Recipe
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-WEEKLY = "0 3 * * 0"
 DATA_KINDS = ("raw", "rollouts", "labels", "pairs", "benchmark", "mixture", "overlap", "audit")
 # What a run of a sweep has for itself.
 RUN_KINDS = ("run_config", "checkpoint", "scores", "card")
@@ -53,8 +52,3 @@ def _job(recipe: Recipe, name: str, planned: Sequence[Planned], description: str
         tags={RECIPE_TAG: recipe.name},
         description=description,
     )
-
-
-def retraining_schedule(job: "UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
-    """Define a weekly retraining, stopped until a person switches it on; unchanged assets are reused."""
-    return dg.ScheduleDefinition(name=f"{job.name}_weekly", job=job, cron_schedule=WEEKLY, execution_timezone="UTC")

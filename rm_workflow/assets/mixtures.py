@@ -1,6 +1,6 @@
 """``<recipe>_mixture`` and ``<recipe>_tokens``: pairs joined, split, decontaminated; then as token ids."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,11 @@ def mixture_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
     )
 
 
-def guard_files(mixture: Mixture) -> tuple[ExternalFile, ...]:
+def guard_files(mixture: Mixture, sha256: Callable[[Path], str] = file_sha256) -> tuple[ExternalFile, ...]:
     """Return the text files that a mixture's guard reads.
+
+    Args:
+        sha256: hashes a file.
 
     Raises:
         UserError: one is not there.
@@ -115,7 +118,7 @@ def guard_files(mixture: Mixture) -> tuple[ExternalFile, ...]:
     for field, path in paths:
         if not path.is_file():
             raise UserError(f"there is no file {path}; mend mixture.{field}")
-    return tuple(ExternalFile(f"{path.parent.name}/{path.name}", path, file_sha256(path)) for _, path in paths)
+    return tuple(ExternalFile(f"{path.parent.name}/{path.name}", path, sha256(path)) for _, path in paths)
 
 
 def _contents(mixture: Mixture) -> str:

@@ -5,6 +5,7 @@ Only shapes are checked here; names of adapters, rules and objectives are checke
 
 import re
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +19,9 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from rm_workflow.catalog.cron import check_cron
+from rm_workflow.errors import UserError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
@@ -895,6 +899,38 @@ class Promotion(Entry):
         return list(dict.fromkeys([self.metric, *(self.not_worse_on or [])]))
 
 
+class Retraining(Entry):
+    """When a recipe is made anew by itself; its schedule and its sensor are off until a person switches them on.
+
+    Attributes:
+        cron: when the schedule looks at the data, in cron's five fields.
+        timezone: of these, as ``Europe/Berlin``.
+        follow_hub: take newer commits of the hub's data sets; else they are only told.
+    """
+
+    cron: str = "0 3 * * 0"
+    timezone: str = "UTC"
+    follow_hub: bool = False
+
+    @field_validator("cron")
+    @classmethod
+    def _comes(cls, cron: str) -> str:
+        try:
+            check_cron(cron)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (ValueError, KeyError, OSError):
+            raise ValueError(f"no time zone is called {timezone!r}; write one as UTC or Europe/Berlin") from None
+        return timezone
+
+
 class Recipe(Entry):
     """The whole experiment: mixture, base model, token recipe, objective, training, evaluation.
 
@@ -903,6 +939,7 @@ class Recipe(Entry):
         annotation: labels that a generator makes for this recipe's mixture, or null.
         sweep: a family of runs, each with its own checkpoint, or null.
         promotion: which checkpoint becomes ``main``; null, and no sweep, has none.
+        retraining: when it is made anew by itself.
         published: figures of the system that the recipe repeats.
     """
 
@@ -918,6 +955,7 @@ class Recipe(Entry):
     evaluation: Evaluation = Evaluation()
     sweep: Sweep | None = None
     promotion: Promotion | None = None
+    retraining: Retraining = Retraining()
     published: PublishedFigures = PublishedFigures()
 
     _partition: str | None = PrivateAttr(default=None)

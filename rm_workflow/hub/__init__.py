@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ DRIFT_TIMEOUT_SECONDS = 3.0
 NUM_ASKING = 8
 # The bytes of one file on this machine, and their sha256.
 Fetched = tuple[Path, str]
+# Returns the sha256 of a file.
+Hash = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,35 @@ def resolve_files(location: Location, settings: Settings, title: str = "files") 
     """
     try:
         files = location_files(location)
-        root, fetched = _locate(location, files, settings)
+        root, fetched = _local(location, files, settings, file_sha256) or _from_hub(location, files, settings)
     except UserError as error:
         raise UserError(f"{title}: {error}") from error
     return _source_files(location, root, dict(zip(files, fetched, strict=True)), _commit(location, settings))
+
+
+def known_files(location: Location, settings: Settings, title: str, sha256: Hash) -> list[SourceFile] | None:
+    """Return what ``resolve_files`` would, without asking the hub for anything; None where it would have to.
+
+    Args:
+        sha256: hashes files of folders; those of the hub have been hashed when they were fetched.
+
+    Raises:
+        UserError: a folder or file is not there.
+    """
+    try:
+        files = location_files(location)
+        local = _local(location, files, settings, sha256)
+    except UserError as error:
+        raise UserError(f"{title}: {error}") from error
+    commit = _commit(location, settings)
+    if local:
+        return _source_files(location, local[0], dict(zip(files, local[1], strict=True)), commit)
+    repository = _repository(location)
+    known = locked_files(settings, repository)
+    if commit is None or not known.keys() >= set(files):
+        return None
+    fetched = {file: (_cached_path(repository, file, commit, settings), known[file]) for file in files}
+    return _source_files(location, repository, fetched, commit)
 
 
 def location_files(location: Location) -> list[str]:
@@ -108,20 +135,26 @@ def _refuse_bad_names(files: list[str]) -> None:
         raise UserError(f"files: {repeated[0]} is listed twice; list each file once, under one split")
 
 
-def _locate(location: Location, files: list[str], settings: Settings) -> tuple[str, list[Fetched]]:
-    """Return what the location is called and each file."""
+def _local(location: Location, files: list[str], settings: Settings, sha256: Hash) -> tuple[str, list[Fetched]] | None:
+    """Return what a location on this machine is called and each file; None for one on the hub."""
     if location.path is not None:
         for kind in (SAMPLES, ROWS):
             if location.path.startswith(kind):
                 name = _named_folder(location.path, kind)
                 parent = samples.folder(settings) if kind == SAMPLES else _rows(name, settings)
-                return location.path, _in_folder(parent / name, files, f"path: {location.path}")
+                return location.path, _in_folder(parent / name, files, f"path: {location.path}", sha256)
         folder = user_path(location.path)
-        return folder.name, _in_folder(folder, files, f"path: {location.path}")
+        return folder.name, _in_folder(folder, files, f"path: {location.path}", sha256)
     repository = _repository(location)
     mirror = mirror_folder(repository, settings)
     if mirror:
-        return repository, _in_folder(mirror, files, f"hub: {repository} in the mirror folder {mirror}")
+        place = f"hub: {repository} in the mirror folder {mirror}"
+        return repository, _in_folder(mirror, files, place, sha256)
+    return None
+
+
+def _from_hub(location: Location, files: list[str], settings: Settings) -> tuple[str, list[Fetched]]:
+    repository = _repository(location)
     return repository, _fetch(repository, files, settings)
 
 
@@ -161,14 +194,14 @@ def mirror_folder(repository: str, settings: Settings) -> Path | None:
     return folder if folder and folder.is_dir() else None
 
 
-def _in_folder(folder: Path, files: list[str], place: str) -> list[Fetched]:
+def _in_folder(folder: Path, files: list[str], place: str, sha256: Hash) -> list[Fetched]:
     if not folder.is_dir():
         raise UserError(f"{place}: the folder {folder} does not exist; create it or correct `path`")
     for file in files:
         if not (folder / file).is_file():
             near = _nearest_file(file, folder)
             raise UserError(f"{place}: file {file} is missing ({near}); put it there or correct `files`")
-    return [(folder / file, file_sha256(folder / file)) for file in files]
+    return [(folder / file, sha256(folder / file)) for file in files]
 
 
 def _nearest_file(file: str, folder: Path) -> str:
@@ -322,6 +355,34 @@ def take(revision: Revision, settings: Settings) -> None:
     lock_hub_revision(settings, "datasets", revision.repository, revision.commit, files, replace=True)
 
 
+def newer_commit(repository: str, settings: Settings) -> str | None:
+    """Return the hub's newest commit of a data set where it is not the locked one; asked once, for a few seconds.
+
+    Raises:
+        UserError: the hub refuses or cannot be reached.
+    """
+    with hub_told(repository, settings):
+        newest = download.ask_newest(repository, DRIFT_TIMEOUT_SECONDS)
+    return newest if newest != locked_commit(repository, settings) else None
+
+
+def follow(repository: str, commit: str, files: Sequence[str], settings: Settings) -> None:
+    """Fetch files of a data set at a commit, and all others that are in use, and read it from now on.
+
+    Raises:
+        UserError: the commit lacks a file, or it cannot be fetched; nothing is taken.
+    """
+    wanted = list(dict.fromkeys([*files, *locked_files(settings, repository)]))
+    revision = fetch_revision(repository, wanted, commit, settings)
+    missing = [file for file in wanted if file not in revision.files]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is not in the newest commit {commit[:12]} of {repository}, so the locked one stays; correct "
+            "`files` of the source, then run rmw sources update"
+        )
+    take(revision, settings)
+
+
 def newest_commit(repository: str, settings: Settings) -> str:
     """Return the commit at which the hub has a data set now.
 
@@ -341,12 +402,11 @@ def _newest_commit(
 def _report_drift(repository: str, locked: str, settings: Settings) -> None:
     """Warn when the hub has a newer commit than the locked one; a hub that cannot be asked is no news."""
     try:
-        with hub_told(repository, settings):
-            newest = download.ask_newest(repository, DRIFT_TIMEOUT_SECONDS)
+        newest = newer_commit(repository, settings)
     except UserError as error:
         logger.debug("drift of %s is not known: %s", repository, error)
         return
-    if newest != locked:
+    if newest:
         logger.warning(
             "hub: %s has moved on to %s; the locked commit %s is used (`rmw sources update` shows what has changed)",
             repository,
