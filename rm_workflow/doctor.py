@@ -12,6 +12,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from rm_workflow.artifacts import ArtifactStore, prepare_home
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.errors import UserError
 from rm_workflow.hub.lock import read_hub_lock
 from rm_workflow.lineage.store import LineageStore
@@ -175,10 +176,11 @@ def runs(settings: Settings) -> Finding:
 
 
 def schedules(settings: Settings) -> Finding:
-    """Tell schedules and sensors that a person has switched on while no daemon lives to run them."""
+    """Tell schedules and sensors that are switched on while their recipe is gone, or no daemon lives to run them."""
     from dagster._core.scheduler.instigation import InstigatorStatus
 
     from rm_workflow.assets.instance import open_instance, storage_told
+    from rm_workflow.assets.retraining import without_recipe
 
     with storage_told(settings), open_instance(settings) as instance:
         states = instance.all_instigator_state()
@@ -187,6 +189,10 @@ def schedules(settings: Settings) -> Finding:
         alive = bool(statuses) and all(status.healthy for status in statuses.values() if status.required)
     if not on:
         return Finding("schedules", "ok", "none is switched on")
+    gone = without_recipe(on, load_checked_catalog(settings).recipes)
+    if gone:
+        mend = "put the recipe back into the catalogue, or leave it: without one nothing is asked for"
+        return Finding("schedules", "warning", f"{', '.join(gone)}: switched on, but the recipe is gone", mend)
     if alive:
         return Finding("schedules", "ok", f"the daemon lives; switched on: {', '.join(on)}")
     return Finding("schedules", "warning", f"{', '.join(on)}: switched on, but no daemon lives", "start rmw ui")

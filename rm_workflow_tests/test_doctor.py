@@ -97,26 +97,43 @@ def test_what_a_killed_build_left_is_removed(settings: Settings):
     assert not left.exists()
 
 
-def test_a_schedule_that_is_on_without_a_daemon_is_told(settings: Settings):
-    assert doctor.schedules(settings).level == "ok"
+def switch_on(settings: Settings, schedule: str) -> None:
     location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="rm_workflow.definitions"))
-    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "repository"), "retrain_every_night")
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "repository"), schedule)
+    with open_instance(settings) as instance:
+        data = ScheduleInstigatorData("0 3 * * *", start_timestamp=None)
+        state = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING, data)
+        instance.add_instigator_state(state)
+
+
+def test_a_sensor_that_nobody_switched_on_counts_for_nothing(settings: Settings):
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="rm_workflow.definitions"))
     sensor = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "repository"), "killed_steps")
     with open_instance(settings) as instance:
-        # The daemon notes so what nobody switched on.
+        # The daemon notes so what is on by its definition.
         declared = InstigatorState(
             sensor, InstigatorType.SENSOR, InstigatorStatus.DECLARED_IN_CODE, SensorInstigatorData()
         )
         instance.add_instigator_state(declared)
     assert doctor.schedules(settings).found == "none is switched on"
-    with open_instance(settings) as instance:
-        data = ScheduleInstigatorData("0 3 * * *", start_timestamp=None)
-        state = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING, data)
-        instance.add_instigator_state(state)
+
+
+@pytest.mark.parametrize("schedule", ["quickstart_retraining", "retrain_every_night"])
+def test_a_schedule_that_is_on_without_a_daemon_is_told(settings: Settings, schedule: str):
+    assert doctor.schedules(settings).level == "ok"
+    switch_on(settings, schedule)
     finding = doctor.schedules(settings)
     assert finding == doctor.Finding(
-        "schedules", "warning", "retrain_every_night: switched on, but no daemon lives", "start rmw ui"
+        "schedules", "warning", f"{schedule}: switched on, but no daemon lives", "start rmw ui"
     )
+
+
+@pytest.mark.parametrize("switch", ["gone_retraining", "gone_changed"])
+def test_a_schedule_whose_recipe_is_gone_is_told(settings: Settings, switch: str):
+    switch_on(settings, switch)
+    switch_on(settings, "quickstart_retraining")
+    finding = doctor.schedules(settings)
+    assert (finding.level, finding.found) == ("warning", f"{switch}: switched on, but the recipe is gone")
 
 
 def test_a_damaged_lock_of_hub_revisions_is_an_error(settings: Settings):

@@ -14,7 +14,7 @@ from rm_workflow.assets.access import check_access
 from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.assets.instance import open_instance, process_tags, storage_told
-from rm_workflow.assets.jobs import BEST_KINDS, RUN_KINDS
+from rm_workflow.assets.jobs import BEST_KINDS, PROMOTION_JOB, RUN_KINDS
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.loading import override_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
@@ -178,7 +178,7 @@ def _best(
 ) -> Mapping[str, Any]:
     """Make the table of runs and return its facts."""
     planned = Flow(catalog).best(recipe)
-    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}_promotion"), [planned], overrides)
+    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}{PROMOTION_JOB}"), [planned], overrides)
     artifact = ArtifactStore(settings.home).find(planned.asset, made[planned.asset].version)
     assert artifact is not None, "it was just made"
     return artifact.facts

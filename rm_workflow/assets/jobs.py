@@ -21,6 +21,8 @@ DATA_KINDS = ("raw", "rollouts", "labels", "pairs", "benchmark", "mixture", "ove
 # What a run of a sweep has for itself.
 RUN_KINDS = ("run_config", "checkpoint", "scores", "card")
 BEST_KINDS = ("best",)
+# A job may not be called as an asset, so not ``_best``.
+PROMOTION_JOB = "_promotion"
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
@@ -40,7 +42,7 @@ def recipe_jobs(catalog: Catalog, recipe: Recipe) -> "list[UnresolvedAssetJobDef
     return [
         _job(recipe, name, of_runs, f"{name}: one run of the sweep, from the shared tokens to scores and card."),
         _job(recipe, f"{name}_data", shared, f"{name}: what the runs share: mixtures, tokens, benchmarks."),
-        _job(recipe, f"{name}_promotion", best, f"{name}: the table of runs, and which one is main."),
+        _job(recipe, f"{name}{PROMOTION_JOB}", best, f"{name}: the table of runs, and which one is main."),
     ]
 
 

@@ -6,7 +6,7 @@ the newest checkpoint. What then becomes ``main`` is decided in the run itself, 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +96,16 @@ class Memory:
             known = [stat.st_size, stat.st_mtime_ns, file_sha256(path)]
         self.seen[str(path)] = known
         return str(known[2])
+
+
+def without_recipe(switches: Iterable[str], recipes: Container[str]) -> list[str]:
+    """Return those of some schedules and sensors whose recipe is not in the catalogue."""
+    return [
+        switch
+        for switch in switches
+        for suffix in (SCHEDULE, SENSOR)
+        if switch.endswith(suffix) and switch.removesuffix(suffix) not in recipes
+    ]
 
 
 def retraining_schedule(catalog: Catalog, recipe: Recipe, job: "Job") -> dg.ScheduleDefinition:

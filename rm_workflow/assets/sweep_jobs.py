@@ -35,7 +35,9 @@ def sweep_job(catalog: Catalog, recipe: Recipe, build: BuildDefinitions) -> dg.J
             raise dg.Failure(description=str(error), allow_retries=False) from None
         if finished.failed:
             told = "; ".join(f"{key}: {sentence}" for key, sentence in finished.failed.items())
-            raise dg.Failure(description=f"{len(finished.failed)} runs failed ({told})", allow_retries=False)
+            number = len(finished.failed) + len(finished.runs)
+            told = f"{len(finished.failed)} of {number} runs failed ({told}); the next run does these again"
+            raise dg.Failure(description=told, allow_retries=False)
 
     @dg.job(
         name=f"{recipe.name}_sweep",

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.assets.access import RECIPE_TAG
+from rm_workflow.assets.instance import open_instance
+from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.definitions import build_definitions
+from rm_workflow.evaluation import promotion
 from rm_workflow.lineage.store import LineageStore
+from rm_workflow.settings import load_settings
 from rm_workflow_tests.cli.conftest import Answer, Project, lines
 from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 
@@ -112,6 +118,23 @@ def test_a_run_that_fails_hinders_no_other_and_is_made_by_the_next_command(swept
     assert list(found["failed"]) == ["lr1e9__s0"]
     assert "1 of 2 runs failed (lr1e9__s0: the loss of step" in answer.err
     assert "the same command does these again" in answer.err
+
+
+def test_one_job_makes_a_whole_sweep_and_fails_with_the_sentence_of_a_failed_run(swept: Project):
+    write_recipe(swept, "sweep: {learning_rate: [1e-3, 1e+9], seed: [0]}")
+    job = build_definitions(load_checked_catalog(load_settings())).resolve_job_def("toy_sweep")
+    with open_instance(load_settings()) as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        runs = instance.get_runs()
+    (failure,) = [event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure is not None
+    assert str(failure.description).startswith("1 of 2 runs failed (lr1e9__s0: the loss of step")
+    ended = sorted((run.job_name, run.status.value) for run in runs)
+    of_runs = [("toy", "FAILURE"), ("toy", "SUCCESS")]
+    assert ended == [*of_runs, ("toy_data", "SUCCESS"), ("toy_promotion", "SUCCESS"), ("toy_sweep", "FAILURE")]
+    assert {run.tags.get(RECIPE_TAG) for run in runs} == {"toy"}
+    (event,) = promotion.history(ArtifactStore(swept.home), "toy")
+    assert event["partition"] == "lr0.001__s0"
 
 
 def test_sweep_of_a_recipe_without_one_is_refused(swept: Project, rmw: Rmw):
