@@ -143,3 +143,48 @@ def test_sweep_of_a_recipe_without_one_is_refused(swept: Project, rmw: Rmw):
     write_recipe(swept, "sweep: {seed: [0, 1]}")
     assert "has no run s7" in rmw("run", "toy", "--key", "s7").error
     assert "set sweep.seed instead" in rmw("run", "toy", "--set", "training.seed=3").error
+
+
+POISONED = """
+base: BASE
+mixture: {pair_sets: [toy, poison], split: {by: native}}
+tokens: {template: chatml, max_length: 128}
+training: {learning_rate: 1e-2, batch_size: 8, epochs: 3, precision: fp32}
+evaluation: {evaluate_on: [right_answers], precision: fp32}
+sweep: {data: leave_one_out}
+promotion: {metric: right_answers}
+"""
+RIGHT_ANSWERS = """
+right_answers:
+  path: ../rows
+  files: {test: [test.jsonl]}
+  scoring: preferences
+  licence: CC0-1.0
+"""
+
+
+@pytest.mark.slow
+def test_what_a_poisoned_source_costs_is_told_by_leaving_it_out(swept: Project, rmw: Rmw):
+    swept.write_catalog(recipe=POISONED.replace("BASE", str(swept.folder / "base")))
+    catalog = swept.folder / "catalog"
+    (catalog / "benchmarks.yaml").write_text(RIGHT_ANSWERS)
+    for file in ("sources.yaml", "pair_sets.yaml"):
+        entry = (catalog / file).read_text()
+        poison = entry.replace("toy", "poison").replace("train.jsonl], test: [test.jsonl]", "poison.jsonl]")
+        (catalog / file).write_text(entry + poison)
+    swept.write_rows(lines(range(24)))
+    poisoned = [json.loads(line) for line in lines(range(100, 172)).splitlines()]
+    for row in poisoned:
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    (swept.folder / "rows/poison.jsonl").write_text("".join(json.dumps(row) + "\n" for row in poisoned))
+    (swept.folder / "rows/test.jsonl").write_text(lines(range(1000, 1040)))
+
+    runs = made(rmw("run", "toy", "--sweep", "--json"))["runs"]
+    assert list(runs) == ["all", "without_toy", "without_poison"]
+    table = made(rmw("runs", "toy", "--json"))
+    earned = {row["part"]: row for row in table["attribution"] if row["figure"] == "overall"}
+    scores = {row["run"]: row["score"] for row in table["runs"]["right_answers"]}
+    assert earned["poison"]["verdict"] == "costs"
+    assert earned["poison"]["earns"] == pytest.approx(scores["all"] - scores["without_poison"])
+    assert earned["poison"]["earns"] < earned["toy"]["earns"]
+    assert table["main"] == ArtifactStore(swept.home).latest("toy_checkpoint", partition="without_poison").id
