@@ -14,7 +14,10 @@ from rm_workflow.assets import retraining
 from rm_workflow.assets.expected import data_state
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.instance import open_instance
+from rm_workflow.assets.mixtures import guard_files
+from rm_workflow.assets.publishing import external_files
 from rm_workflow.catalog.models import Catalog
+from rm_workflow.catalog.sweeps import run_of
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.definitions import build_definitions
 from rm_workflow.settings import load_settings
@@ -86,30 +89,33 @@ def ticks(instance: dg.DagsterInstance) -> Ticks:
     return Ticks(instance)
 
 
-def scored(mixture: Artifact, partition: str | None = None) -> None:
-    """Publish scores of a checkpoint that was trained on a mixture."""
-    store = ArtifactStore(load_settings().home)
-    request = Request("toy_scores", "scores", "1", {}, inputs=(mixture,), partition=partition)
+def trained(of: str | None = None) -> Artifact:
+    """Publish the data as they are now, without rows, and scores of a checkpoint that was trained on them.
+
+    Args:
+        of: key of the run of a sweep.
+    """
+    settings, flow = load_settings(), Flow(catalog())
+    store, recipe = ArtifactStore(settings.home), flow.catalog.recipes["toy"]
+    recipe = run_of(recipe, of) if of else recipe
+    for planned in flow.mixture(recipe).lineage():
+        files = guard_files(recipe.mixture) if planned.kind == "mixture" else ()
+        if planned.kind == "raw":
+            files = external_files(hub.resolve_files(flow.catalog.sources[planned.name], settings))
+        request = planned.request(tuple(planned.inputs(store).values()), overridden=False, external_files=files)
+        made = store.materialize(request, lambda out: Built({}), "run").artifact
+    request = Request("toy_scores", "scores", "1", {}, inputs=(made,), partition=of)
     store.materialize(request, lambda out: Built({"scores": {}}), "run")
-
-
-def made_mixture(rmw: Callable[..., Answer], asset: str = "toy_mixture") -> Artifact:
-    answer = rmw("run", "toy", "--until", "mixture", *(["--sweep"] if asset != "toy_mixture" else []), "--json")
-    assert answer.code == 0, answer.err
-    return ArtifactStore(load_settings().home).require(asset)
-
-
-def trained(rmw: Callable[..., Answer]) -> Artifact:
-    mixture = made_mixture(rmw)
-    scored(mixture)
-    return mixture
+    return made
 
 
 def test_the_key_that_is_told_is_the_one_that_a_run_then_has(toy: Project, rmw: Callable[..., Answer]):
     flow = Flow(catalog())
     told = data_state(flow, flow.catalog.recipes["toy"], load_settings())
     assert not (toy.home / "artifacts").exists()
-    assert told.key == made_mixture(rmw).version
+    answer = rmw("run", "toy", "--until", "mixture", "--json")
+    assert answer.code == 0, answer.err
+    assert told.key == ArtifactStore(toy.home).require("toy_mixture").version
     (toy.folder / "catalog/recipes/held_out.txt").write_text("Another question?\n")
     assert data_state(flow, flow.catalog.recipes["toy"], load_settings()).key != told.key
 
@@ -117,12 +123,11 @@ def test_the_key_that_is_told_is_the_one_that_a_run_then_has(toy: Project, rmw: 
 def test_a_sensor_asks_for_a_run_only_when_the_data_change(
     toy: Project,
     ticks: Ticks,
-    rmw: Callable[..., Answer],
 ):
     first = ticks.asks()
     assert first.tags[retraining.WHY_TAG] == "toy: it has no scores yet"
     assert "has not come to scores" in ticks.skips()
-    before = trained(rmw)
+    before = trained()
     assert first.run_key == f"{before.version}.1"
     assert ticks.skips() == "toy: its data have not changed since its newest scores"
 
@@ -133,7 +138,7 @@ def test_a_sensor_asks_for_a_run_only_when_the_data_change(
     write_rows(toy, 30)
     second = ticks.asks()
     assert second.tags[retraining.WHY_TAG] == "toy: raw_toy changed"
-    after = trained(rmw)
+    after = trained()
     assert second.run_key == f"{after.version}.2"
     assert "have not changed" in ticks.skips()
 
@@ -177,8 +182,8 @@ def test_a_broken_source_is_a_sentence_and_no_crash(toy: Project, ticks: Ticks, 
     assert "\n" not in reason
 
 
-def test_a_damaged_store_is_a_sentence(toy: Project, ticks: Ticks, rmw: Callable[..., Answer]):
-    trained(rmw)
+def test_a_damaged_store_is_a_sentence(toy: Project, ticks: Ticks):
+    trained()
     for event in (toy.home / "events").glob("*.toy_scores.json"):
         event.write_text("{")
     assert "is damaged" in ticks.skips()
@@ -194,7 +199,6 @@ def test_while_a_run_of_the_recipe_goes_on_none_is_asked_for(ticks: Ticks, insta
 
 def test_the_schedule_asks_again_for_what_failed_and_skips_what_has_not_changed(
     instance: dg.DagsterInstance,
-    rmw: Callable[..., Answer],
 ):
     schedule = build_definitions(catalog()).resolve_schedule_def("toy_retraining")
 
@@ -205,7 +209,7 @@ def test_the_schedule_asks_again_for_what_failed_and_skips_what_has_not_changed(
         asked = tick()
         assert isinstance(asked, dg.RunRequest)
         assert asked.run_key is None
-    trained(rmw)
+    trained()
     skipped = tick()
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "toy: its data have not changed since its newest scores"
@@ -214,15 +218,14 @@ def test_the_schedule_asks_again_for_what_failed_and_skips_what_has_not_changed(
 def test_a_sweep_is_asked_for_where_one_of_its_runs_has_older_data(
     toy: Project,
     instance: dg.DagsterInstance,
-    rmw: Callable[..., Answer],
 ):
     toy.write_catalog(recipe=RECIPE + "sweep: {data: {all: {}, some: {sample: {train_pairs: 8}}}}\n")
     ticks = Ticks(instance)
     assert [job.name for job in ticks.sensor.jobs] == ["toy_sweep"]
     ticks.asks()
-    scored(made_mixture(rmw, "toy_all_mixture"), "all")
+    trained("all")
     assert "has not come to scores" in ticks.skips()
-    scored(made_mixture(rmw, "toy_some_mixture"), "some")
+    trained("some")
     assert "have not changed" in ticks.skips()
 
 
@@ -240,7 +243,6 @@ def on_the_hub(project: Project, hub: FakeHub, follow: bool) -> None:
 def test_a_new_commit_of_the_hub_is_taken_only_where_the_recipe_follows_it(
     project: Project,
     fake_hub: FakeHub,
-    rmw: Callable[..., Answer],
     follow: bool,
 ):
     on_the_hub(project, fake_hub, follow)
@@ -248,7 +250,7 @@ def test_a_new_commit_of_the_hub_is_taken_only_where_the_recipe_follows_it(
         ticks = Ticks(instance)
         ticks.asks()
         assert hub.locked_commit(REPOSITORY, load_settings()) is None
-        trained(rmw)
+        trained()
         assert "have not changed" in ticks.skips()
 
         fake_hub.newest[REPOSITORY] = NEW
@@ -261,18 +263,17 @@ def test_a_new_commit_of_the_hub_is_taken_only_where_the_recipe_follows_it(
             f"toy: raw_toy changed; the newest commit {NEW[:12]} of {REPOSITORY} is read from now on"
         )
         assert hub.locked_commit(REPOSITORY, load_settings()) == NEW
-        assert asked.run_key == f"{trained(rmw).version}.2"
+        assert asked.run_key == f"{trained().version}.2"
 
 
 def test_a_commit_that_lacks_a_file_and_a_hub_that_is_gone_are_told_and_change_nothing(
     project: Project,
     fake_hub: FakeHub,
-    rmw: Callable[..., Answer],
 ):
     on_the_hub(project, fake_hub, follow=True)
     with open_instance(load_settings()) as instance:
         ticks = Ticks(instance)
-        trained(rmw)
+        trained()
         del fake_hub.commits[REPOSITORY][NEW]["test.jsonl"]
         fake_hub.newest[REPOSITORY] = NEW
         assert f"test.jsonl is not in the newest commit {NEW[:12]} of {REPOSITORY}" in ticks.skips()

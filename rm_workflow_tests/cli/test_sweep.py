@@ -120,6 +120,7 @@ def test_a_run_that_fails_hinders_no_other_and_is_made_by_the_next_command(swept
     assert "the same command does these again" in answer.err
 
 
+@pytest.mark.slow
 def test_one_job_makes_a_whole_sweep_and_fails_with_the_sentence_of_a_failed_run(swept: Project):
     write_recipe(swept, "sweep: {learning_rate: [1e-3, 1e+9], seed: [0]}")
     job = build_definitions(load_checked_catalog(load_settings())).resolve_job_def("toy_sweep")
