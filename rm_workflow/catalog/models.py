@@ -678,7 +678,7 @@ class Training(Entry):
         micro_batch_tokens: tokens in one forward pass on one device, padding included; never changes the result beyond
             rounding.
         warmup: steps if >= 1, share of all steps if below.
-        precision: ``auto`` is bf16 autocast where the device really computes in it, else fp32.
+        precision: ``auto`` is bf16 autocast where that is faster than fp32, which a rule says, not a clock.
         head_init_std: standard deviation of the fresh reward head; null is 1/(hidden size + 1) (OpenRLHF).
         center_rewards_coefficient: weight of mean((r_chosen + r_rejected)^2), see TRL; null leaves it out.
         label_smoothing: assumed share of pairs whose label is the wrong way round (arXiv 2401.06080).
