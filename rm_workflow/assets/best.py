@@ -95,6 +95,11 @@ def _settings(recipe: Recipe, run: Recipe) -> dict[str, Any]:
     }
 
 
+def selection_told(number: int, metric: str) -> str | None:
+    """Return what a reader of main's score must know where it was chosen among several runs by it."""
+    return SELECTED.format(number=number, metric=metric) if number > 1 else None
+
+
 def earned_by_parts(
     store: ArtifactStore, recipe: Recipe, runs: Sequence[Run], benchmarks: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -155,7 +160,7 @@ def _describe_decision(decision: Decision, promotion: Promotion, runs: list[Run]
         "main": decision.main or "none",
         **({f"main_on_{promotion.metric}": score} if score else {}),
         "why": decision.reason,
-        **({"selection": SELECTED.format(number=number, metric=promotion.metric)} if number > 1 else {}),
+        **({"selection": told} if (told := selection_told(number, promotion.metric)) else {}),
         "runs_scored": sum(run.scores is not None for run in runs),
         "runs_in_all": len(runs),
         **(

@@ -70,12 +70,14 @@ class FinishedSweep:
     """A sweep that came to its end.
 
     Attributes:
+        shared: what the runs are made from, and audits and overlaps, by name.
         runs: key -> run, with the assets that it shares with others among its own.
         failed: key -> the sentence of a run that failed; it hinders no other.
         best: what the table of runs says, or None where the sweep ended at an earlier stage.
     """
 
     recipe: Recipe
+    shared: Mapping[str, RanAsset]
     runs: Mapping[str, FinishedRun]
     failed: Mapping[str, str]
     best: Mapping[str, Any] | None
@@ -155,7 +157,7 @@ def run_sweep(
             failed[key] = str(error)
     has_scores = any(f"{recipe.name}_scores" in run.assets for run in finished.values())
     best = _best(settings, catalog, changed, overrides, definitions) if has_scores else None
-    return FinishedSweep(changed, finished, failed, best)
+    return FinishedSweep(changed, made, finished, failed, best)
 
 
 def _prepared(

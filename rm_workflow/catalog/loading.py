@@ -30,6 +30,7 @@ from rm_workflow.catalog.yaml_file import (
     shown_path,
 )
 from rm_workflow.errors import UserError
+from rm_workflow.keys import content_id
 from rm_workflow.settings import Settings, user_path
 
 __all__ = [
@@ -107,7 +108,28 @@ def load_catalog(
                 check_benchmark(name, benchmark)
     for name, recipe in catalog.recipes.items():
         _check_references(recipe, catalog, resolved[name])
+    _check_asset_names(catalog, resolved)
     return catalog
+
+
+def _check_asset_names(catalog: Catalog, resolved: Mapping[str, Document]) -> None:
+    """Refuse two mixtures or tokens, of one recipe or of two, whose assets would be called alike.
+
+    Raises:
+        UserError: with both recipes, and what to rename.
+    """
+    taken: dict[str, tuple[str, str]] = {}
+    for name, recipe in catalog.recipes.items():
+        runs = runs_of(recipe) or {name: recipe}
+        for run in runs.values():
+            made_from = content_id([run.data_name, run.base])
+            other, theirs = taken.setdefault(run.tokens_name, (name, made_from))
+            if (other, theirs) != (name, made_from):
+                where = resolved[name].origin(("sweep",))
+                raise UserError(
+                    f"{where}: recipe '{name}': its assets {run.tokens_name}_... are called like those of recipe "
+                    f"'{other}'; rename an entry of sweep.data or sweep.base, or the recipe"
+                )
 
 
 @contextmanager
@@ -381,6 +403,8 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
     for run in runs_of(recipe).values():
         for name in run.mixture.pair_set_names:
             _require(catalog.pair_sets, "pair set", name, title, document, ("sweep", "data"))
+        for name in run.mixture.decontaminate_against:
+            _require(benchmarks, "benchmark", name, title, document, ("sweep", "data"))
         for name in run.mixture.labelled_sources:
             _require({ANNOTATION, *catalog.sources}, "source", name, title, document, ("sweep", "data"))
     if recipe.annotation:

@@ -856,6 +856,13 @@ class Sweep(Entry):
     runs: list[SweepRun] = []
     retired: list[str] = []
 
+    @property
+    def has_other_test_splits(self) -> bool:
+        """Return whether runs differ in more of their data than in what is trained on."""
+        if isinstance(self.data, str):
+            return True
+        return any(changes.keys() - {"sample", "weight_per_prompt"} for changes in self.data.values())
+
     @model_validator(mode="after")
     def _grid_or_list(self) -> "Sweep":
         if self.runs and (self.learning_rate or self.epochs or self.seed):
@@ -869,7 +876,7 @@ class Sweep(Entry):
             if len(set(values)) < len(values):
                 raise ValueError(f"{field} lists a value twice; list each once")
         for run in self.runs:
-            if not run.model_fields_set:
+            if not run.model_dump(exclude_none=True):
                 raise ValueError("a run names nothing of its own; name its data, learning_rate, epochs or seed")
             if run.data is not None and (self.data == LEAVE_ONE_OUT or run.data not in self.data):
                 raise ValueError(f"a run names data '{run.data}', which 'data' does not list; list it")
@@ -991,6 +998,11 @@ class Recipe(Entry):
     @model_validator(mode="after")
     def _metric_is_evaluated(self) -> "Recipe":
         promotion = self.promoting
+        if self.sweep and promotion and TEST in promotion.gates and self.sweep.has_other_test_splits:
+            raise ValueError(
+                "the runs of the sweep have other data and so other test splits, which cannot be compared; set "
+                "promotion.metric (and not_worse_on) to a benchmark of evaluation.evaluate_on that all runs share"
+            )
         for name in promotion.gates if promotion else []:
             if name not in self.evaluation.evaluate_on:
                 raise ValueError(

@@ -18,6 +18,8 @@ from rm_workflow.errors import UserError
 ALL = "all"
 # Fields of the recipe that runs have for themselves: setting them once would change no run.
 SWEPT = {"learning_rate": "training.learning_rate", "epochs": "training.epochs", "seed": "training.seed"}
+# The same of what a run names, by its field of the recipe.
+NAMED = {"base": "base"}
 
 
 def runs_of(recipe: Recipe) -> dict[str, Recipe]:
@@ -33,7 +35,10 @@ def runs_of(recipe: Recipe) -> dict[str, Recipe]:
     for key, number in keys.items():
         if number > 1:
             raise UserError(f"recipe '{recipe.name}': sweep: {number} runs are called {key}; list each once")
-    return {run.partition or "": run for run in found if run.partition not in recipe.sweep.retired}
+    kept = {run.partition or "": run for run in found if run.partition not in recipe.sweep.retired}
+    if not kept:
+        raise UserError(f"recipe '{recipe.name}': sweep.retired names every run; take one out, or write sweep: null")
+    return kept
 
 
 def partition_keys(recipe: Recipe) -> list[str]:
@@ -118,7 +123,7 @@ def check_overrides(recipe: Recipe, values: Mapping[str, Any]) -> None:
     """
     if recipe.sweep is None:
         return
-    for field, path in SWEPT.items():
+    for field, path in {**SWEPT, **NAMED}.items():
         if path in values and all(getattr(run, field) is not None for run in _asked(recipe, recipe.sweep)):
             raise UserError(f"--set {path}: each run of the sweep has its own {field}; set sweep.{field} instead")
 
@@ -141,6 +146,10 @@ def _data(recipe: Recipe, sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
         return sweep.data
     field = PARTS[recipe.mixture.kind]
     parts = [part.model_dump(mode="json") for part in getattr(recipe.mixture, field)]
+    if len(parts) < 2:
+        raise UserError(
+            f"recipe '{recipe.name}': sweep.data is leave_one_out, and its mixture has one part; list what is to differ"
+        )
     left = {name: [part for part in parts if part != name_of] for name, name_of in _names(parts)}
     return {ALL: {}, **{name: {field: rest} for name, rest in left.items() if rest}}
 

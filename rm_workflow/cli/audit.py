@@ -8,8 +8,9 @@ from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.loading import is_recipe_path
 from rm_workflow.catalog.models import Recipe
+from rm_workflow.catalog.sweeps import shared_data
 from rm_workflow.cli.output import for_terminal, print_json, print_table
-from rm_workflow.cli.run import JsonOption, load_recipe, materialize
+from rm_workflow.cli.run import JsonOption, load_recipe, make_data
 from rm_workflow.errors import UserError
 from rm_workflow.preferences import audit_tables
 
@@ -30,30 +31,37 @@ def audit_command(
     named = mixture if is_recipe_path(mixture) else mixture.replace("-", "_").removesuffix(MIXTURE)
     settings, catalog, recipe = load_recipe(named)
     if not no_run:
-        materialize(settings, catalog, recipe, {}, "audit")
-    flow, store = Flow(catalog), ArtifactStore(settings.home)
+        make_data(settings, catalog, recipe, {}, "audit")
+    found = {
+        data.data_name: _facts(Flow(catalog), ArtifactStore(settings.home), data, mixture)
+        for data in shared_data(recipe)
+    }
+    if json_:
+        print_json({"mixtures": found} if recipe.sweep else found[recipe.name])
+        return
+    for name, facts in found.items():
+        _print(facts, name)
+
+
+def _facts(flow: Flow, store: ArtifactStore, recipe: Recipe, named: str) -> dict[str, Any]:
     planned = flow.audit(recipe)
     artifact = planned.latest(store)
     if artifact is None:
-        raise UserError(f"asset {planned.asset} was never made; make it first: rmw audit {mixture}")
+        raise UserError(f"asset {planned.asset} was never made; make it first: rmw audit {named}")
     tokens = flow.tokens(recipe).latest(store)
-    facts: dict[str, Any] = {
+    return {
         "mixture": store.inputs_of(artifact)[0].id,
         **artifact.facts,
         "token_lengths": tokens.facts["histogram_by_source"] if tokens else None,
     }
-    if json_:
-        print_json(facts)
-    else:
-        _print(facts, recipe)
 
 
-def _print(facts: dict[str, Any], recipe: Recipe) -> None:
+def _print(facts: dict[str, Any], name: str) -> None:
     for title, rows in audit_tables.tables(facts).items():
         print_table(title, rows)
     if facts["token_lengths"]:
         print_table("tokens of prompt and reply", audit_tables.token_bins(facts["token_lengths"]))
-    typer.echo(f"{recipe.name}{MIXTURE}: {facts['pairs']:,} pairs")
+    typer.echo(f"{name}{MIXTURE}: {facts['pairs']:,} pairs")
     for found in facts["findings"]:
         typer.echo(for_terminal(f"- {found['sentence']}"))
     if not facts["findings"]:

@@ -16,7 +16,7 @@ from rm_workflow.catalog.loading import (
     resolve_recipe,
 )
 from rm_workflow.catalog.models import Catalog, Recipe
-from rm_workflow.catalog.sweeps import runs_of
+from rm_workflow.catalog.sweeps import check_overrides, runs_of
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption, run_hint
@@ -71,6 +71,7 @@ def plan_command(
         typer.echo(recipe_with_origins(settings, recipe, overrides), nl=False)
         return
     resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
+    check_overrides(resolved, overrides)
     runs = runs_of(resolved) or {resolved.name: resolved}
     plans = {key: _planned(run, catalog, settings, device) for key, run in runs.items()}
     planned = plan_of_sweep(plans) if resolved.sweep else plans[resolved.name]

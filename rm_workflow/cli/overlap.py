@@ -8,8 +8,9 @@ from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog import licences
 from rm_workflow.catalog.loading import parse_overrides
+from rm_workflow.catalog.sweeps import shared_data
 from rm_workflow.cli.output import for_terminal, print_json, print_table
-from rm_workflow.cli.run import JsonOption, RecipeArgument, SetOption, load_recipe, materialize
+from rm_workflow.cli.run import JsonOption, RecipeArgument, SetOption, load_recipe, make_data
 from rm_workflow.preferences import overlap, show
 
 
@@ -26,18 +27,22 @@ def overlap_command(
 ) -> None:
     """Compare a recipe's train pairs with every benchmark that it is kept clean of or evaluated on."""
     settings, catalog, resolved = load_recipe(recipe)
-    finished = materialize(settings, catalog, resolved, parse_overrides(set_ or []), "overlap")
+    changed, made = make_data(settings, catalog, resolved, parse_overrides(set_ or []), "overlap")
     store = ArtifactStore(settings.home)
-    name = Flow(catalog).overlap(finished.recipe).asset
-    artifact = store.find(name, finished.assets[name].version)
-    assert artifact is not None
-    known = licences.test_problems(finished.recipe, catalog)
+    shapes = {}
+    for data in shared_data(changed):
+        name = Flow(catalog).overlap(data).asset
+        artifact = store.find(name, made[name].version)
+        assert artifact is not None, "it was just made"
+        known = licences.test_problems(data, catalog)
+        mixture = store.inputs_of(artifact)[0].id
+        shapes[data.data_name] = {"mixture": mixture, **artifact.facts, "test_problems": known}
+        if not json_:
+            _print(artifact, n)
+            for source, told in known.items():
+                typer.echo(f"Of source {source} it is known that {told}.")
     if json_:
-        print_json({"mixture": store.inputs_of(artifact)[0].id, **artifact.facts, "test_problems": known})
-    else:
-        _print(artifact, n)
-        for source, told in known.items():
-            typer.echo(f"Of source {source} it is known that {told}.")
+        print_json({"mixtures": shapes} if changed.sweep else shapes[changed.name])
 
 
 def _print(artifact: Artifact, n: int) -> None:

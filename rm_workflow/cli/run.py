@@ -8,7 +8,7 @@ import typer
 
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.flow import Flow
-from rm_workflow.assets.headless import STAGES, FinishedRun, kinds_until, run_recipe, stage_artifacts
+from rm_workflow.assets.headless import STAGES, FinishedRun, RanAsset, kinds_until, run_recipe, stage_artifacts
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.loading import parse_overrides, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
@@ -86,8 +86,10 @@ def _run_sweep(
     shapes = {key: _run_json(run, _score_facts(settings, run)) for key, run in finished.runs.items()}
     if json_ and (all_runs or keys):
         print_json({"recipe": recipe.name, "runs": shapes, "failed": dict(finished.failed)})
-    elif json_ and shapes:
-        print_json(next(iter(shapes.values())))
+    elif json_:
+        print_json(
+            next(iter(shapes.values()), {"recipe": recipe.name, "assets": {}, "checkpoint": None, "scores": None})
+        )
     else:
         print_counts(collect_counts(settings, catalog, finished.recipe, recipe.name, until))
     print_sweep(settings, finished, quiet=json_)
@@ -100,10 +102,8 @@ def counts_command(
 ) -> None:
     """Print the funnel of a recipe's data: what was read, what each rule dropped, what is left."""
     settings, catalog, resolved = load_recipe(recipe)
-    if not no_run and resolved.sweep:
-        made_sweep(settings, catalog, resolved, {}, "mixture", None)
-    elif not no_run:
-        materialize(settings, catalog, resolved, {}, "mixture")
+    if not no_run:
+        make_data(settings, catalog, resolved, {}, "mixture")
     collected = collect_counts(settings, catalog, resolved, recipe)
     if json_:
         print_json(collected)
@@ -126,6 +126,17 @@ def materialize(
     from rm_workflow.definitions import build_definitions
 
     return run_recipe(settings, catalog, recipe, overrides, until, build_definitions)
+
+
+def make_data(
+    settings: Settings, catalog: Catalog, recipe: Recipe, overrides: dict[str, Any], until: str
+) -> tuple[Recipe, Mapping[str, RanAsset]]:
+    """Make what a recipe, or all runs of its sweep, has before training, and return it by asset name."""
+    if recipe.sweep:
+        swept = made_sweep(settings, catalog, recipe, overrides, until, None)
+        return swept.recipe, swept.shared
+    finished = materialize(settings, catalog, recipe, overrides, until)
+    return finished.recipe, finished.assets
 
 
 def _score_facts(settings: Settings, finished: FinishedRun) -> Mapping[str, Any] | None:

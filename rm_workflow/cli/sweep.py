@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rm_workflow.artifacts import ArtifactStore
-from rm_workflow.assets.best import earned_by_parts, flat_row, runs_of_recipe
+from rm_workflow.assets.best import earned_by_parts, flat_row, runs_of_recipe, selection_told
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.headless import FinishedRun, FinishedSweep, run_sweep
 from rm_workflow.catalog.loading import nearest, resolve_recipe
@@ -85,20 +85,16 @@ def runs_command(
     earned = earned_by_parts(store, resolved, runs, benchmarks)
     seeds = {name: seed_rows(of_benchmark) for name, of_benchmark in rows.items()}
     main, changes = promotion.main_of(store, resolved.name), promotion.history(store, resolved.name)
+    metric = _promotion(resolved).metric
+    selection = selection_told(len(promotion.ranked(runs, metric)), metric)
     if json_:
-        print_json(
-            {
-                "recipe": resolved.name,
-                "main": main,
-                "runs": rows,
-                "seeds": seeds,
-                "attribution": earned,
-                "promotions": changes,
-            }
-        )
+        told = {"runs": rows, "seeds": seeds, "attribution": earned, "promotions": changes}
+        print_json({"recipe": resolved.name, "main": main, "selection": selection, **told})
         return
     _print_tables(rows, seeds)
     print_attribution(earned)
+    if selection:
+        typer.echo(selection)
     if changes:
         print_table("what was main", [_change(event) for event in changes])
     typer.echo(f"main of {resolved.name}: {_shown(main)}")
@@ -106,6 +102,7 @@ def runs_command(
 
 def promote_command(
     checkpoint: Annotated[str, typer.Argument(help="asset, asset@version, asset[run] or asset[run]@version.")],
+    recipe: Annotated[str | None, typer.Option(help="Its recipe, where that is a file (./my.yaml).")] = None,
     allow_leaky: Annotated[
         bool, typer.Option("--allow-leaky", help="Also where its train pairs hold texts of the metric's benchmark.")
     ] = False,
@@ -116,7 +113,7 @@ def promote_command(
     store = ArtifactStore(settings.home)
     artifact = checkpoint_artifact(store, checkpoint)
     name = artifact.asset.removesuffix("_checkpoint")
-    store, _, resolved, runs = _runs(name)
+    store, _, resolved, runs = _runs(recipe or name)
     wanted = next((run for run in runs if run.checkpoint == artifact.id), None) or _older_run(store, artifact.id, name)
     if wanted is None:
         raise UserError(

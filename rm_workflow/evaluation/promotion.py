@@ -103,23 +103,49 @@ def consider(
         if not candidates:
             return Decision(main, None, False, f"no run has a score on {promotion.metric}")
         refused: list[str] = []
-        for run in candidates:
+        for run in _challengers(store, recipe, candidates, promotion.metric, main):
             name = run.checkpoint or ""
-            if name == main:
-                reason = "main is the best run" if not refused else f"main stays: {'; '.join(refused)}"
-                return Decision(main, name, False, reason)
             gate = _gate(store, recipe, promotion, run, main)
             if gate.faults:
                 refused.append(f"{run.key}: {' and '.join(gate.faults)}")
                 _note_refusal(store, recipe, run, gate, run_id)
                 continue
-            reason = _reason(run, promotion, candidates, main)
+            reason = _reason(run, promotion, candidates, main, gate)
             if not promotion.automatic:
                 told = f"{reason}; promotion.automatic is off: rmw promote '{name}'"
                 return Decision(main, name, False, told, gate.comparisons)
             _record(store, PROMOTION, recipe, run, promotion, candidates, main, reason, run_id, gate)
             return Decision(name, name, True, reason, gate.comparisons)
-        return Decision(main, candidates[0].checkpoint, False, f"the gate lets none pass: {'; '.join(refused)}")
+        if refused:
+            return Decision(main, candidates[0].checkpoint, False, f"the gate lets none pass: {'; '.join(refused)}")
+        return Decision(main, main, False, "main stays: no run that is new since it was chosen is better")
+
+
+def _challengers(
+    store: ArtifactStore, recipe: str, candidates: Sequence[Run], metric: str, main: str | None
+) -> list[Run]:
+    """Return the runs that may take main's place, best first.
+
+    Where main is one of the runs, these have a higher score; where a person made it main, or rolled back to it, they
+    were also scored since then: what a person chose is not overruled by what was known already.
+    """
+    of_main = next((run for run in candidates if run.checkpoint == main), None)
+    better = [
+        run
+        for run in candidates
+        if run.checkpoint != main
+        and (of_main is None or run.headline(metric)["score"] > of_main.headline(metric)["score"])
+    ]
+    last = history(store, recipe)[-1:]
+    if not last or last[0]["run_id"]:
+        return better
+    return [run for run in better if run.scores and _first_published(store, run.scores) > last[0]["sequence"]]
+
+
+def _first_published(store: ArtifactStore, scores: Artifact) -> int:
+    """Return the sequence number of the event that published a scores artifact."""
+    events = store.events(asset=scores.asset, kinds=("publish", "reuse"))
+    return next(int(event["sequence"]) for event in events if event["version"] == scores.version)
 
 
 def promote(
@@ -132,7 +158,7 @@ def promote(
     """
     metric = promotion.metric
     headline = run.headline(metric)
-    if not headline:
+    if headline.get("score") is None:
         raise UserError(f"run {run.key} of recipe '{recipe}' has no score on {metric}; run it to its scores first")
     leaky = _leaks(run, promotion)
     if leaky and not allow_leaky:
@@ -192,7 +218,7 @@ def _mains(changes: Sequence[Event]) -> list[Event]:
 
 def _gate(store: ArtifactStore, recipe: str, promotion: Promotion, run: Run, main: str | None) -> Gate:
     gate = Gate()
-    if run.checkpoint in {event["previous"] for event in history(store, recipe) if event["kind"] == ROLLBACK}:
+    if _was_rolled_back(store, recipe, run.checkpoint):
         gate.faults.append("it was rolled back from before")
     of_main = scores_of(store, recipe, main) if main else None
     known_leaks = _leaks_of(of_main, promotion) if of_main else []
@@ -215,6 +241,16 @@ def _gate(store: ArtifactStore, recipe: str, promotion: Promotion, run: Run, mai
                     f"(95 % interval {found['ci_low']:.3f} to {found['ci_high']:.3f}, n {found['n']:,})"
                 )
     return gate
+
+
+def _was_rolled_back(store: ArtifactStore, recipe: str, checkpoint: str | None) -> bool:
+    """Return whether the last that happened to a checkpoint as main was a rollback from it."""
+    for event in reversed(history(store, recipe)):
+        if event["kind"] == ROLLBACK and event["previous"] == checkpoint:
+            return True
+        if event["kind"] == PROMOTION and _id(event) == checkpoint:
+            return False
+    return False
 
 
 def _compared(store: ArtifactStore, run: Run, main: str, of_main: Artifact, benchmark: str) -> dict[str, Any]:
@@ -247,13 +283,17 @@ def _leaks_of(scores: Artifact, promotion: Promotion) -> list[str]:
     return [name for name in promotion.gates if found.get(name, {}).get("contamination") == LEAKY]
 
 
-def _reason(run: Run, promotion: Promotion, candidates: Sequence[Run], main: str | None) -> str:
+def _reason(run: Run, promotion: Promotion, candidates: Sequence[Run], main: str | None, gate: Gate) -> str:
     headline = run.headline(promotion.metric)
     chosen = (
         f"best of {len(candidates)} runs on {promotion.metric}" if len(candidates) > 1 else f"on {promotion.metric}"
     )
     told = f"{chosen}: {headline['score']:.3f} ({headline['ci_low']:.3f} to {headline['ci_high']:.3f})"
-    return told + ("; not worse than main on " + ", ".join(promotion.gates) if main else "")
+    if not main:
+        return told
+    compared = gate.comparisons[promotion.metric]
+    difference = f"{compared['difference']:+.3f} ({compared['ci_low']:.3f} to {compared['ci_high']:.3f})"
+    return f"{told}; {difference} to main; not worse than main on {', '.join(promotion.gates)}"
 
 
 def _record(

@@ -167,10 +167,10 @@ def _named_folder(path: str, kind: str) -> str:
 
 def _rows(name: str, settings: Settings) -> Path:
     if settings.rows is None or not (settings.rows / name).is_dir():
-        where = settings.rows or "data/rows of the project"
+        where = f"{settings.rows}/{name}" if settings.rows else f"data/rows/{name} of the project"
         raise UserError(
             f"path: {ROWS}{name}: no hub has these rows and they are not on this machine; put them into "
-            f"{where}/{name} (docs/data.md says where they are from), or set RMW_ROWS to the folder that holds them"
+            f"{where} (docs/data.md says where they are from), or set RMW_ROWS to the folder that holds them"
         )
     return settings.rows
 

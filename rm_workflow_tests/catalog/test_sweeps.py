@@ -1,5 +1,7 @@
 """The runs of a sweep: which there are, what they share, what they are called."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +35,8 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 
 def swept(catalog: Catalog, **sweep: Any) -> Recipe:
-    return override_recipe(catalog.recipes["quickstart"], {"sweep": sweep}, catalog)
+    promotion = {"metric": "sample_rewardbench"}
+    return override_recipe(catalog.recipes["quickstart"], {"sweep": sweep, "promotion": promotion}, catalog)
 
 
 def test_a_grid_has_every_combination_under_a_readable_key(catalog: Catalog):
@@ -128,11 +131,48 @@ def test_data_that_is_no_mixture_and_runs_that_are_the_same_are_told(catalog: Ca
         runs_of(swept(catalog, runs=[{"seed": 1}, {"seed": 1}]))
 
 
+def test_runs_on_other_data_are_not_compared_on_their_own_test_splits(catalog: Catalog):
+    quickstart = catalog.recipes["quickstart"]
+    for data in ("leave_one_out", {"both": {}, "talks": {"pair_sets": ["sample_dialogues"]}}):
+        with pytest.raises(UserError, match="so other test splits, which cannot be compared"):
+            override_recipe(quickstart, {"sweep": {"data": data}}, catalog)
+    fewer = {"all": {}, "few": {"sample": {"train_pairs": 8}}}
+    assert override_recipe(quickstart, {"sweep": {"data": fewer}}, catalog).promoting
+
+
+def test_a_sweep_without_a_run_and_a_mixture_of_one_part_are_refused(catalog: Catalog):
+    with pytest.raises(UserError, match="retired names every run"):
+        swept(catalog, seed=[0, 1], retired=["s0", "s1"])
+    one_part = {"mixture.pair_sets": ["sample_dialogues"], "sweep": {"data": "leave_one_out"}}
+    with pytest.raises(UserError, match="its mixture has one part"):
+        override_recipe(
+            catalog.recipes["quickstart"], {**one_part, "promotion": {"metric": "sample_rewardbench"}}, catalog
+        )
+
+
+def test_assets_that_would_be_called_alike_are_refused(tmp_path: Path):
+    recipes = tmp_path / "catalog/recipes"
+    recipes.mkdir(parents=True)
+    known = replace(settings(tmp_path), catalog=tmp_path / "catalog")
+    metric = "promotion: {metric: sample_rewardbench}\n"
+    (recipes / "many.yaml").write_text(f"extends: quickstart\n{metric}sweep: {{data: {{few: {{}}}}}}\n")
+    (recipes / "many_few.yaml").write_text("extends: quickstart\n")
+    with pytest.raises(UserError, match=r"its assets many_few_\.\.\. are called like those of recipe 'many'"):
+        load_catalog(known)
+    (recipes / "many_few.yaml").unlink()
+    alike = "{data: {a: {}, a_b: {}}, base: {c: org/c, b_c: org/bc}}"
+    (recipes / "many.yaml").write_text(f"extends: quickstart\n{metric}sweep: {alike}\n")
+    with pytest.raises(UserError, match=r"its assets many_a_b_c_\.\.\. are called like those of recipe 'many'"):
+        load_catalog(known)
+
+
 def test_what_each_run_has_for_itself_cannot_be_set_once(catalog: Catalog):
     recipe = swept(catalog, seed=[0, 1])
     check_overrides(recipe, {"training.learning_rate": 1.0})
     with pytest.raises(UserError, match=r"set sweep\.seed instead"):
         check_overrides(recipe, {"training.seed": 3})
+    with pytest.raises(UserError, match=r"set sweep\.base instead"):
+        check_overrides(swept(catalog, base={"small": "org/small"}), {"base": "org/other"})
 
 
 def test_a_promotion_by_a_benchmark_that_is_not_scored_is_refused(catalog: Catalog):

@@ -128,10 +128,31 @@ def test_what_a_person_rolled_back_from_is_not_promoted_again_by_itself(store: A
     considered(store, first)
     considered(store, second)
     assert promotion.rollback(store, "toy").main == first.checkpoint
+    assert considered(store, second).reason == "main stays: no run that is new since it was chosen is better"
+    third = run_with(store, 125)
+    assert considered(store, third).is_promoted
     assert not considered(store, second).is_promoted
     assert refusals(store) == [(second.checkpoint, "it was rolled back from before")]
     promotion.promote(store, "toy", PROMOTION, second, [second])
     assert promotion.main_of(store, "toy") == second.checkpoint
+    promotion.promote(store, "toy", PROMOTION, third, [third])
+    assert "rolled back" not in promotion.promote(store, "toy", PROMOTION, second, [second]).reason
+
+
+def test_what_a_person_chose_is_overruled_only_by_what_is_new_and_better(store: ArtifactStore):
+    low, high = run_with(store, 120), run_with(store, 160)
+    considered(store, low, high)
+    promotion.promote(store, "toy", PROMOTION, low, [low, high])
+    decision = considered(store, low, high)
+    assert (decision.is_promoted, decision.main) == (False, low.checkpoint)
+    assert considered(store, low, high, run_with(store, 190)).is_promoted
+
+
+def test_an_equal_score_does_not_take_the_place_of_main(store: ArtifactStore):
+    main, equal = run_with(store, 150), run_with(store, 150, size=2.0)
+    considered(store, main)
+    for runs in ((main, equal), (equal, main)):
+        assert considered(store, *runs).main == main.checkpoint
 
 
 def test_rollbacks_step_back_to_the_first_main_and_no_further(store: ArtifactStore):
