@@ -16,7 +16,7 @@ test: .venv/installed
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations=15
 
 test-slow: .venv/installed
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -m slow --durations=15
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m slow --durations=15
 
 # 1,000 random SIGKILLs, in several calls if need be: make kill-loop KILLS=200 SEED=7 LEDGER=kills.jsonl
 KILLS ?= 1000

@@ -109,6 +109,7 @@ def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, r
     assert "no run all__s9" in rmw("promote", "toy_checkpoint[all__s9]").error
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_hinders_no_other_and_is_made_by_the_next_command(swept: Project, rmw: Rmw):
     write_recipe(swept, "sweep: {learning_rate: [1e-3, 1e+9], seed: [0]}")
     answer = rmw("run", "toy", "--sweep", "--json")

@@ -395,11 +395,12 @@ def test_any_row_is_an_example_or_dropped_by_a_named_rule(form: Form, rng: rando
     if isinstance(example, str):
         assert example in ROW_RULES
         return
-    texts = [*(turn["content"] for turn in example.messages), *(response.text for response in example.responses)]
-    assert all(text.strip() for text in texts)
+    asked, replies = [turn["content"] for turn in example.messages], [response.text for response in example.responses]
+    # Of a row with many answers an empty one is dropped alone, by the reader of rows.
+    assert all(text.strip() for text in (asked if form.adapter == "labelled_answers" else [*asked, *replies]))
     assert example.messages[-1]["role"] == "user"
     # stored as UTF-8
-    assert all(text.encode("utf-8") for text in texts)
+    assert all(isinstance(text.encode("utf-8"), bytes) for text in [*asked, *replies])
 
 
 @every_form

@@ -122,7 +122,7 @@ HANDMADE: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]]]] = {
 }
 
 # Sources whose own files are read by other tests.
-ELSEWHERE = {"hh_helpful_base", "hh_helpful_online", "hh_helpful_rejection_sampled"}
+ELSEWHERE = {"hh_helpful_base", "hh_helpful_online", "hh_helpful_rejection_sampled", "llamafactory_dpo_demo"}
 
 
 @pytest.fixture(scope="module")
