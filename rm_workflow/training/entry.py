@@ -39,6 +39,14 @@ PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trainer and return its exit code."""
     options = _parse(arguments)
+    try:
+        return _run(options)
+    except process.Terminated as ended:
+        # The signal came while another end was told: of several processes the launcher ends those that have not failed.
+        return ended.exit_code
+
+
+def _run(options: argparse.Namespace) -> int:
     process.set_environment()
     process.end_on_signals()
     if not launch.is_launched():

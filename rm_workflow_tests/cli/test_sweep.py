@@ -55,6 +55,7 @@ def made(answer: Answer) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, rmw: Rmw):
     first = made(rmw("run", "toy", "--json"))
     assert first["checkpoint"].startswith("toy_checkpoint[all__s0]@")

@@ -351,7 +351,7 @@ def test_where_one_process_has_no_memory_all_end_with_its_sentence_and_the_state
         error,
     )
     # That of the launcher.
-    assert trained.said_in_the_last_case.count("Traceback") == 1
+    assert trained.said_in_the_last_case.count("Traceback") == 1, trained.said_in_the_last_case
     out = trained.root / "together" / "failing" / "out"
     assert [state.step for state in training_state.kept_states(out / "states", 9)] == [2]
     assert not (out / "result.json").exists()

@@ -330,6 +330,22 @@ def test_wrong_arguments_are_refused_in_one_sentence(
     assert told in line
 
 
+def test_a_signal_that_comes_while_an_error_is_told_ends_without_a_traceback(tmp_path, monkeypatch):
+    """As a launcher sends it to the processes beside the one that failed."""
+
+    def end(text: str) -> None:
+        raise process.Terminated(signal.SIGTERM)
+
+    for name in ("set_environment", "end_on_signals"):
+        monkeypatch.setattr(entry.process, name, lambda: None)
+    monkeypatch.setattr(entry.process, "end_with_parent", lambda *_: None)
+    monkeypatch.setattr(entry.launch, "see_one_gpu", lambda: None)
+    monkeypatch.setattr(entry, "_say_once", end)
+    options = dict.fromkeys(("--run-config", "--tokens", "--base"), tmp_path / "missing")
+    options["--out"] = tmp_path / "out"
+    assert entry.main([str(part) for option in options.items() for part in option]) == 143
+
+
 def test_an_adapter_names_a_hub_id_as_it_is_and_else_the_folder(tmp_path):
     assert building.adapter_base("Qwen/Qwen2.5-7B-Instruct", tmp_path) == "Qwen/Qwen2.5-7B-Instruct"
     assert building.adapter_base("Qwen/Qwen2.5-7B-Instruct@v1", tmp_path) == "Qwen/Qwen2.5-7B-Instruct@v1"
