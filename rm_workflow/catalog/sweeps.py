@@ -16,6 +16,8 @@ from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
 
 ALL = "all"
+# Below, numbers are written with an exponent.
+LEAST_WRITTEN_OUT = 0.01
 # Fields of the recipe that runs have for themselves: setting them once would change no run.
 SWEPT = {"learning_rate": "training.learning_rate", "epochs": "training.epochs", "seed": "training.seed"}
 # The same of what a run names, by its field of the recipe.
@@ -213,6 +215,14 @@ def run_key(run: SweepRun) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a number as people write it: ``3e-6``, not ``3e-06``."""
-    mantissa, e, exponent = f"{value:g}".partition("e")
+    """Return a number as people write it: ``5e-4`` and ``3e-6``, not ``0.0005`` and ``3e-06``.
+
+    >>> _short(0.0005), _short(3e-6), _short(2.5e-5), _short(0.25), _short(3.0)
+    ('5e-4', '3e-6', '2.5e-5', '0.25', '3')
+    """
+    written = f"{value:.17g}" if float(f"{value:g}") != value else f"{value:g}"
+    if 0 < abs(value) < LEAST_WRITTEN_OUT and "e" not in written:
+        digits = len(written.lstrip("0.")) - 1
+        written = f"{value:.{digits}e}"
+    mantissa, e, exponent = written.partition("e")
     return f"{mantissa}e{int(exponent)}" if e else mantissa

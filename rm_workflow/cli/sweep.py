@@ -1,6 +1,6 @@
 """The runs of a sweep on the command line: ``rmw run --sweep``, ``rmw runs``, ``rmw promote``, ``rmw rollback``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -8,12 +8,13 @@ import typer
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.best import earned_by_parts, flat_row, runs_of_recipe, selection_told
 from rm_workflow.assets.flow import Flow
-from rm_workflow.assets.headless import FinishedRun, FinishedSweep, run_sweep
+from rm_workflow.assets.headless import FinishedSweep, run_sweep
 from rm_workflow.catalog.loading import nearest, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Promotion, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.checkpoints import checkpoint_artifact
 from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.cli.targets import existing_store
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import promotion
 from rm_workflow.evaluation.promotion import Decision
@@ -22,7 +23,6 @@ from rm_workflow.lineage.store import LineageStore
 from rm_workflow.settings import Settings, load_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
-RunJson = Callable[[FinishedRun], dict[str, Any]]
 
 
 def register(app: typer.Typer) -> None:
@@ -140,7 +140,7 @@ def _runs(recipe: str) -> tuple[ArtifactStore, Catalog, Recipe, list[Run]]:
     settings = load_settings()
     catalog = load_checked_catalog(settings)
     resolved = resolve_recipe(catalog, recipe)
-    store = ArtifactStore(settings.home)
+    store = existing_store()
     return store, catalog, resolved, runs_of_recipe(Flow(catalog), store, resolved)
 
 
@@ -188,7 +188,9 @@ def print_attribution(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _without(row: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
     shown = {key: value for key, value in row.items() if key not in left_out and key != "checkpoint"}
-    return {**shown, "checkpoint": _shown(row["checkpoint"])}
+    # A table shows three digits after the point, which a learning rate has not.
+    rates = {name: f"{shown[name]:g}" for name in ("learning_rate",) if shown.get(name) is not None}
+    return {**shown, **rates, "checkpoint": _shown(row["checkpoint"])}
 
 
 def _change(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_a_run_that_fails_hinders_no_other_and_is_made_by_the_next_command(swept
     answer = rmw("run", "toy", "--sweep", "--json")
     found = json.loads(answer.out)
     assert answer.code == 1
-    assert list(found["runs"]) == ["lr0.001__s0"]
+    assert list(found["runs"]) == ["lr1e-3__s0"]
     assert list(found["failed"]) == ["lr1e9__s0"]
     assert "1 of 2 runs failed (lr1e9__s0: the loss of step" in answer.err
     assert "the same command does these again" in answer.err
@@ -137,7 +137,7 @@ def test_one_job_makes_a_whole_sweep_and_fails_with_the_sentence_of_a_failed_run
     assert ended == [*of_runs, ("toy_data", "SUCCESS"), ("toy_promotion", "SUCCESS"), ("toy_sweep", "FAILURE")]
     assert {run.tags.get(RECIPE_TAG) for run in runs} == {"toy"}
     (event,) = promotion.history(ArtifactStore(swept.home), "toy")
-    assert event["partition"] == "lr0.001__s0"
+    assert event["partition"] == "lr1e-3__s0"
 
 
 def test_sweep_of_a_recipe_without_one_is_refused(swept: Project, rmw: Rmw):
