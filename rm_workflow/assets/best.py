@@ -1,7 +1,6 @@
 """``<recipe>_best``: the table of a recipe's runs with intervals and the spread of seeds, and which one is main."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,13 @@ from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Promotion, Recipe
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
-from rm_workflow.evaluation.attribution import attribution_rows
-from rm_workflow.evaluation.promotion import Decision, consider, ranked
-from rm_workflow.evaluation.run_table import Run, run_rows, seed_rows
+from rm_workflow.evaluation.attribution import earned_by_parts
+from rm_workflow.evaluation.promotion import Decision, consider, ranked, selection_told
+from rm_workflow.evaluation.run_table import Run, flat_row, run_rows, seed_rows
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
 
 RUNS = "runs.json"
-SELECTED = (
-    "Main was selected among {number} runs by the same score that is reported on {metric}, so that this score is too "
-    "high for it; the other benchmarks tell more."
-)
 
 
 def best_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
@@ -93,20 +88,6 @@ def _settings(recipe: Recipe, run: Recipe) -> dict[str, Any]:
         "epochs": training.epochs,
         "seed": training.seed,
     }
-
-
-def selection_told(number: int, metric: str) -> str | None:
-    """Return what a reader of main's score must know where it was chosen among several runs by it."""
-    return SELECTED.format(number=number, metric=metric) if number > 1 else None
-
-
-def earned_by_parts(
-    store: ArtifactStore, recipe: Recipe, runs: Sequence[Run], benchmarks: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return what each part of the mixture of a leave-one-out sweep earns; nothing for another recipe."""
-    names = dict.fromkeys(str(run.settings["data"]) for run in runs if run.settings.get("data"))
-    left_out = {name: part for name in names if (part := sweeps.left_out(recipe, name))}
-    return attribution_rows(store, runs, left_out, benchmarks)
 
 
 def _promotion(recipe: Recipe) -> Promotion:
@@ -189,10 +170,3 @@ def _describe_runs(artifact: Artifact) -> Metadata:
             "number of items."
         ),
     }
-
-
-def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's row with its parts as columns; every row of a table has the same ones."""
-    shown = {key: value for key, value in row.items() if key not in ("parts", "state", "checkpoint")}
-    parts = {name: part["score"] for name, part in row["parts"].items()}
-    return {**shown, **parts, "state": row["state"], "checkpoint": row["checkpoint"]}

@@ -14,6 +14,7 @@ from rm_workflow.cli.output import for_terminal
 from rm_workflow.cli.replacing import refuse_other_than_card, refuse_other_than_picture
 from rm_workflow.durable_files import replaced
 from rm_workflow.errors import UserError
+from rm_workflow.evaluation.promotion import selected_by
 from rm_workflow.reporting.evidence import README, Evidence, about_checkpoint, chain_of, scores_of
 from rm_workflow.settings import load_settings
 
@@ -63,7 +64,8 @@ def evidence_of(
     """Return what is known of a checkpoint, with its newest scores."""
     scores = scores_of(store, checkpoint)
     chain = chain_of(store, checkpoint, scores)
-    return Evidence(checkpoint, chain, about_checkpoint(chain, catalog, store), scores, num_scored)
+    selected = selected_by(store, checkpoint.id)
+    return Evidence(checkpoint, chain, about_checkpoint(chain, catalog, store), scores, num_scored, selected)
 
 
 def refuse_unfinished(text: str, name: str) -> None:

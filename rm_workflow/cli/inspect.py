@@ -7,11 +7,12 @@ import typer
 from rm_workflow.artifacts import Artifact, ArtifactStore, prepare_home
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
-from rm_workflow.cli.targets import SHORT_VERSION, existing_store, find_artifact, raw_of
+from rm_workflow.cli.targets import existing_store, find_artifact, raw_of
 from rm_workflow.errors import UserError
 from rm_workflow.lineage import graph, questions
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences import overlap, show, trace
+from rm_workflow.reporting.words import SHORT_VERSION, artifact_name
 
 
 def register(app: typer.Typer) -> None:
@@ -121,13 +122,13 @@ def _print_files(artifact: Artifact, rows: list[dict[str, Any]], json_: bool) ->
     if json_:
         print_json(rows)
     else:
-        print_table(f"raw files of {artifact.id}", [{**row, "read_by": _short(row["read_by"])} for row in rows])
+        print_table(f"raw files of {artifact.id}", [{**row, "read_by": artifact_name(row["read_by"])} for row in rows])
 
 
 def _print_chain(chain: dict[str, Any]) -> None:
     made_from: dict[str, list[str]] = {}
     for upstream, downstream in chain["edges"]:
-        made_from.setdefault(downstream, []).append(_short(upstream))
+        made_from.setdefault(downstream, []).append(artifact_name(upstream))
     rows = [
         {
             "kind": node["kind"],
@@ -138,11 +139,6 @@ def _print_chain(chain: dict[str, Any]) -> None:
         for node in sorted(chain["nodes"], key=lambda node: (node["kind"] != "file", node["kind"], node["id"]))
     ]
     print_table("lineage", rows)
-
-
-def _short(node_id: str) -> str:
-    asset, at, version = node_id.partition("@")
-    return asset + at + version[:SHORT_VERSION]
 
 
 def trace_command(

@@ -7,12 +7,11 @@ import typer
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption
-from rm_workflow.cli.targets import SHORT_VERSION
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.checkpoint_scores import scored_checkpoints
 from rm_workflow.evaluation.standings import listed_benchmarks, standings
 from rm_workflow.evaluation.verifiers import verifier_rows
-from rm_workflow.reporting.words import rank, standing_note
+from rm_workflow.reporting.words import artifact_name, rank, standing_note
 from rm_workflow.settings import load_settings
 
 SHOWN = ("checkpoint", "score", "ci_low", "ci_high", "n", "rank", "contamination", "note")
@@ -68,18 +67,16 @@ def _print_verifiers(rows: list[dict[str, Any]], asked: list[str], json_: bool) 
 
 
 def _verifier(row: dict[str, Any]) -> dict[str, Any]:
-    asset, _, version = (row["verifier"] or "").partition("@")
-    named = row["verifier"] if row["published"] or not version else f"{asset}@{version[:SHORT_VERSION]}"
+    named = row["verifier"] if row["published"] else artifact_name(row["verifier"] or "", row["run"])
     note = standing_note(row) if row["published"] else ""
     shown = {key: row[key] for key in ("method", "n", "score", "ci_low", "ci_high", "contamination")}
     return {"verifier": named or "none", **shown, "note": note}
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    asset, _, version = row["checkpoint"].partition("@")
     told = {
         **row,
-        "checkpoint": row["checkpoint"] if row["published"] else f"{asset}@{version[:SHORT_VERSION]}",
+        "checkpoint": row["checkpoint"] if row["published"] else artifact_name(row["checkpoint"], row["run"]),
         "rank": rank(row),
         "note": standing_note(row),
     }

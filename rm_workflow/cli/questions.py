@@ -13,13 +13,14 @@ from rm_workflow.cli.checkpoints import checkpoint_artifact
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.replacing import refuse_other_than_picture
 from rm_workflow.cli.run import JsonOption
-from rm_workflow.cli.targets import SHORT_VERSION, existing_store, find_artifact
+from rm_workflow.cli.targets import existing_store, find_artifact
 from rm_workflow.durable_files import replaced
 from rm_workflow.errors import UserError
 from rm_workflow.lineage import questions
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences.text import conversation
 from rm_workflow.reporting import plots
+from rm_workflow.reporting.words import SHORT_VERSION, artifact_name
 
 Rows = list[dict[str, Any]]
 MIXTURE = "_mixture"
@@ -119,7 +120,7 @@ def _changed_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:
         before[series] = row["num_rows"]
         shown[(*series, row["version"])] = {
             "since": f"{row['recorded']:%Y-%m-%d %H:%M}",
-            "asset": f"{row['asset']}@{row['version'][:SHORT_VERSION]}",
+            "asset": artifact_name(f"{row['asset']}@{row['version']}"),
             "source": row["source"],
             "rule": row["rule"],
             "rows": row["num_rows"],

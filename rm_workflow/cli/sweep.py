@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rm_workflow.artifacts import ArtifactStore
-from rm_workflow.assets.best import earned_by_parts, flat_row, runs_of_recipe, selection_told
+from rm_workflow.assets.best import runs_of_recipe
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.headless import FinishedSweep, run_sweep
 from rm_workflow.catalog.loading import nearest, resolve_recipe
@@ -17,9 +17,11 @@ from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.targets import existing_store
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import promotion
-from rm_workflow.evaluation.promotion import Decision
-from rm_workflow.evaluation.run_table import SETTINGS, Run, run_rows, seed_rows
+from rm_workflow.evaluation.attribution import earned_by_parts
+from rm_workflow.evaluation.promotion import Decision, selection_told
+from rm_workflow.evaluation.run_table import SETTINGS, Run, flat_row, run_rows, seed_rows
 from rm_workflow.lineage.store import LineageStore
+from rm_workflow.reporting.words import artifact_name
 from rm_workflow.settings import Settings, load_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
@@ -59,7 +61,7 @@ def print_sweep(settings: Settings, finished: FinishedSweep, quiet: bool) -> Non
         _print_tables(finished.best["runs"], finished.best["seeds"])
         print_attribution(finished.best["attribution"])
         store = ArtifactStore(settings.home)
-        typer.echo(f"main of {finished.recipe.name}: {_shown(promotion.main_of(store, finished.recipe.name))}")
+        typer.echo(f"main of {finished.recipe.name}: {_named(store, promotion.main_of(store, finished.recipe.name))}")
     if finished.failed:
         number = len(finished.failed) + len(finished.runs)
         told = "; ".join(f"{key}: {sentence}" for key, sentence in finished.failed.items())
@@ -97,7 +99,7 @@ def runs_command(
         typer.echo(selection)
     if changes:
         print_table("what was main", [_change(event) for event in changes])
-    typer.echo(f"main of {resolved.name}: {_shown(main)}")
+    typer.echo(f"main of {resolved.name}: {_named(store, main)}")
 
 
 def promote_command(
@@ -156,11 +158,10 @@ def _promotion(recipe: Recipe) -> Promotion:
 
 def _print_decision(store: ArtifactStore, recipe: str, decision: Decision, json_: bool) -> None:
     if json_:
-        last = promotion.history(store, recipe)[-1:]
         told = {"recipe": recipe, "main": decision.main, "changed": decision.is_promoted}
-        print_json({**told, "event": last[0] if last else None})
+        print_json({**told, "event": decision.event})
         return
-    typer.echo(f"main of {recipe}: {_shown(decision.main)} ({decision.reason})")
+    typer.echo(f"main of {recipe}: {_named(store, decision.main)} ({decision.reason})")
     if decision.comparisons:
         rows = [{"benchmark": name, **found} for name, found in decision.comparisons.items()]
         print_table("candidate minus the main before it", rows)
@@ -190,20 +191,24 @@ def _without(row: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
     shown = {key: value for key, value in row.items() if key not in left_out and key != "checkpoint"}
     # A table shows three digits after the point, which a learning rate has not.
     rates = {name: f"{shown[name]:g}" for name in ("learning_rate",) if shown.get(name) is not None}
-    return {**shown, **rates, "checkpoint": _shown(row["checkpoint"])}
+    return {**shown, **rates, "checkpoint": artifact_name(row["checkpoint"] or "none")}
 
 
 def _change(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "when": event["time"],
         "what": event["kind"],
-        "checkpoint": _shown(f"{event['asset']}@{event['version']}"),
+        "checkpoint": artifact_name(f"{event['asset']}@{event['version']}", event["partition"]),
         "run": event["partition"],
         **{key: event.get(key) for key in ("metric", "score", "ci_low", "ci_high")},
         "why": event["reason"],
     }
 
 
-def _shown(checkpoint: str | None) -> str:
-    asset, at, version = (checkpoint or "none").partition("@")
-    return f"{asset}{at}{version[:12]}"
+def _named(store: ArtifactStore, checkpoint: str | None) -> str:
+    """Return a checkpoint's id (``asset@version``) as people name it, with the run that made it."""
+    if checkpoint is None:
+        return "none"
+    asset, _, version = checkpoint.partition("@")
+    artifact = store.find(asset, version)
+    return artifact_name(checkpoint, artifact.manifest["partition"] if artifact else None)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
 from rm_workflow.catalog.loading import nearest
 from rm_workflow.errors import UserError
+from rm_workflow.reporting.words import SHORT_VERSION
 from rm_workflow.settings import load_settings
 
-SHORT_VERSION = 12
 LISTED_VERSIONS = 5
 
 

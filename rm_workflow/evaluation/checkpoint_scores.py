@@ -31,6 +31,12 @@ class ScoredCheckpoint:
         """Return the recipe that made the checkpoint."""
         return self.id.partition("@")[0].removesuffix(CHECKPOINT)
 
+    @property
+    def run(self) -> str | None:
+        """Return the run of a sweep that made the checkpoint; None for a recipe without a sweep."""
+        partition: str | None = next(iter(self.scores.values())).manifest["partition"] if self.scores else None
+        return partition
+
     def headline(self, benchmark: str) -> Mapping[str, Any]:
         """Return the score object of a benchmark with its verdict."""
         found: Mapping[str, Any] = self.scores[benchmark].facts["scores"][benchmark]

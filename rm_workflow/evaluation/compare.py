@@ -1,6 +1,6 @@
 """Two checkpoints on the rows of one benchmark: every figure with its paired test and a verdict in words."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -63,15 +63,9 @@ class Comparison:
     """
 
     def __init__(self, a: Parts, b: Parts) -> None:
+        check_same_items(a, b)
         self.a, self.b = a, b
-        self._parts: dict[str, PairedPart] = {}
-        for name, part_a in a.parts.items():
-            part_b = b.parts.get(name)
-            if part_b is None or part_a.table.shape != part_b.table.shape or part_a.num_items != part_b.num_items:
-                raise UserError(
-                    f"the items of {name} lie in other groups for A than for B; score both on the same file"
-                )
-            self._parts[name] = PairedPart(part_a, part_b)
+        self._parts = {name: PairedPart(part_a, b.parts[name]) for name, part_a in a.parts.items()}
 
     def p_value(self, weights: Weights) -> tuple[float, str]:
         """Return the two-sided p-value of a figure, uncorrected, and the name of its test."""
@@ -154,27 +148,55 @@ class Comparison:
         Raises:
             UserError: the rule gives no figure at all.
         """
-        subsets = self.corrected({name: {name: 1.0} for name in self.a.subsets})
-        sections = self.corrected(self.a.composites)
-        pooled = {name: float(self._parts[name].a.num_items) for name in self.a.subsets}
-        if not (self.a.overall or pooled):
-            raise UserError("the items that both have give no figure under the benchmark's rule; score more of them")
-        overall = {**self.figure(self.a.overall or pooled, power_for), "of": OVERALL if self.a.overall else ITEMS}
-        return {**overall, "sections": sections, "subsets": subsets}
+        return every_figure(self.a, self.figure, lambda weights: self.figure(weights, power_for))
 
-    def corrected(self, figures: Mapping[str, Weights]) -> dict[str, Figures]:
-        """Return several figures with p-values, and verdicts by them, corrected by Holm."""
-        found = {name: self.figure(weights) for name, weights in figures.items()}
-        adjusted = holm([figure["p_value"] for figure in found.values()])
-        return {
-            name: {
-                **figure,
-                "p_value": p_value,
-                "p_uncorrected": figure["p_value"],
-                "verdict": verdict(figure["difference"], p_value),
-            }
-            for (name, figure), p_value in zip(found.items(), adjusted, strict=True)
+
+def check_same_items(a: Parts, b: Parts) -> None:
+    """Refuse figures of other items.
+
+    Raises:
+        UserError: the items lie in other subsets or groups for A than for B.
+    """
+    for name, of_a in a.parts.items():
+        of_b = b.parts.get(name)
+        if of_b is None or of_a.table.shape != of_b.table.shape or of_a.num_items != of_b.num_items:
+            raise UserError(f"the items of {name} lie in other groups for A than for B; score both on the same file")
+
+
+def every_figure(
+    parts: Parts, figure: Callable[[Weights], Figures], overall: Callable[[Weights], Figures] | None = None
+) -> Figures:
+    """Return the overall with ``sections`` and ``subsets``, each of these two corrected by Holm among its own.
+
+    Args:
+        parts: of either side; its weights are used.
+        figure: a figure from the weights of its parts.
+        overall: the same for the overall, where that is told at more length.
+
+    Raises:
+        UserError: the rule gives no figure at all.
+    """
+    subsets = corrected({name: figure({name: 1.0}) for name in parts.subsets})
+    sections = corrected({name: figure(weights) for name, weights in parts.composites.items()})
+    pooled = {name: float(parts.parts[name].num_items) for name in parts.subsets}
+    if not (parts.overall or pooled):
+        raise UserError("the items that both have give no figure under the benchmark's rule; score more of them")
+    told = (overall or figure)(parts.overall or pooled)
+    return {**told, "of": OVERALL if parts.overall else ITEMS, "sections": sections, "subsets": subsets}
+
+
+def corrected(figures: Mapping[str, Figures]) -> dict[str, Figures]:
+    """Return several figures with p-values, and verdicts by them, corrected by Holm."""
+    adjusted = holm([figure["p_value"] for figure in figures.values()])
+    return {
+        name: {
+            **figure,
+            "p_value": p_value,
+            "p_uncorrected": figure["p_value"],
+            "verdict": verdict(figure["difference"], p_value),
         }
+        for (name, figure), p_value in zip(figures.items(), adjusted, strict=True)
+    }
 
 
 def verdict(difference: float, p_value: float) -> str:

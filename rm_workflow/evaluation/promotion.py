@@ -22,6 +22,10 @@ from rm_workflow.evaluation.contamination import LEAKY
 from rm_workflow.evaluation.run_comparison import compare_runs
 from rm_workflow.evaluation.run_table import Run
 
+SELECTED = (
+    "Main was selected among {number} runs by the same score that is reported on {metric}, so that this score is too "
+    "high for it; the other benchmarks tell more."
+)
 PROMOTION, ROLLBACK, REFUSAL = "promotion", "rollback", "refusal"
 CHANGES = (PROMOTION, ROLLBACK)
 
@@ -49,6 +53,7 @@ class Decision:
         main: ``asset@version`` that is main now, or None.
         candidate: ``asset@version`` that was looked at, or None where no run has a score.
         is_promoted: main was changed.
+        event: the last promotion or rollback of the recipe; None where there is none, or nobody asked for it.
     """
 
     main: str | None
@@ -56,6 +61,7 @@ class Decision:
     is_promoted: bool
     reason: str
     comparisons: dict[str, dict[str, Any]] = field(default_factory=dict)
+    event: Event | None = None
 
 
 def history(store: ArtifactStore, recipe: str) -> list[dict[str, Any]]:
@@ -68,6 +74,18 @@ def main_of(store: ArtifactStore, recipe: str) -> str | None:
     changes = store.events(asset=f"{recipe}_checkpoint", kinds=CHANGES, newest_first=True)
     last = next(changes, None)
     return _id(last) if last and last["version"] else None
+
+
+def selection_told(number: int, metric: str) -> str | None:
+    """Return what a reader of main's score must know where it was chosen among several runs by it."""
+    return SELECTED.format(number=number, metric=metric) if number > 1 else None
+
+
+def selected_by(store: ArtifactStore, checkpoint: str) -> dict[str, int]:
+    """Return by metric among how many runs a checkpoint (``asset@version``) was chosen as main; empty if never."""
+    asset, _, version = checkpoint.partition("@")
+    chosen = [event for event in store.events(asset=asset, kinds=(PROMOTION,)) if event["version"] == version]
+    return {event["metric"]: event["num_candidates"] for event in chosen if event["num_candidates"] > 1}
 
 
 def outcome(store: ArtifactStore, recipe: str, since: datetime) -> str:
@@ -170,11 +188,12 @@ def promote(
         main = main_of(store, recipe)
         name = run.checkpoint or ""
         if name == main:
-            return Decision(main, name, False, "it is main already")
+            last = history(store, recipe)[-1]
+            return Decision(main, name, False, "it is main already", event=last)
         gate = _gate(store, recipe, promotion, run, main)
         reason = "; ".join(["by a person", *gate.faults])
-        _record(store, PROMOTION, recipe, run, promotion, ranked(runs, metric), main, reason, "", gate)
-        return Decision(name, name, True, reason, gate.comparisons)
+        event = _record(store, PROMOTION, recipe, run, promotion, ranked(runs, metric), main, reason, "", gate)
+        return Decision(name, name, True, reason, gate.comparisons, event)
 
 
 def rollback(store: ArtifactStore, recipe: str) -> Decision:
@@ -201,8 +220,8 @@ def rollback(store: ArtifactStore, recipe: str) -> Decision:
             "previous": _id(present),
             "reason": f"rolled back from {_id(present)}",
         }
-        store.record(ROLLBACK, previous["asset"], facts)
-        return Decision(_id(previous), _id(previous), True, str(facts["reason"]))
+        event = store.record(ROLLBACK, previous["asset"], facts)
+        return Decision(_id(previous), _id(previous), True, str(facts["reason"]), event=event)
 
 
 def _mains(changes: Sequence[Event]) -> list[Event]:
@@ -307,7 +326,7 @@ def _record(
     reason: str,
     run_id: str,
     gate: Gate,
-) -> None:
+) -> Event:
     asset, _, version = (run.checkpoint or "").partition("@")
     headline = run.headline(promotion.metric)
     facts = {
@@ -323,7 +342,7 @@ def _record(
         "reason": reason,
         "comparisons": gate.comparisons,
     }
-    store.record(kind, asset, facts)
+    return store.record(kind, asset, facts)
 
 
 def _note_refusal(store: ArtifactStore, recipe: str, run: Run, gate: Gate, run_id: str) -> None:

@@ -93,11 +93,19 @@ def _row(run: Run, benchmark: str) -> Row:
     }
 
 
+def flat_row(row: Row) -> Row:
+    """Return a run's row with its parts as columns; every row of a table has the same ones."""
+    shown = {key: value for key, value in row.items() if key not in ("parts", "state", "checkpoint")}
+    parts = {name: part["score"] for name, part in row["parts"].items()}
+    return {**shown, **parts, "state": row["state"], "checkpoint": row["checkpoint"]}
+
+
 def seed_rows(rows: Iterable[Row]) -> list[Row]:
     """Return one row for each set of runs that differ by their seed alone, best mean first.
 
     The interval is that of the mean over seeds (Student's t), for one and the same set of items; that of each run tells
-    how far other items would move it.
+    how far other items would move it. Seeds that all score the same have none: they do not say how far another would
+    differ.
 
     Args:
         rows: rows of one benchmark, see ``run_rows``.
@@ -115,15 +123,15 @@ def seed_rows(rows: Iterable[Row]) -> list[Row]:
         if len(scores) < 2:
             continue
         spread = stdev(scores)
-        half = float(t.ppf(0.975, len(scores) - 1)) * spread / math.sqrt(len(scores))
+        half = float(t.ppf(0.975, len(scores) - 1)) * spread / math.sqrt(len(scores)) if spread else None
         found.append(
             {
                 **{name: same[0][name] for name in SETTINGS if name != "seed"},
                 "seeds": len(scores),
                 "mean": mean(scores),
                 "sd": spread,
-                "ci_low": mean(scores) - half,
-                "ci_high": mean(scores) + half,
+                "ci_low": None if half is None else mean(scores) - half,
+                "ci_high": None if half is None else mean(scores) + half,
                 "lowest": min(scores),
                 "highest": max(scores),
             }

@@ -13,6 +13,7 @@ from rm_workflow.evaluation.checkpoint_scores import ScoredCheckpoint
 from rm_workflow.evaluation.contamination import UNKNOWN
 from rm_workflow.evaluation.leaderboard import Rank, comparable, ranks
 from rm_workflow.evaluation.progress import progress_bar
+from rm_workflow.evaluation.promotion import selected_by
 
 Rows = list[dict[str, Any]]
 Checkpoints = Mapping[str, ScoredCheckpoint]
@@ -35,16 +36,17 @@ def standings(store: ArtifactStore, benchmark: str, checkpoints: Checkpoints) ->
     """
     entries = {name: found for name, found in checkpoints.items() if benchmark in found.scores}
     placed = _ranks(store, benchmark, entries)
-    rows = [_row(found, benchmark, placed.get(name)) for name, found in entries.items()]
+    rows = [_row(store, found, benchmark, placed.get(name)) for name, found in entries.items()]
     ordered = sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0.0), row["checkpoint"]))
     return ordered + [_reference(row) for row in published_scores() if row.benchmark == benchmark]
 
 
-def _row(checkpoint: ScoredCheckpoint, benchmark: str, rank: Rank | None) -> dict[str, Any]:
+def _row(store: ArtifactStore, checkpoint: ScoredCheckpoint, benchmark: str, rank: Rank | None) -> dict[str, Any]:
     headline = checkpoint.headline(benchmark)
     row = {
         "checkpoint": checkpoint.id,
         "recipe": checkpoint.recipe,
+        "run": checkpoint.run,
         "benchmark": benchmark,
         **{key: headline[key] for key in ("score", "n", "ci_low", "ci_high", "contamination")},
         "rank": rank and rank.rank,
@@ -52,6 +54,7 @@ def _row(checkpoint: ScoredCheckpoint, benchmark: str, rank: Rank | None) -> dic
         "rank_high": rank and rank.high,
         "ranked_among": rank and rank.among,
         "published": False,
+        "selected_among": selected_by(store, checkpoint.id).get(benchmark),
     }
     return row | ({"all_items": headline["all_items"]} if "all_items" in headline else {})
 
@@ -73,12 +76,14 @@ def _reference(row: PublishedScore) -> dict[str, Any]:
     return {
         "checkpoint": row.checkpoint,
         "recipe": None,
+        "run": None,
         "benchmark": row.benchmark,
         "score": row.score,
         **dict.fromkeys(("n", "ci_low", "ci_high")),
         "contamination": UNKNOWN,
         **dict.fromkeys(("rank", "rank_low", "rank_high", "ranked_among")),
         "published": True,
+        "selected_among": None,
         "source": row.source,
         "note": row.told_note,
     }

@@ -23,8 +23,8 @@ def verifier_rows(checkpoints: Mapping[str, ScoredCheckpoint]) -> Rows:
 
     Returns:
         ``candidates`` (the set), ``n`` (how many of each problem), ``problems``, ``method``, ``verifier`` (the id of a
-        checkpoint, None where no model picks), ``score``, ``ci_low``, ``ci_high``, ``contamination``, ``published``,
-        ``source``, ``note``. Sets that nobody scored here have published rows alone.
+        checkpoint, None where no model picks), ``run`` of its sweep, ``score``, ``ci_low``, ``ci_high``,
+        ``contamination``, ``published``, ``source``, ``note``. Sets that nobody scored here have published rows alone.
     """
     scored: dict[str, dict[str, Mapping[str, Any]]] = {}
     for checkpoint in checkpoints.values():
@@ -41,7 +41,8 @@ def verifier_rows(checkpoints: Mapping[str, ScoredCheckpoint]) -> Rows:
             rows += _without_verifier(name, next(iter(results.values())))
         for checkpoint_id, result in results.items():
             verdict = checkpoints[checkpoint_id].headline(name)["contamination"]
-            rows += _of_verifier(name, checkpoint_id, result, str(verdict))
+            found = _of_verifier(name, checkpoint_id, result, str(verdict))
+            rows += [{**row, "run": checkpoints[checkpoint_id].run} for row in found]
         rows += published_rows(name)
     return rows
 
@@ -102,6 +103,7 @@ def _row(
         "problems": problems,
         "method": method,
         "verifier": verifier,
+        "run": None,
         **{key: figures.get(key) for key in ("score", "ci_low", "ci_high")},
         "contamination": None,
         "published": False,

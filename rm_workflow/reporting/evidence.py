@@ -99,6 +99,7 @@ class Evidence:
         about: what ``about`` returned; part of the key of a card.
         scores: the scores of this very checkpoint, or None where it was never evaluated.
         num_scored: checkpoints of the same recipe that were scored, or None where nobody counted.
+        selected_by: by benchmark, among how many runs this one was chosen as main by its score there.
         drawn: plots by file name; card and report show the same ones.
     """
 
@@ -107,6 +108,7 @@ class Evidence:
     about: Mapping[str, Any]
     scores: Artifact | None = None
     num_scored: int | None = None
+    selected_by: Mapping[str, int] = field(default_factory=dict)
     drawn: dict[str, bytes] = field(default_factory=dict, compare=False)
 
     @property

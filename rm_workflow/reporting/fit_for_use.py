@@ -355,7 +355,12 @@ def _generated(evidence: Evidence, measured: Mapping[str, Figure | None]) -> Ite
 
 
 def _selection(evidence: Evidence, measured: Mapping[str, Figure | None]) -> Iterator[str]:
-    if evidence.num_scored and evidence.num_scored > 1:
+    for benchmark, number in evidence.selected_by.items():
+        yield (
+            f"This checkpoint was chosen among {number} runs by its score on {benchmark}, so that this score is too "
+            "high for it; the other benchmarks tell more."
+        )
+    if evidence.num_scored and evidence.num_scored > 1 and not evidence.selected_by:
         yield (
             f"{evidence.num_scored} checkpoints of this recipe were scored on the same sets; if this one was chosen by "
             "these scores, they are too high for it."

@@ -15,7 +15,7 @@ from rm_workflow.evaluation.standings import listed_benchmarks, standings
 from rm_workflow.reporting import model_card, plots, tables
 from rm_workflow.reporting.evidence import TEST, Evidence
 from rm_workflow.reporting.fit_for_use import fit_for_use
-from rm_workflow.reporting.words import filled_columns, visible
+from rm_workflow.reporting.words import SHORT_VERSION, filled_columns, visible
 from rm_workflow.reporting.worst_pairs import worst_pairs
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _section(evidence: Evidence) -> dict[str, Any]:
         "limitations": model_card.limitations(evidence),
         "worst": worst_pairs(evidence, WORST_PAIRS),
         "was_tested": TEST in evidence.headlines,
-        "lineage": tables.lineage(evidence, tables.SHORT_VERSION),
+        "lineage": tables.lineage(evidence, SHORT_VERSION),
         "images": {name: _data_url(png) for name, png in _images(evidence).items()},
     }
 

@@ -8,6 +8,7 @@ from rm_workflow.preferences import counts
 from rm_workflow.reporting.evidence import SAMPLES, TEST, Evidence
 from rm_workflow.reporting.words import (
     NOT_MEASURED,
+    artifact_name,
     duration,
     fraction,
     interval,
@@ -29,7 +30,6 @@ NULL_NAMES = {
     "longest": "the longest solution",
 }
 FRAMEWORKS = ("rm-workflow", "trl", "transformers", "peft", "torch", "accelerate", "tokenizers", "safetensors")
-SHORT_VERSION = 12
 
 
 def summary(evidence: Evidence) -> Rows:
@@ -455,7 +455,7 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], this: str) -> Rows:
     return [
         {
             "": "this one" if row["checkpoint"] == this else "",
-            "checkpoint": row["checkpoint"] if row["published"] else _short(row["checkpoint"]),
+            "checkpoint": row["checkpoint"] if row["published"] else artifact_name(row["checkpoint"], row["run"]),
             "score": fraction(row["score"]),
             "95 % interval": interval(row),
             "n": number(row["n"]) if row["n"] else "",
@@ -465,11 +465,6 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], this: str) -> Rows:
         }
         for row in rows
     ]
-
-
-def _short(artifact: str) -> str:
-    asset, _, version = artifact.partition("@")
-    return f"{asset}@{version[:SHORT_VERSION]}"
 
 
 def best_of_n(evidence: Evidence, benchmark: str) -> Rows:

@@ -6,6 +6,7 @@ from typing import Any
 
 # C0 but for tab and line feed, DEL and C1, and the marks that turn the direction of the text around them.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+SHORT_VERSION = 12
 NOT_MEASURED = "not measured"
 
 
@@ -29,6 +30,16 @@ def with_interval(score: Mapping[str, Any] | None) -> str:
     return f"{score['score']:.3f} ({inside})" if inside else fraction(score["score"])
 
 
+def artifact_name(artifact: str, run: str | None = None) -> str:
+    """Return an artifact as people name it, its version cut short.
+
+    >>> artifact_name("toy_checkpoint@0123456789abcdef", "lr1e-5__s0")
+    'toy_checkpoint[lr1e-5__s0]@0123456789ab'
+    """
+    asset, at, version = artifact.partition("@")
+    return f"{asset}{f'[{run}]' if run else ''}{at}{version[:SHORT_VERSION]}"
+
+
 def rank(row: Mapping[str, Any]) -> str:
     """Return the rank of a leaderboard's row with the ranks that the evidence allows, as ``2 (1 to 3) of 5``."""
     if row["rank"] is None:
@@ -42,7 +53,9 @@ def standing_note(row: Mapping[str, Any]) -> str:
     if row["published"]:
         return f"published: {row['source']}" + (f"; {row['note']}" if row["note"] else "")
     of_all = row.get("all_items", {}).get("score")
-    return "" if of_all is None else f"{of_all:.3f} with leaked items"
+    leaked = None if of_all is None else f"{of_all:.3f} with leaked items"
+    chosen = f"chosen among {row['selected_among']} runs by this score" if row["selected_among"] else None
+    return "; ".join(note for note in (leaked, chosen) if note)
 
 
 def number(value: Any) -> str:

@@ -12,9 +12,12 @@ from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.catalog.models import Promotion
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import promotion
+from rm_workflow.evaluation.checkpoint_scores import scored_checkpoints
 from rm_workflow.evaluation.promotion import Decision
 from rm_workflow.evaluation.run_table import Run
+from rm_workflow.evaluation.standings import standings
 from rm_workflow.garbage import find_garbage, remove_garbage
+from rm_workflow.reporting.words import standing_note
 from rm_workflow_tests.evaluation.stored_scores import publish_scores
 
 PROMOTION = Promotion()
@@ -153,6 +156,15 @@ def test_an_equal_score_does_not_take_the_place_of_main(store: ArtifactStore):
     considered(store, main)
     for runs in ((main, equal), (equal, main)):
         assert considered(store, *runs).main == main.checkpoint
+
+
+def test_a_reader_of_the_score_that_main_was_chosen_by_is_told_among_how_many_runs(store: ArtifactStore):
+    runs = [run_with(store, number) for number in (120, 140, 130)]
+    considered(store, *runs)
+    rows = {row["checkpoint"]: row for row in standings(store, "test", scored_checkpoints(store))}
+    assert [rows[run.checkpoint or ""]["selected_among"] for run in runs] == [None, 3, None]
+    assert standing_note(rows[runs[1].checkpoint or ""]) == "chosen among 3 runs by this score"
+    assert promotion.selected_by(store, runs[1].checkpoint or "") == {"test": 3}
 
 
 def test_rollbacks_step_back_to_the_first_main_and_no_further(store: ArtifactStore):

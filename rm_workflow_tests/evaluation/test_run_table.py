@@ -88,4 +88,20 @@ def test_runs_of_another_seed_or_without_scores_are_not_compared(store: Artifact
         Run("without_b__s0", settings("without_b", 0), None),
         Run("without_c__s0", settings("without_c", 0), scored(store, 121, prefix="other")),
     ]
-    assert attribution_rows(store, runs, {f"without_{part}": part for part in "abc"}, ["test"]) == []
+    (row,) = attribution_rows(store, runs, {f"without_{part}": part for part in "abc"}, ["test"])
+    assert (row["part"], row["earns"]) == ("c", None)
+    assert row["verdict"].startswith("not comparable: benchmark test: A has 200 items and B 200, and none is common")
+
+
+def test_what_a_part_earns_over_several_seeds_stands_before_each_seed(store: ArtifactStore):
+    right = {("all", 0): 160, ("all", 1): 150, ("without_a", 0): 100, ("without_a", 1): 140}
+    runs = [Run(f"{data}__s{seed}", settings(data, seed), scored(store, n)) for (data, seed), n in right.items()]
+    rows = attribution_rows(store, runs, {"without_a": "a"}, ["test"])
+    overall = [row for row in rows if row["figure"] == "overall"]
+    assert [(row["seed"], row["seeds"]) for row in overall] == [(None, 2), (0, 1), (1, 1)]
+    assert [row["earns"] for row in overall] == pytest.approx([0.175, 0.3, 0.05])
+    pooled, first, _ = overall
+    assert first["verdict"] == "earns"
+    # Two seeds that differ by so much do not tell whether a third one would earn anything.
+    assert pooled["verdict"] == "not distinguishable"
+    assert pooled["ci_low"] < 0 < pooled["ci_high"]

@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 
 from rm_workflow.errors import UserError
-from rm_workflow.evaluation.seeds import compare_seeds
+from rm_workflow.evaluation.figures import Parts, part
+from rm_workflow.evaluation.seeds import SeedsComparison
+
+
+def parts(results, groups) -> Parts:
+    return Parts({"all": part("all", results, list(groups))}, (), {"all": 1.0})
+
+
+def compare_seeds(results_a, results_b, groups):
+    """Compare results of shape [seeds, items]."""
+    sides = ([parts(results, groups) for results in side] for side in (results_a, results_b))
+    return SeedsComparison(*sides).figure({"all": 1.0})
 
 
 def draw(generator, seeds: int, items: int, mean: float, between_seeds: float) -> np.ndarray:
@@ -22,7 +33,8 @@ def test_the_spread_of_seeds_is_told_by_hand():
     # items: differences 0.5, 1, 0, 0 have variance 0.22917, / 4; with two imagined groups of 4 their mean is 0.25 and
     # their mean square (4 (0.22917 + 0.375^2) + 2) / 6; seeds: 0.03125 / 2 and 0
     items, seeds = ((4 * (0.2291666667 + 0.375**2) + 2) / 6 - 0.25**2) / 6, 0.015625
-    assert found["seed_share"] == pytest.approx(seeds / (items + seeds))
+    # the variance over items is drawn, 4,000 times
+    assert found["seed_share"] == pytest.approx(seeds / (items + seeds), rel=0.03)
 
 
 def test_two_lucky_seeds_are_not_a_better_recipe():
@@ -43,6 +55,24 @@ def test_the_interval_holds_the_difference_of_recipes_95_times_in_100():
         held.append(found["ci_low"] <= 0.05 <= found["ci_high"])
 
     assert 0.93 <= np.mean(held) <= 0.995
+
+
+def test_a_composite_weighs_its_subsets_and_counts_the_seeds_of_the_whole():
+    generator = np.random.default_rng(3)
+    sides = []
+    for mean in (0.9, 0.6):
+        drawn = [{name: draw(generator, 1, 200, mean, 0.05)[0] for name in ("chat", "maths")} for _ in range(3)]
+        tables = [{name: part(name, results) for name, results in seed.items()} for seed in drawn]
+        sides.append([Parts(table, ("chat", "maths"), {"chat": 1.0, "maths": 3.0}) for table in tables])
+
+    found = SeedsComparison(*sides).figures()
+
+    by_hand = [(table.parts["chat"].value + 3 * table.parts["maths"].value) / 4 for table in sides[0]]
+    assert found["scores_a"] == pytest.approx(by_hand)
+    assert found["seed_sd_a"] == pytest.approx(np.std(by_hand, ddof=1))
+    assert found["n"] == 400
+    assert set(found["subsets"]) == {"chat", "maths"}
+    assert found["subsets"]["chat"]["p_value"] >= found["subsets"]["chat"]["p_uncorrected"]
 
 
 def test_equal_results_are_not_distinguishable():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from rm_workflow.reporting import fit_for_use, tables
@@ -139,6 +141,13 @@ def test_a_test_on_the_sources_of_training_alone_is_told(home: Home):
 def test_several_scored_checkpoints_of_one_recipe_are_told(home: Home):
     assert "3 checkpoints" in warnings(home, num_scored=3)["selected_on_test"]
     assert "selected_on_test" not in warnings(home, num_scored=1)
+
+
+def test_one_that_was_chosen_by_a_score_tells_that_this_score_is_too_high_for_it(home: Home):
+    chosen = replace(home.evidence(num_scored=6), selected_by={"test": 6})
+    told = [warning["sentence"] for warning in fit_for_use.fit_for_use(chosen)["warnings"]]
+    (sentence,) = [sentence for sentence in told if "runs" in sentence or "checkpoints of this recipe" in sentence]
+    assert sentence.startswith("This checkpoint was chosen among 6 runs by its score on test")
 
 
 @pytest.mark.parametrize(

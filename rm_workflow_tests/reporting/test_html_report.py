@@ -37,6 +37,8 @@ class Reader(HTMLParser):
 
 OURS = {
     "checkpoint": "a_checkpoint@v",
+    "run": "lr1e-6__s0",
+    "selected_among": 6,
     "contamination": "leaky",
     "published": False,
     "ranked_among": 3,
@@ -75,8 +77,10 @@ def test_the_report_needs_nothing_but_itself(text: str):
 def test_every_part_stands_in_it(text: str):
     images = {str(one["alt"]).split()[0].rstrip(":") for one in Reader(text).of("img")}
     assert images == {"scores", "training", "reliability", "histogram", "funnel", "probes"}
-    for part in ("group_in_test", "0.750 to 0.840", "supported", "no evidence", "a_checkpoint@v", "quickstart_mixture"):
+    for part in ("group_in_test", "0.750 to 0.840", "supported", "no evidence", "quickstart_mixture"):
         assert part in text
+    assert "a_checkpoint[lr1e-6__s0]@v" in text
+    assert "chosen among 6 runs by this score" in text
 
 
 def test_a_text_of_a_data_set_is_only_ever_read(text: str):
