@@ -120,7 +120,8 @@ def _check_asset_names(catalog: Catalog, resolved: Mapping[str, Document]) -> No
     """
     taken: dict[str, tuple[str, str]] = {}
     for name, recipe in catalog.recipes.items():
-        runs = runs_of(recipe) or {name: recipe}
+        with _told_at(resolved[name].origin(("sweep",))):
+            runs = runs_of(recipe) or {name: recipe}
         for run in runs.values():
             made_from = content_id([run.data_name, run.base])
             other, theirs = taken.setdefault(run.tokens_name, (name, made_from))
@@ -400,7 +401,9 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
     for number, name in enumerate(recipe.mixture.labelled_sources):
         known = {ANNOTATION, *catalog.sources}
         _require(known, "source", name, title, document, ("mixture", PARTS[recipe.mixture.kind], number))
-    for run in runs_of(recipe).values():
+    with _told_at(document.origin(("sweep",))):
+        runs = runs_of(recipe)
+    for run in runs.values():
         for name in run.mixture.pair_set_names:
             _require(catalog.pair_sets, "pair set", name, title, document, ("sweep", "data"))
         for name in run.mixture.decontaminate_against:

@@ -5,7 +5,7 @@ A key names data, base, learning rate, epochs and seed, those alone that the swe
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -128,6 +128,22 @@ def check_overrides(recipe: Recipe, values: Mapping[str, Any]) -> None:
     for field, path in {**SWEPT, **NAMED}.items():
         if path in values and all(getattr(run, field) is not None for run in _asked(recipe, recipe.sweep)):
             raise UserError(f"--set {path}: each run of the sweep has its own {field}; set sweep.{field} instead")
+    changes = _data(recipe, recipe.sweep).values()
+    for path in values:
+        field, _, own = path.partition(".")
+        if field == "mixture" and changes and all(_replaces(change, own.split(".")) for change in changes):
+            raise UserError(f"--set {path}: all data of the sweep have their own {own}; change it under sweep.data")
+
+
+def _replaces(change: Any, path: Sequence[str]) -> bool:
+    """Return whether a change of the mixture says what stands at a path."""
+    for key in path:
+        if not isinstance(change, Mapping):
+            return True
+        if key not in change:
+            return False
+        change = change[key]
+    return True
 
 
 def _asked(recipe: Recipe, sweep: Sweep) -> Iterator[SweepRun]:
@@ -190,12 +206,25 @@ def _mixture(recipe: Recipe, sweep: Sweep, data: str | None) -> Mixture:
     if not changes:
         return recipe.mixture
     try:
-        return Mixture.model_validate({**recipe.mixture.model_dump(mode="json"), **changes})
+        return Mixture.model_validate(_merged(recipe.mixture.model_dump(mode="json"), changes))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(["sweep", "data", str(data), *map(str, problem["loc"])])
         said = problem["msg"].removeprefix("Value error, ")
         raise UserError(f"recipe '{recipe.name}': {where}: {said}; mend it there") from None
+
+
+def _merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay changes over fields as a recipe over its parent: mappings merge by key, null removes, all else replaces."""
+    merged = dict(fields)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merged(merged[key], value)
+        elif value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
 
 
 def run_key(run: SweepRun) -> str:

@@ -173,6 +173,28 @@ def test_what_each_run_has_for_itself_cannot_be_set_once(catalog: Catalog):
         check_overrides(recipe, {"training.seed": 3})
     with pytest.raises(UserError, match=r"set sweep\.base instead"):
         check_overrides(swept(catalog, base={"small": "org/small"}), {"base": "org/other"})
+    shares = swept(catalog, data={"few": {"split": {"test_share": 0.3}}, "more": {"split": {"test_share": 0.2}}})
+    check_overrides(shares, {"mixture.split.by": "hash"})
+    with pytest.raises(UserError, match=r"all data of the sweep have their own split\.test_share; change it under"):
+        check_overrides(shares, {"mixture.split.test_share": 0.1})
+    one_alone = swept(catalog, data={"as_is": {}, "more": {"split": {"test_share": 0.2}}})
+    check_overrides(one_alone, {"mixture.split.test_share": 0.1})
+
+
+def test_what_data_change_is_laid_over_the_mixture_key_by_key(catalog: Catalog):
+    mixture = catalog.recipes["quickstart"].mixture
+    changed = runs_of(swept(catalog, data={"more": {"split": {"test_share": 0.3}}}))["more"].mixture
+    assert changed.split.test_share == 0.3 != mixture.split.test_share
+    assert changed.split.by == mixture.split.by
+
+
+def test_what_is_wrong_with_the_data_of_a_sweep_names_its_file(tmp_path: Path):
+    recipes = tmp_path / "catalog/recipes"
+    recipes.mkdir(parents=True)
+    bad = "promotion: {metric: sample_rewardbench}\nsweep:\n  data: {bad: {pair_sets: 3}}\n"
+    (recipes / "many.yaml").write_text(f"extends: quickstart\n{bad}")
+    with pytest.raises(UserError, match=r"many\.yaml:3: recipe 'many': sweep\.data\.bad\.pair_sets"):
+        load_catalog(replace(settings(tmp_path), catalog=tmp_path / "catalog"))
 
 
 def test_a_promotion_by_a_benchmark_that_is_not_scored_is_refused(catalog: Catalog):
