@@ -286,8 +286,13 @@ class Evidence:
 
     @property
     def unit(self) -> str:
-        """Return what an optimiser step counts: pairs, responses or prompts."""
+        """Return what an optimiser step counts: pairs, responses, prompts or blocks."""
         return str(self.run_config["training"]["batch_unit"])
+
+    @property
+    def trained_on(self) -> str:
+        """Return what the training rows are: blocks are packed of whole solutions."""
+        return "solutions" if self.unit == "blocks" else self.unit
 
     @property
     def first_line(self) -> Mapping[str, Any]:

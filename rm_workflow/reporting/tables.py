@@ -43,7 +43,7 @@ def summary(evidence: Evidence) -> Rows:
         "quantisation": "none",
         "precision": f"{_precision(config['precision'])}, saved as {training['save_dtype']}",
         "data": ", ".join(evidence.about["sources"]),
-        f"train {evidence.unit}": number(config["num_train_pairs"]),
+        f"train {evidence.trained_on}": number(config["num_train_pairs"]),
         "test pairs": number(_num_test(evidence)),
         "hardware": hardware(evidence),
         "wall time of training": duration(result["seconds"]),

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from rm_workflow.artifacts import Built
 from rm_workflow.catalog.loading import load_catalog, override_recipe
-from rm_workflow.reporting import model_card
+from rm_workflow.reporting import model_card, tables
 from rm_workflow.reporting.evidence import Evidence
 from rm_workflow_tests.preferences.sources import settings
 from rm_workflow_tests.reporting.published import TEMPLATE_HASH, Home
@@ -243,3 +243,11 @@ def test_best_of_n_stands_in_the_card_with_curve_baselines_and_what_others_publi
 
 def test_a_card_without_best_of_n_has_no_such_part(evidence: Evidence):
     assert "Best of N" not in model_card.card_text(evidence)
+
+
+def test_blocks_are_made_of_solutions_which_are_counted(home: Home):
+    training = home.recipe.training.model_copy(update={"batch_unit": "blocks"})
+    home.recipe = home.recipe.model_copy(update={"training": training})
+    rows = {row["what"]: row["value"] for row in tables.summary(home.evidence())}
+    assert rows["train solutions"] == "420"
+    assert " blocks = " in rows["batch"]
