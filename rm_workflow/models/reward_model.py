@@ -137,6 +137,8 @@ def empty_reward_model(model_folder: Path, pad_token_id: int, kind: Kind = "end"
     # Buffers, as the frequencies of rotary positions, are computed and stand in no file.
     with init_empty_weights(include_buffers=False):
         model: Any = _auto_class(kind).from_config(config, dtype=torch.float32)
+    # A place that stands under two names was made twice.
+    model.tie_weights()
     model.config.pad_token_id = pad_token_id
     model.config.get_text_config().pad_token_id = pad_token_id
     empty: PreTrainedModel = model.eval()

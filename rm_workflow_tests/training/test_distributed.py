@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rm_workflow.catalog.models import Distributed
 from rm_workflow.training import distributed, entry, held_out, launch, run_config, training_state
 from rm_workflow.training.layouts import LAYOUTS, StepCollator
-from rm_workflow_tests.training import toy
+from rm_workflow.training.solutions import load_solutions
+from rm_workflow_tests.training import toy, toy_solutions
 from rm_workflow_tests.training.test_responses import toy_recipe, toy_rows, write_tokens
 from rm_workflow_tests.training.test_resuming import metrics_of
 
@@ -35,6 +36,7 @@ SECONDS = 120
 # Steps of 3 pairs, each a micro-batch of its own, and a last step of one pair: no step is even for two processes.
 UNEVEN = {"batch_size": 3, "micro_batch_tokens": 1}
 LORA = {"r": 4, "alpha": 8}
+BLOCK = 150
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Case:
     Attributes:
         starts: how the processes hold the model at each start, and the step in which one of them is asked to end.
         precision: bf16 takes a base that is stored in bf16, whose frozen weights stay so.
+        base: of ``bases``; None takes the one of the precision.
     """
 
     num_lines: int
@@ -52,6 +55,7 @@ class Case:
     data: str = "pairs"
     objective: str = "bradley_terry"
     precision: str = "fp32"
+    base: str | None = None
 
 
 FSDP = (("fsdp", None),)
@@ -68,6 +72,11 @@ CASES = {
         6, {"batch_size": 2, "epochs": 2, "learning_rate": 3e-3}, data="ratings", objective="plackett_luce"
     ),
     "regression": Case(6, {"lora": LORA, "epochs": 2}, FSDP, data="ratings", objective="regression"),
+    "process": Case(8, {"epochs": 2, "learning_rate": 3e-3}, data="solutions", objective="generative_prm"),
+    # The vocabulary that a verdict is read from is the embedding too.
+    "process_fsdp_tied": Case(
+        8, {"epochs": 2, "learning_rate": 3e-3}, FSDP, data="solutions", objective="generative_prm", base="tied"
+    ),
     # A line is of two steps, and the states of three starts lie between two lines and between two evaluations.
     "ended": Case(
         7,
@@ -205,22 +214,44 @@ def data(tiny_base, tokens, encoder, tmp_path_factory):
         recipe = toy_recipe(case.objective, logging_steps=1, **case.values)
         return run_config.resolve(recipe, facts, "cpu", "fp32")
 
+    solutions, facts_of_solutions = toy_solutions.write_tokens(
+        root / "solutions",
+        tiny_base,
+        [*toy_solutions.solved(11), *toy_solutions.solved(4, "test", 40)],
+        "generative_prm",
+        max_length=BLOCK,
+    )
+
+    def of_solutions(case):
+        recipe = toy_solutions.recipe(case.objective, BLOCK, logging_steps=1, batch_size=2, **case.values)
+        read = load_solutions(solutions, case.objective)
+        return run_config.resolve(recipe, facts_of_solutions, "cpu", case.precision, read)
+
     return {
         "few": (of_few, few),
         "pairs": (of_pairs, tokens),
         "prompts": (of_prompts, prompts),
         "ratings": (of_ratings, ratings),
+        "solutions": (of_solutions, solutions),
     }
 
 
 @pytest.fixture(scope="module")
 def bases(tiny_base, tmp_path_factory):
-    """For each precision a base; the one of bf16 is the other, stored in bf16."""
-    folder = tmp_path_factory.mktemp("bf16")
-    for file in tiny_base.iterdir():
-        shutil.copy(file, folder)
-    AutoModelForCausalLM.from_pretrained(str(tiny_base), dtype=torch.bfloat16).save_pretrained(str(folder))
-    return {"fp32": tiny_base, "bf16": folder}
+    """For each precision a base, that of bf16 stored in bf16, and one whose vocabulary is its embedding."""
+    torch.manual_seed(0)
+    tied = AutoConfig.from_pretrained(str(tiny_base), tie_word_embeddings=True)
+    models = {
+        "bf16": AutoModelForCausalLM.from_pretrained(str(tiny_base), dtype=torch.bfloat16),
+        "tied": AutoModelForCausalLM.from_config(tied),
+    }
+    found = {"fp32": tiny_base}
+    for name, model in models.items():
+        found[name] = tmp_path_factory.mktemp(name)
+        for file in tiny_base.iterdir():
+            shutil.copy(file, found[name])
+        model.save_pretrained(str(found[name]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -241,7 +272,7 @@ def trained(bases, data, encoder, tokens, tmp_path_factory):
     for name, case in CASES.items():
         resolve, folder = data[case.data]
         for where in ("together", "alone"):
-            write_case(root / where / name, resolve(case), folder, bases[case.precision], case.starts)
+            write_case(root / where / name, resolve(case), folder, bases[case.base or case.precision], case.starts)
     config = toy.resolved(toy.recipe(**DROPOUT), encoder, 22)
     for name, starts in DROPOUT_STARTS.items():
         write_case(root / "together" / name, config, tokens, bases["fp32"], starts)
