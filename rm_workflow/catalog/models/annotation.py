@@ -23,10 +23,12 @@ class Annotation(Entry):
             chat template are written out.
         trajectories: solutions of a problem.
         completions: drawn from each step of a solution but the last.
+        temperature: of sampling.
         max_tokens: of one solution or completion.
         step_separator: what stands between two steps.
         stop: texts at which the generator stops.
         batch_size: texts that are generated at once; requests at a time of an endpoint.
+        seed: of the choice of problems and of sampling.
     """
 
     problems: Name

@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from rm_workflow.catalog.models.entry import Entry, Language, Name, Share, Words, refuse_repeats
+from rm_workflow.catalog.models.entry import Entry, Language, Name, Share, Words, add_short_forms, refuse_repeats
 
 
 class Location(Entry):
@@ -56,15 +58,20 @@ class Source(Location):
         winner: for adapters that read a label: side (``a``, ``b``, ``tie``) -> the labels that mean it.
         solution_starts: for adapters of worked solutions whose question and solution are one text: the words with
             which the solution begins, one white space character after the question.
-        step_separator: for the same: what stands between two steps, which an adapter cuts a text at or joins steps by.
+        step_separator: for adapters of worked solutions: what stands between two steps, which an adapter cuts a text at
+            or joins steps by.
         neutral: for adapters of rated steps: what becomes of the rating 0 between wrong (-1) and right (1).
+        licence: of the rows, by its SPDX name where it has one; what ``licences.py`` does not know is unclear.
+        attribution: whom to name.
         test_problems: which test problems of known benchmarks are among its rows, in words; told wherever a mixture of
             it is judged, also where no list of those problems is at hand to compare with.
         max_broken_share: broken lines above this share of a file are fatal.
         generators: whose models wrote the responses (names of ``licences.GENERATORS``), [] where no terms reach them,
             None where the source does not say.
         languages: ISO 639-1 codes of the languages of its texts, [] where the source does not say.
+        description: one line for people.
         published_rows: rows by split as the publisher states them; never checked, only shown.
+        proven_on_real_rows: whether real rows of its own schema went through its adapter in the tests.
     """
 
     adapter: Name
@@ -98,24 +105,39 @@ class Source(Location):
 
 
 class RuleUse(Entry):
-    """One rule of a pair set with its parameters."""
+    """One rule of a pair set with its parameters: ``- equal_score``, or ``- score_ratio: {min: 2}``.
+
+    Attributes:
+        name: of the rule.
+        parameters: of the rule.
+    """
 
     name: Name
     parameters: dict[str, Any] = {}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell editors the short forms too."""
+        found = super().__get_pydantic_json_schema__(schema, handler)
+        add_short_forms(handler.resolve_ref_schema(found), {"type": ["object", "null"]})
+        return found
 
 
 class PairSet(Entry):
     """One source put through an ordered list of rules.
 
     Attributes:
+        source: name of the source.
         candidates: ``given`` (slots chosen and rejected of one row), ``voted`` (the same, where rows on the same two
             responses in one file are votes that are summed), ``rated`` (all C(k,2) of a row's responses),
             ``rated_prompt`` (all C(k,2) of a prompt's responses in one file, whose rows are single responses) or
             ``labelled`` (all C(k,2) of a row's responses, each pair by its own label).
         pairing: of rated responses, ``all`` C(k,2) pairs, or ``best_vs_worst`` of each list.
         score: attributes of ``ratings`` whose mean is a response's score; empty for given pairs without ratings.
+        rules: in the order in which they apply.
         published: pairs that the publisher of the recipe reports; shown beside ours, never tuned to.
         published_note: why the two may differ.
+        description: one line for people.
     """
 
     source: Name
@@ -182,6 +204,8 @@ class Benchmark(Location):
         step_separator: for rules of worked solutions: what stands between two steps, as in a source.
         only_test_of: of problems that a recipe trains on too, only those are kept that its split puts into test; the
             same ``split`` as in the recipe's mixture, by hash.
+        licence: of the items.
+        description: one line for people.
     """
 
     scoring: Name

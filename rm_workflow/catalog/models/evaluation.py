@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from rm_workflow.catalog.models.entry import TEST, Entry, Name, Positive, between
+from rm_workflow.catalog.models.entry import TEST, Between, Entry, Name, Positive
 
 
 class Probes(Entry):
@@ -15,8 +15,8 @@ class Probes(Entry):
         num_prompt_ablated: pairs whose prompt is taken away.
     """
 
-    num_pairs: Annotated[int, between(0, 100_000)] = 20
-    num_prompt_ablated: Annotated[int, between(0, 100_000)] = 80
+    num_pairs: Annotated[int, Between(0, 100_000)] = 20
+    num_prompt_ablated: Annotated[int, Between(0, 100_000)] = 80
 
 
 class Evaluation(Entry):
@@ -25,6 +25,7 @@ class Evaluation(Entry):
     Attributes:
         evaluate_on: ``test`` (the mixture's own test split) and benchmark names.
         batch_tokens: padded tokens in one forward pass; never changes a score beyond rounding.
+        precision: of the forward passes; ``auto`` is bf16 autocast where that is faster than fp32, which a rule says.
         deterministic: one forward pass a sequence, so that a score depends on no other sequence, not by a bit.
         max_test_pairs: at most so many pairs of the test split, whole groups of them by a hash; null scores all.
         probes: of the test split, where it is scored.

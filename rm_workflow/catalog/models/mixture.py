@@ -4,14 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from rm_workflow.catalog.models.data import Split
-from rm_workflow.catalog.models.entry import Entry, Name, NumPairs, Positive, between, refuse_repeats
+from rm_workflow.catalog.models.entry import Between, Entry, Name, NumPairs, Positive, add_short_forms, refuse_repeats
 
 
 class Sample(Entry):
@@ -21,6 +24,7 @@ class Sample(Entry):
         train_pairs: so many train pairs at most, for a mixture of pairs.
         train_prompts: so many train prompts at most, each with all its responses, for a mixture of responses or
             trajectories.
+        seed: of the choice.
     """
 
     train_pairs: NumPairs | None = None
@@ -36,10 +40,33 @@ class Sample(Entry):
         return self
 
 
-class PairSetUse(Entry):
+class Use(Entry):
+    """A part of a mixture, named in a list: ``- name``, or ``- name: {count: 2000}``."""
+
+    @model_serializer(mode="wrap")
+    def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
+        """Return the form that people write: the name, with what differs from the defaults where something does."""
+        values = whole(self)
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        changed = {name: value for name, value in values.items() if value != defaults[name]}
+        name = changed.pop("name")
+        return {name: changed} if changed else name
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell editors the short forms too."""
+        found = super().__get_pydantic_json_schema__(schema, handler)
+        long = handler.resolve_ref_schema(found)
+        fields = {name: field for name, field in long["properties"].items() if name != "name"}
+        add_short_forms(long, {"type": "object", "properties": fields, "additionalProperties": False})
+        return found
+
+
+class PairSetUse(Use):
     """A pair set's part in a mixture; all but the name is about its train pairs, after the mixture's other rules.
 
     Attributes:
+        name: of the pair set.
         count: so many pairs of it at most, chosen by a keyed hash of the pair's content.
         fraction: this share of it, rounded up, chosen in the same way.
         seed: of the choice.
@@ -60,20 +87,8 @@ class PairSetUse(Entry):
             raise ValueError("count and fraction both say how much of it is taken; write one of them")
         return self
 
-    @model_serializer(mode="wrap")
-    def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
-        """Return the form that people write: the name, with what differs from the defaults where something does."""
-        return _shortened(type(self), whole(self))
 
-
-def _shortened(model: type[Entry], values: dict[str, Any]) -> Any:
-    defaults = {name: field.default for name, field in model.model_fields.items()}
-    changed = {name: value for name, value in values.items() if value != defaults[name]}
-    name = changed.pop("name")
-    return {name: changed} if changed else name
-
-
-class ResponseUse(Entry):
+class ResponseUse(Use):
     """A source's labelled responses in a mixture of kind ``responses``.
 
     Attributes:
@@ -98,13 +113,8 @@ class ResponseUse(Entry):
         refuse_repeats(names)
         return names
 
-    @model_serializer(mode="wrap")
-    def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
-        """Return the form that people write, as ``PairSetUse`` does."""
-        return _shortened(type(self), whole(self))
 
-
-class TrajectoryUse(Entry):
+class TrajectoryUse(Use):
     """A source's solutions with step labels in a mixture of kind ``trajectories``.
 
     Attributes:
@@ -125,11 +135,6 @@ class TrajectoryUse(Entry):
     repeat: Positive = 1
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
 
-    @model_serializer(mode="wrap")
-    def _short_form(self, whole: SerializerFunctionWrapHandler) -> Any:
-        """Return the form that people write, as ``PairSetUse`` does."""
-        return _shortened(type(self), whole(self))
-
 
 LeakPolicy = Literal["drop", "mark"]
 MixtureKind = Literal["pairs", "responses", "trajectories"]
@@ -145,8 +150,8 @@ class NearDuplicate(Entry):
         permutations: length of the MinHash signature; more find more pairs close to the threshold and take longer.
     """
 
-    threshold: Annotated[float, between(0.5, 1)] = 0.7
-    permutations: Annotated[int, between(16, 1024)] = 128
+    threshold: Annotated[float, Between(0.5, 1)] = 0.7
+    permutations: Annotated[int, Between(16, 1024)] = 128
 
 
 class Guard(Entry):
@@ -162,19 +167,19 @@ class Guard(Entry):
         response_share: least share of a benchmark response's words that shared n-grams cover.
         near_duplicate: null switches the search for near duplicates off.
         boilerplate_texts: an n-gram in at least so many prompts of the mixture is boilerplate and tells nothing.
-        boilerplate_items: the same for the prompts of one benchmark.
+        boilerplate_items: an n-gram in at least so many prompts of one benchmark is boilerplate too.
         boilerplate_files: text files, one boilerplate text a line, beside the list that comes with the package.
     """
 
-    ngram_words: Annotated[int, between(5, 50)] = 13
-    min_words: Annotated[int, between(5, 1000)] = 20
-    prompt_share: Annotated[float, between(0.1, 1)] = 0.4
-    max_difference: Annotated[float, between(0, 0.5)] = 0.05
-    min_response_words: Annotated[int, between(5, 10_000)] = 30
-    response_share: Annotated[float, between(0.1, 1)] = 0.5
+    ngram_words: Annotated[int, Between(5, 50)] = 13
+    min_words: Annotated[int, Between(5, 1000)] = 20
+    prompt_share: Annotated[float, Between(0.1, 1)] = 0.4
+    max_difference: Annotated[float, Between(0, 0.5)] = 0.05
+    min_response_words: Annotated[int, Between(5, 10_000)] = 30
+    response_share: Annotated[float, Between(0.1, 1)] = 0.5
     near_duplicate: NearDuplicate | None = NearDuplicate()
-    boilerplate_texts: Annotated[int, between(2, 1_000_000)] = 50
-    boilerplate_items: Annotated[int, between(2, 1_000_000)] = 5
+    boilerplate_texts: Annotated[int, Between(2, 1_000_000)] = 50
+    boilerplate_items: Annotated[int, Between(2, 1_000_000)] = 5
     boilerplate_files: list[str] = []
 
     @model_validator(mode="after")
@@ -196,15 +201,18 @@ class Mixture(Entry):
             with step labels.
         pair_sets: in order of precedence: a duplicate across sources is kept by the first. Each is a name, or
             ``name: {count: 2000}`` with the fields of ``PairSetUse``.
-        responses: the same for sources of a mixture of responses: ``name: {ratings: [helpfulness]}`` with the fields
-            of ``ResponseUse``.
-        trajectories: the same for sources of a mixture of trajectories, with the fields of ``TrajectoryUse``.
+        responses: sources of a mixture of responses, in order of precedence: ``name: {ratings: [helpfulness]}`` with
+            the fields of ``ResponseUse``.
+        trajectories: sources of a mixture of trajectories, in order of precedence, with the fields of
+            ``TrajectoryUse``.
+        split: how it is cut into train and test.
         decontaminate_against: benchmarks whose prompts and responses must not be trained on.
-        decontaminate_files: the same for prompts in text files: ``.txt`` (one a line) or ``.jsonl`` (``text`` or
-            ``prompt``); relative to the recipe's file, or with --set to the current folder.
+        decontaminate_files: text files whose prompts must not be trained on: ``.txt`` (one a line) or ``.jsonl``
+            (``text`` or ``prompt``); relative to the recipe's file, or with --set to the current folder.
         leak_policy: ``drop`` removes a train pair that asks a benchmark's prompt, ``mark`` keeps and counts it.
-        response_leak_policy: the same for a train pair with a response of a benchmark.
+        response_leak_policy: ``drop`` or ``mark`` a train pair with a response of a benchmark.
         guard: what counts as the same text.
+        sample: takes so many train pairs, or prompts, at most; null takes all.
         weight_per_prompt: divides a train pair's weight by the number of train pairs of its prompt in the mixture (or
             a response's by that of the responses).
     """

@@ -24,7 +24,14 @@ from rm_workflow.catalog.models.training import (
 
 
 class PublishedFigures(Entry):
-    """What the card of the published system reports; printed beside ours, never tuned to."""
+    """What the card of the published system reports; printed beside ours, never tuned to.
+
+    Attributes:
+        card: name of the published system.
+        num_pairs: train pairs that it reports.
+        accuracy: that it reports, as a fraction.
+        note: why the figures may not be comparable.
+    """
 
     card: str = ""
     num_pairs: int | None = None
@@ -36,8 +43,16 @@ class Recipe(Entry):
     """The whole experiment: mixture, base model, token recipe, objective, training, evaluation.
 
     Attributes:
+        name: the file's own name if left out.
+        extends: name of the recipe whose keys hold where this one has none.
+        description: one line for people.
         base: hub id, local folder or ``pypi:<package>==<version>``.
+        objective: what is learnt (``rm_workflow/training/objectives.py``).
+        mixture: the data.
         annotation: labels that a generator makes for this recipe's mixture, or null.
+        tokens: how a conversation becomes token ids.
+        training: how it is trained.
+        evaluation: what the checkpoint is scored on.
         sweep: a family of runs, each with its own checkpoint, or null.
         promotion: which checkpoint becomes ``main``; null, and no sweep, has none.
         retraining: when it is made anew by itself.
@@ -172,7 +187,14 @@ class Recipe(Entry):
 
 
 class Catalog(Entry):
-    """Everything that exists, by name."""
+    """Everything that exists, by name.
+
+    Attributes:
+        sources: raw data sets.
+        pair_sets: sources put through rules.
+        benchmarks: evaluation sets.
+        recipes: whole experiments.
+    """
 
     sources: dict[Name, Source]
     pair_sets: dict[Name, PairSet]

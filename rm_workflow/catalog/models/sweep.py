@@ -18,6 +18,9 @@ class SweepRun(Entry):
     Attributes:
         data: a name under the sweep's ``data``.
         base: a name under the sweep's ``base``.
+        learning_rate: in place of the recipe's.
+        epochs: in place of the recipe's.
+        seed: of the training, in place of the recipe's.
     """
 
     data: Name | None = None
@@ -34,6 +37,9 @@ class Sweep(Entry):
         data: name -> fields of the mixture that differ; ``leave_one_out`` trains on all parts of the mixture, and
             without each of them in turn.
         base: name -> base model.
+        learning_rate: values to try.
+        epochs: values to try.
+        seed: of the training: values to try.
         runs: these runs and not every combination; ``data`` and ``base`` then only say what names mean.
         retired: keys of runs that are made no more; what they have made stays readable, in the table of runs too.
     """

@@ -44,7 +44,14 @@ class TokenRecipe(Entry):
 
 
 class Lora(Entry):
-    """LoRA adapter shape; the reward head is always trained whole (arXiv 2106.09685)."""
+    """LoRA adapter shape; the reward head is always trained whole (arXiv 2106.09685).
+
+    Attributes:
+        r: rank.
+        alpha: scale; what the adapter adds is multiplied by alpha / r.
+        dropout: share of the adapter's inputs that are masked while training.
+        target_modules: names of the layers that get one, or ``all-linear``.
+    """
 
     r: Positive = 32
     alpha: Positive = 64
@@ -137,6 +144,7 @@ class Training(Entry):
 
     Attributes:
         lora: adapter shape, or null for full fine-tuning.
+        learning_rate: the highest, which warm-up ends at.
         batch_size: pairs in one optimiser step, over all devices; prompts or responses where ``batch_unit`` says so.
         batch_unit: what is counted: ``pairs``, for plackett_luce ``prompts`` (with all their responses), for
             regression and scalar_orm ``responses``.
@@ -146,19 +154,26 @@ class Training(Entry):
             where that saves enough tokens. Never changes the result beyond rounding.
         micro_batch_tokens: tokens in one forward pass on one device, padding included; never changes the result beyond
             rounding.
+        epochs: passes over the train pairs; fractions are allowed.
+        schedule: how the learning rate falls after warm-up.
         warmup: steps if >= 1, share of all steps if below.
+        weight_decay: of the optimizer.
+        max_grad_norm: longer gradients are cut to this norm.
         precision: ``auto`` is bf16 autocast where that is faster than fp32, which a rule says, not a clock.
+        activation_checkpointing: compute activations again in the backward pass, for less memory and more time.
         head_init_std: standard deviation of the fresh reward head; null is 1/(hidden size + 1) (OpenRLHF).
         center_rewards_coefficient: weight of mean((r_chosen + r_rejected)^2), see TRL; null leaves it out.
         label_smoothing: assumed share of pairs whose label is the wrong way round (arXiv 2401.06080).
         attribute_weights: for regression: attribute -> its factor in the one reward of the saved model, below 0 for
             what is not wanted; null takes the mean of all.
+        logging_steps: figures are written every so many optimiser steps.
         save: when states are written from which an ended run goes on.
         validation: held-out pairs, best weights, early stop; null evaluates nothing while training.
         optimizer: those with bnb, lion, paged or 8bit in their names need the package bitsandbytes.
         compile: compile the body with torch.compile; pays for long runs, and digits may differ from those without.
         report_to: trackers that get the figures of each logging step beside ``metrics.jsonl``.
         save_dtype: dtype of a merged or full model on disk.
+        seed: of the head, of the order of pairs and of dropout.
         distributed: processes that train together; never changes the result beyond rounding.
     """
 

@@ -99,6 +99,11 @@ def rule_with_data(name: str) -> RuleWithData:
     return cast(RuleWithData, found)
 
 
+def names_with_data() -> list[str]:
+    """Return the names of the rules that a benchmark of the catalogue may have."""
+    return [name for name in names() if hasattr(rule(name), "scored_row")]
+
+
 def check_benchmark(name: str, benchmark: Benchmark) -> None:
     """Refuse a benchmark whose scoring rule does not exist or reads no rows.
 

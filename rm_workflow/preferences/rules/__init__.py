@@ -76,6 +76,12 @@ def built() -> list[str]:
     return [name for name in ORDER if name in files]
 
 
+def parameter_types() -> dict[str, tuple[str, type[RuleParameters]]]:
+    """Return each rule -> what it does, in a sentence, and the type of its parameters."""
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in built()}
+    return {name: ((module.__doc__ or "").partition("\n")[0], module.Parameters) for name, module in modules.items()}
+
+
 def bind_rules(name: str, pair_set: PairSet) -> list[BoundRule]:
     """Return the rules of a pair set, ready to run.
 
