@@ -25,7 +25,8 @@ def user_folder(settings: Settings) -> Path:
     if settings.project:
         return settings.project / "catalog"
     raise UserError(
-        "there is no catalogue of your own to write to; set RMW_CATALOG to a folder, or go to one with workspace.yaml"
+        "there is no catalogue of your own to write to; make a project with rmw init NAME and go there, or set "
+        "RMW_CATALOG to a folder"
     )
 
 
@@ -37,12 +38,15 @@ def locked_catalog(folder: Path) -> Iterator[None]:
         yield
 
 
-def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
+def add_entries(
+    folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, Any]]], first_lines: Mapping[str, str] | None = None
+) -> list[Path]:
     """Append entries to files of a catalogue folder and return the files; all other lines stay as they are.
 
     The files are replaced in the order given; call it under ``locked_catalog``.
 
     Args:
+        first_lines: file -> what a new file begins with.
         entries: ``{file: {name: entry}}``, for instance ``{"sources.yaml": {"mine": {"path": "rows", ...}}}``.
 
     Raises:
@@ -54,7 +58,7 @@ def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, An
     drafts = [target.with_name(target.name + DRAFT) for target in targets]
     try:
         for path, draft, added in zip(paths, drafts, entries.values(), strict=True):
-            _write_draft(path, draft, added)
+            _write_draft(path, draft, added, (first_lines or {}).get(path.name, ""))
         for target, draft in zip(targets, drafts, strict=True):
             draft.replace(target)
     finally:
@@ -63,9 +67,9 @@ def add_entries(folder: Path, entries: Mapping[str, Mapping[str, Mapping[str, An
     return paths
 
 
-def _write_draft(path: Path, draft: Path, added: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_draft(path: Path, draft: Path, added: Mapping[str, Mapping[str, Any]], first_line: str) -> None:
     known = read_yaml(path, may_be_empty=True).data if path.exists() else {}
-    text = path.read_bytes().decode("utf-8") if path.exists() else ""
+    text = path.read_bytes().decode("utf-8") if path.exists() else first_line
     line_end = "\r\n" if "\r\n" in text else "\n"
     blocks = [text, *(_block(name, entry).replace("\n", line_end) for name, entry in added.items())]
     draft.write_bytes(line_end.join(block for block in blocks if block).encode("utf-8"))

@@ -137,7 +137,9 @@ def _recipe(known: Known) -> Schema:
     for use, names in uses.items():
         alone, short, _ = definitions[use]["anyOf"]
         _offer(alone, names)
-        short["properties"] = dict.fromkeys(names, short["additionalProperties"])
+        fields = {"$ref": f"#/$defs/{use}Fields"}
+        definitions[f"{use}Fields"] = {"description": definitions[use]["description"], **short["additionalProperties"]}
+        short.update(properties=dict.fromkeys(names, fields), additionalProperties=fields)
     mixture, evaluation = definitions["Mixture"]["properties"], definitions["Evaluation"]["properties"]
     _offer(mixture["decontaminate_against"]["anyOf"][0]["items"], known.benchmarks)
     _offer(evaluation["evaluate_on"]["anyOf"][0]["items"], [TEST, *known.benchmarks])

@@ -40,6 +40,7 @@ def _register() -> None:
         doctor,
         evaluate,
         gc,
+        init,
         inspect,
         leaderboard,
         overlap,
@@ -55,7 +56,7 @@ def _register() -> None:
     )
 
     groups = (
-        *(catalog, sources, run, overlap, audit, inspect, score, evaluate, compare, leaderboard),
+        *(init, catalog, sources, run, overlap, audit, inspect, score, evaluate, compare, leaderboard),
         *(sweep, questions, card, report, push, doctor, verify, gc, ui),
     )
     for group in groups:

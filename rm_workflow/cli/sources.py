@@ -13,6 +13,7 @@ from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
 from rm_workflow.catalog.yaml_file import dump_value, shown_path
 from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli.init import editor_line, renew_schemas
 from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
@@ -136,13 +137,17 @@ def sources_add_command(
         entries = data.entries(name, folder)
         if preview["refused"]:
             preview["refused"] = _refused_before_adding(preview["refused"])
-        written = [] if preview["refused"] else add_entries(folder, entries)
+        first_lines = {file: editor_line(settings, file.replace(".yaml", ".json"), folder) for file in entries}
+        written = [] if preview["refused"] else add_entries(folder, entries, first_lines)
+    if written:
+        renew_schemas(settings, load_checked_catalog(load_settings()))
     if not json_:
         typer.echo(f"{name}: {for_terminal(data.in_words())}")
     show_preview({**preview, "understood": data.in_words(), "entries": entries}, json_)
     typer.echo(
         f"'{name}' is added to {' and '.join(map(shown_path, written))}; use it in a recipe: "
-        f"mixture: {{pair_sets: {dump_value([name])}, split: {{by: hash}}}}",
+        f"mixture: {{pair_sets: {dump_value([name])}, split: {{by: hash}}}}\n"
+        f"next: rmw init NAME --data {name}   # a recipe that trains on it",
         err=True,
     )
 
