@@ -145,9 +145,8 @@ def sources_add_command(
         typer.echo(f"{name}: {for_terminal(data.in_words())}")
     show_preview({**preview, "understood": data.in_words(), "entries": entries}, json_)
     typer.echo(
-        f"'{name}' is added to {' and '.join(map(shown_path, written))}; use it in a recipe: "
-        f"mixture: {{pair_sets: {dump_value([name])}, split: {{by: hash}}}}\n"
-        f"next: rmw init NAME --data {name}   # a recipe that trains on it",
+        f"'{name}' is added to {' and '.join(map(shown_path, written))}; next: rmw init NAME --data {name} (a recipe "
+        f"that trains on it), or use it in a recipe: mixture: {{pair_sets: {dump_value([name])}, split: {{by: hash}}}}",
         err=True,
     )
 

@@ -114,7 +114,7 @@ def test_a_name_inside_of_a_project_is_a_recipe_on_its_data(empty: Path, rmw: Rm
     )
     Path("data/rivers.jsonl").write_text(rows)
     added = rmw("sources", "add", "data/rivers.jsonl")
-    assert "next: rmw init NAME --data rivers" in added.err
+    assert "; next: rmw init NAME --data rivers (a recipe that trains on it)" in added.err
     answer = rmw("init", "on-rivers", "--data", "rivers", "--base", "org/model", "--set", "training.lora.r=8")
     assert answer.code == 0, answer.err
     assert answer.out.startswith("recipe on_rivers: catalog/recipes/on_rivers.yaml\nnext:\n  rmw plan on_rivers ")
