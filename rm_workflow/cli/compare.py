@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
+from rm_workflow.cli.aggregate import aggregate_rows, read_score_rows, scoring_rule
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
-from rm_workflow.cli.score import aggregate_rows, read_score_rows, scoring_rule
 from rm_workflow.cli.targets import find_artifact
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation import stored

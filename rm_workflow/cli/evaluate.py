@@ -11,6 +11,7 @@ from rm_workflow.artifacts import ArtifactStore, prepare_home
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.catalog.names import nearest
 from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli.aggregate import print_figures
 from rm_workflow.cli.checkpoints import find_checkpoint
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.replacing import refuse_other_than_scores
@@ -21,7 +22,6 @@ from rm_workflow.cli.score import (
     DeterministicOption,
     PrecisionOption,
     check_precision,
-    print_figures,
 )
 from rm_workflow.durable_files import locked, replaced
 from rm_workflow.errors import UserError

@@ -33,6 +33,7 @@ app = typer.Typer(
 def _register() -> None:
     """Add all verbs, once: a verb that is added again makes each later call in the same process slower."""
     from rm_workflow.cli import (
+        aggregate,
         audit,
         card,
         catalog,
@@ -56,7 +57,7 @@ def _register() -> None:
     )
 
     groups = (
-        *(init, catalog, sources, run, overlap, audit, inspect, score, evaluate, compare, leaderboard),
+        *(init, catalog, sources, run, overlap, audit, inspect, score, aggregate, evaluate, compare, leaderboard),
         *(sweep, questions, card, report, push, doctor, verify, gc, ui),
     )
     for group in groups:

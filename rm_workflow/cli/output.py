@@ -28,6 +28,11 @@ def for_terminal(text: str) -> str:
     return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def warn(sentence: str) -> None:
+    """Print a warning on stderr."""
+    print(for_terminal(f"warning: {sentence}"), file=sys.stderr)
+
+
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table whose columns are the keys of the first row; numbers stand right.
 

@@ -1,36 +1,29 @@
-"""Rewards for a JSONL file, line by line, safe to kill and start again.
-
-In, either form; out, the same object with ``score`` (and ``error`` for a bad row under ``skip_bad``)::
-
-    {"messages": [{"role": "user", "content": "Is 9 prime?"}, {"role": "assistant", "content": "No."}]}
-    {"prompt": "Is 9 prime?", "response": "No."}
-
-A model that scores the steps of a solution adds ``step_scores``, and ``score`` is what an aggregator makes of them.
-Steps are lines, or paragraphs in a response that has any; ``"steps": ["Step 1: ...", "Step 2: ..."]`` in the place of
-``response`` says where they end.
+"""Rewards for a file of rows, row by row, safe to kill and start again; what is read and added: ``row_verbs.py``.
 
 The output is in input order and grows a chunk at a time, so that what stands there is always the first lines of the
 answer: a killed run goes on where it stopped. Lines that are blank are passed over.
 """
 
 import json
-import math
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from rm_workflow.errors import UserError
-from rm_workflow.evaluation.items import FieldError, Row, storable, text, texts, value
-from rm_workflow.evaluation.progress import Progress
-from rm_workflow.evaluation.scorer import Conversation, Prepared, Scorer
-from rm_workflow.evaluation.steps import AGGREGATOR, aggregate
-from rm_workflow.preferences.files import refuse_constant, unique_keys
+import numpy as np
 
-LINES_AT_ONCE = 256  # a killed run loses at most this much work
-ADDED = ("score", "error", "step_scores")
-ROLES = ("system", "user", "assistant")
+from rm_workflow.errors import UserError
+from rm_workflow.evaluation.items import FieldError
+from rm_workflow.evaluation.progress import Progress
+from rm_workflow.evaluation.row_files import RawRow, read_json_lines, to_line
+from rm_workflow.evaluation.row_verbs import ERROR, SCORE, STEP_SCORES, Asked, Verb, is_score
+from rm_workflow.evaluation.scorer import Floats, Prepared, Scorer
+from rm_workflow.evaluation.steps import AGGREGATOR, aggregate
+
+CONVERSATIONS_AT_ONCE = 256  # a killed run loses at most this much work, or one row
 # Stored scores of another precision or device differ by rounding; those of another checkpoint by far more.
 SAME_SCORE = 0.05
 PROBED_LINES = 4
@@ -38,167 +31,168 @@ PROBED_LINES = 4
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the input.
+    """One row of the input.
 
     Attributes:
-        number: 1-based physical line.
-        kept: what stands in the output beside the score.
-        conversation: what is scored, or None for a bad line.
-        problem: why the line is bad, or None.
+        place: what a person calls it: ``line 3``, ``row 2``.
+        kept: what stands in the output beside the answer.
+        asked: the conversations that are scored, none of a bad row.
+        problem: why the row is bad, or None.
         replaces: whether it had a score or an error of its own.
-        step_ends: where the steps of the response end, or None where the line does not say.
     """
 
-    number: int
+    place: str
     kept: dict[str, Any]
-    conversation: Conversation | None = None
+    asked: list[Asked] = field(default_factory=list)
     problem: str | None = None
     replaces: bool = False
-    step_ends: list[int] | None = None
 
 
 @dataclass
 class Tally:
-    """What happened to the lines."""
+    """What happened to the rows.
+
+    Attributes:
+        dropped: rows that were scored and left out.
+        responses, tokens, seconds: what was scored, and in which time.
+    """
 
     continued: int = 0
     scored: int = 0
     bad: int = 0
+    dropped: int = 0
     truncated: int = 0
     replaced: int = 0
+    responses: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
     @property
     def done(self) -> int:
-        """Return the number of lines that stand in the output."""
+        """Return the number of rows that are answered."""
         return self.continued + self.scored + self.bad
 
+    @property
+    def speed(self) -> str:
+        """Return what was scored in a second."""
+        if not self.responses or not self.seconds:
+            return "nothing was left to score"
+        return f"{self.responses / self.seconds:,.1f} responses/s, {self.tokens / self.seconds:,.0f} tokens/s"
 
-def read_lines(file: Iterable[bytes]) -> Iterator[Line]:
+
+@dataclass(frozen=True)
+class Continued:
+    """What stands in an output already.
+
+    Attributes:
+        answered: rows with their scores, None of a bad one.
+        num_passed: rows of the input up to the last of them, those that were left out too.
+        left_out: the last rows between them that the verb did not keep.
+    """
+
+    answered: list[tuple[Line, list[float] | None]]
+    num_passed: int
+    left_out: list[Line]
+
+
+def read_lines(file: Iterable[bytes], verb: Verb = SCORE) -> Iterator[Line]:
     """Yield the lines of a JSONL stream, bad ones with their problem."""
-    for number, raw in enumerate(file, start=1):
-        if raw.strip():
-            yield _read_line(number, raw)
+    return as_lines(read_json_lines(file), verb)
 
 
-def _read_line(number: int, raw: bytes) -> Line:
-    try:
-        row = json.loads(raw.decode("utf-8-sig"), parse_constant=refuse_constant, object_pairs_hook=unique_keys)
-    except UnicodeDecodeError as error:
-        problem = f"it is not UTF-8 at byte {error.start}; save the file as UTF-8"
-        return Line(number, {"line": number}, problem=problem)
-    except (ValueError, RecursionError) as error:
-        return Line(number, {"line": number}, problem=f"it is no JSON ({error}); mend or remove it")
-    if not isinstance(row, dict):
-        return Line(number, {"line": number}, problem="it is no JSON object; write {...} on each line")
-    kept = {name: found for name, found in row.items() if name not in ADDED}
-    replaces = len(kept) < len(row)
-    try:
-        return Line(number, kept, read_conversation(row), None, replaces, _step_ends(row))
-    except FieldError as error:
-        return Line(number, kept, problem=str(error), replaces=replaces)
+def as_lines(rows: Iterable[RawRow], verb: Verb) -> Iterator[Line]:
+    """Yield rows with what the verb reads from them, bad ones with their problem."""
+    for raw in rows:
+        kept = verb.kept_of(raw.row)
+        replaces = len(kept) < len(raw.row)
+        if raw.problem:
+            yield Line(raw.place, kept, problem=raw.problem, replaces=replaces)
+            continue
+        try:
+            yield Line(raw.place, kept, verb.read(raw.row), None, replaces)
+        except FieldError as error:
+            yield Line(raw.place, kept, problem=str(error), replaces=replaces)
 
 
-def read_conversation(row: Row) -> Conversation:
-    """Return (prompt messages, response) of a row in either form.
-
-    Raises:
-        FieldError: a field is missing or of the wrong type, or the last message is not the assistant's.
-    """
-    if "messages" in row:
-        messages = _messages(row, "messages")
-        if messages[-1]["role"] != "assistant" or len(messages) == 1:
-            raise FieldError("field messages must end with the assistant turn to be scored, after a prompt")
-        return messages[:-1], messages[-1]["content"]
-    response = "\n".join(texts(row, "steps")) if "steps" in row else text(row, "response")
-    if isinstance(value(row, "prompt"), str):
-        return [{"role": "user", "content": text(row, "prompt")}], response
-    return _messages(row, "prompt"), response
-
-
-def _step_ends(row: Row) -> list[int] | None:
-    """Return where the steps of a row end that names them.
-
-    Raises:
-        FieldError: a step is only white space, so that a score would have no place of its own.
-    """
-    if "steps" not in row or "messages" in row:
-        return None
-    steps = texts(row, "steps")
-    if not all(step.strip() for step in steps):
-        raise FieldError("field steps holds a step that is only white space; leave it out")
-    ends = [len("\n".join(steps[:number])) for number in range(1, len(steps) + 1)]
-    return [end - len(step) + len(step.rstrip()) for end, step in zip(ends, steps, strict=True)]
-
-
-def _messages(row: Row, name: str) -> list[dict[str, str]]:
-    messages = row[name]
-    if not isinstance(messages, list) or not messages or not all(isinstance(turn, dict) for turn in messages):
-        raise FieldError(f"field {name} must be a list of {{role, content}} objects with at least one entry")
-    for index, turn in enumerate(messages):
-        if turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-            raise FieldError(f"{name}[{index}] must have a role ({', '.join(ROLES)}) and content that is text")
-    return [{"role": turn["role"], "content": storable(turn["content"], name)} for turn in messages]
-
-
-def resume(path: Path, lines: Iterator[Line], name: str) -> tuple[list[tuple[Line, float | None]], Iterator[Line]]:
+def resume(path: Path, lines: Iterator[Line], name: str, verb: Verb = SCORE) -> tuple[Continued, Iterator[Line]]:
     """Pass over the lines that stand in ``path`` already and cut a last one that was never finished.
 
     Returns:
-        the lines passed over with their scores (None for a bad one), and the lines that are left.
+        what stands there, and the lines that are left.
 
     Raises:
-        UserError: the file holds anything else than the first lines of the input with a score each.
+        UserError: the file holds anything else than the first lines of the input with their answers.
     """
-    found: list[tuple[Line, float | None]] = []
-    end = 0
+    answered: list[tuple[Line, list[float] | None]] = []
+    left_out: deque[Line] = deque(maxlen=PROBED_LINES)
+    num_passed = end = 0
     with path.open("rb+") as file:
         for number, raw in enumerate(file, start=1):
+            between: list[Line] = []
             line = next(lines, None)
-            if line is None or not _answers(raw, line):
+            while verb.drops and line is not None and not _answers(raw, line, verb):
+                between.append(line)
+                line = next(lines, None)
+            if line is None or not _answers(raw, line, verb):
+                where = "any row that is left" if line is None or verb.drops else line.place
                 raise UserError(
-                    f"{path}: line {number} is not the scored form of {_place(line)} of {name}, so it was not begun by "
+                    f"{path}: line {number} is not the scored form of {where} of {name}, so it was not begun by "
                     "this command; remove it or name another output"
                 )
             if not raw.endswith(b"\n"):
                 file.truncate(end)
-                return found, chain([line], lines)
+                return Continued(answered, num_passed, list(left_out)), chain([*between, line], lines)
             end += len(raw)
-            found.append((line, json.loads(raw)["score"]))
-    return found, lines
+            num_passed += len(between) + 1
+            left_out += [passed for passed in between if not passed.problem]
+            answered.append((line, verb.stored_scores(json.loads(raw))))
+    return Continued(answered, num_passed, list(left_out)), lines
 
 
-def _place(line: Line | None) -> str:
-    return f"line {line.number}" if line else "any further line"
-
-
-def _answers(raw: bytes, line: Line) -> bool:
+def _answers(raw: bytes, line: Line, verb: Verb) -> bool:
     if not raw.endswith(b"\n"):  # killed while writing
-        begun = _to_bytes(line.kept)[:-1]
+        begun = to_line(line.kept)[:-2]
         return raw.startswith(begun) or begun.startswith(raw)
     try:
         row = json.loads(raw)
-    except (ValueError, RecursionError):
+        if not isinstance(row, dict) or _without_nulls(verb.kept_of(row)) != _without_nulls(line.kept):
+            return False
+        stored = verb.stored_scores(row)
+    except (ValueError, RecursionError, FieldError, TypeError):
         return False
-    if not isinstance(row, dict) or "score" not in row or not _is_score(row["score"]):
-        return False
-    return {name: found for name, found in row.items() if name not in ADDED} == line.kept
+    # A row that no template took is bad although its fields are right.
+    return stored is None or len(stored) == len(line.asked)
 
 
-def _is_score(score: Any) -> bool:
-    return score is None or (isinstance(score, int | float) and math.isfinite(score))
+def _without_nulls(found: Any) -> Any:
+    """Return a value without what is null in objects: Parquet writes that where a row has no such field."""
+    if isinstance(found, dict):
+        return {name: _without_nulls(inner) for name, inner in found.items() if inner is not None}
+    return [_without_nulls(inner) for inner in found] if isinstance(found, list) else found
 
 
-def differs_from(
-    scorer: Scorer, continued: list[tuple[Line, float | None]], aggregator: str = AGGREGATOR
-) -> float | None:
+def differs_from(scorer: Scorer, continued: Continued, aggregator: str = AGGREGATOR) -> float | None:
     """Return by how much stored scores differ from this checkpoint's, or None where that is rounding."""
-    probed = [(line, score) for line, score in continued if line.conversation and score is not None]
-    probed = probed[-PROBED_LINES:]
-    prepared = _prepared(scorer, [line for line, _ in probed])
-    pairs = [(row, score) for row, (_, score) in zip(prepared, probed, strict=True) if not row.problem]
-    now = scorer.score_reads([row.input_ids for row, _ in pairs], [row.reads for row, _ in pairs])
-    gaps = [(abs(aggregate(new, aggregator) - old), abs(old)) for new, (_, old) in zip(now, pairs, strict=True)]
+    scored = [(line, scores) for line, scores in continued.answered if scores is not None][-PROBED_LINES:]
+    gaps = []
+    for (_, stored), now in zip(scored, _scored_alone(scorer, [line for line, _ in scored], aggregator), strict=True):
+        gaps += [(abs(new - old), abs(old)) for new, old in zip(now or stored, stored, strict=True)]
     return max((gap for gap, size in gaps if gap > SAME_SCORE * (1 + size)), default=None)
+
+
+def kept_among_left_out(scorer: Scorer, continued: Continued, verb: Verb, aggregator: str = AGGREGATOR) -> Line | None:
+    """Return a row that an output leaves out and this verb would keep: the output was begun with another bound."""
+    found = _scored_alone(scorer, continued.left_out, aggregator)
+    near = [(line, verb.answer(scores)) for line, scores in zip(continued.left_out, found, strict=True) if scores]
+    return next((line for line, answer in near if verb.keeps(answer)), None)
+
+
+def _scored_alone(scorer: Scorer, lines: list[Line], aggregator: str) -> list[list[float] | None]:
+    """Return the scores of a few rows, None of one that cannot be scored."""
+    judged = _judge(scorer, lines)
+    good = [row for rows in judged for row in rows if not _problem(rows)]
+    found = iter(scorer.score_reads([row.input_ids for row in good], [row.reads for row in good]))
+    return [None if _problem(rows) else [aggregate(next(found), aggregator) for _ in rows] for rows in judged]
 
 
 def score_lines(
@@ -211,12 +205,13 @@ def score_lines(
     progress: Progress | None = None,
     total: int = 0,
     aggregator: str = AGGREGATOR,
+    verb: Verb = SCORE,
 ) -> None:
-    """Score the lines that are left and write each with its score.
+    """Score the lines that are left and write each with its answer.
 
     Args:
         name: of the input, for errors.
-        skip_bad: write a bad row with ``"score": null`` and the problem; else stop there, with all before it written.
+        skip_bad: write a bad row with nulls and the problem; else stop there, with all before it written.
         tally: counts what was done.
         total: lines in all, for the progress.
         aggregator: makes one score of those of the steps.
@@ -224,72 +219,96 @@ def score_lines(
     Raises:
         UserError: a row is bad and ``skip_bad`` is off, or its score is no finite number; names the first.
     """
-    while chunk := list(islice(lines, LINES_AT_ONCE)):
+    started = time.monotonic()
+    for chunk in _chunks(lines):
         judged = _judge(scorer, chunk)
         problem = None
         if not skip_bad:
-            good = next((index for index, row in enumerate(judged) if row.problem), len(judged))
-            problem = f"{name}: line {chunk[good].number}: {judged[good].problem}" if good < len(judged) else None
+            good = next((index for index, rows in enumerate(judged) if _problem(rows)), len(judged))
+            problem = f"{name}: {chunk[good].place}: {_problem(judged[good])}" if good < len(judged) else None
             chunk, judged = chunk[:good], judged[:good]
-        _write_chunk(scorer, chunk, judged, out, name, tally, progress, total, aggregator)
+        found = _score_chunk(scorer, judged, tally, progress, total)
+        _write_chunk(scorer, list(zip(chunk, judged, strict=True)), found, out, name, tally, aggregator, verb)
+        tally.seconds = time.monotonic() - started
+        if progress:
+            progress(tally.done, total)
         if problem:
             raise UserError(f"{problem}; or pass over bad rows with --skip-bad")
 
 
-def _judge(scorer: Scorer, chunk: list[Line]) -> list[Prepared]:
-    prepared = iter(_prepared(scorer, chunk))
-    return [next(prepared) if line.conversation else Prepared([], problem=line.problem) for line in chunk]
+def _chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    chunk: list[Line] = []
+    num_asked = 0
+    for line in lines:
+        chunk.append(line)
+        num_asked += max(1, len(line.asked))
+        if num_asked >= CONVERSATIONS_AT_ONCE:
+            yield chunk
+            chunk, num_asked = [], 0
+    if chunk:
+        yield chunk
 
 
-def _prepared(scorer: Scorer, lines: list[Line]) -> list[Prepared]:
-    good = [(line.conversation, line.step_ends) for line in lines if line.conversation]
-    return scorer.prepare([conversation for conversation, _ in good], [ends for _, ends in good])
+def _judge(scorer: Scorer, chunk: list[Line]) -> list[list[Prepared]]:
+    """Return the conversations of each line as token ids; of a bad line one entry with its problem."""
+    asked = [one for line in chunk for one in line.asked]
+    prepared = iter(scorer.prepare([conversation for conversation, _ in asked], [ends for _, ends in asked]))
+    return [[next(prepared) for _ in line.asked] or [Prepared([], problem=line.problem)] for line in chunk]
+
+
+def _problem(rows: list[Prepared]) -> str | None:
+    return next((row.problem for row in rows if row.problem), None)
+
+
+def _score_chunk(
+    scorer: Scorer, judged: list[list[Prepared]], tally: Tally, progress: Progress | None, total: int
+) -> Iterator[Floats]:
+    """Return the scores of all conversations of good lines, in their order."""
+    before = tally.done
+    good = [row for rows in judged if not _problem(rows) for row in rows]
+    share = len(judged) / max(1, len(good))
+    found = scorer.score_reads(
+        [row.input_ids for row in good],
+        [row.reads for row in good],
+        (lambda done, _: progress(before + int(done * share), total)) if progress else None,
+    )
+    tally.responses += len(good)
+    tally.tokens += sum(len(row.input_ids) for row in good)
+    return iter(found)
 
 
 def _write_chunk(
     scorer: Scorer,
-    chunk: list[Line],
-    judged: list[Prepared],
+    judged: list[tuple[Line, list[Prepared]]],
+    found: Iterator[Floats],
     out: IO[bytes],
     name: str,
     tally: Tally,
-    progress: Progress | None,
-    total: int,
     aggregator: str,
+    verb: Verb,
 ) -> None:
-    before = tally.done
-    good = [row for row in judged if not row.problem]
-    scores = iter(
-        scorer.score_reads(
-            [row.input_ids for row in good],
-            [row.reads for row in good],
-            (lambda done, _: progress(before + done, total)) if progress else None,
-        )
-    )
-    for line, row in zip(chunk, judged, strict=True):
-        answer: dict[str, Any] = {"score": None, "error": row.problem}
-        if not row.problem:
-            found = next(scores)
-            answer = {"score": aggregate(found, aggregator)}
-            if scorer.readout.is_stepwise:
-                answer["step_scores"] = found.tolist()
-        if not _is_score(answer["score"]):
-            out.flush()
-            raise UserError(
-                f"{name}: line {line.number}: its score is no finite number; look at the weights, or score in fp32"
-            )
-        out.write(_to_bytes({**line.kept, **answer}) + b"\n")
-        tally.bad += bool(row.problem)
-        tally.scored += not row.problem
-        tally.truncated += row.truncated
+    for line, rows in judged:
+        problem = _problem(rows)
+        answer: dict[str, Any] = {**dict.fromkeys(verb.fields), ERROR: problem}
+        if not problem:
+            reads = [next(found) for _ in rows]
+            scores = [aggregate(of_one, aggregator) for of_one in reads]
+            _check_finite(scores, out, f"{name}: {line.place}")
+            answer = verb.answer(scores)
+            if scorer.readout.is_stepwise and verb is SCORE:
+                answer[STEP_SCORES] = np.asarray(reads[0]).tolist()
+        if problem or verb.keeps(answer):
+            out.write(to_line({**line.kept, **answer}))
+        else:
+            tally.dropped += 1
+        tally.bad += bool(problem)
+        tally.scored += not problem
+        tally.truncated += sum(row.truncated for row in rows)
         tally.replaced += line.replaces
     out.flush()
-    if progress:
-        progress(tally.done, total)
 
 
-def _to_bytes(row: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
-        return json.dumps(row).encode()
+def _check_finite(scores: list[float], out: IO[bytes], where: str) -> None:
+    if not all(is_score(score) for score in scores):
+        out.flush()
+        raise UserError(f"{where}: its score is no finite number; look at the weights, or score in fp32")

@@ -146,7 +146,7 @@ def test_a_person_reads_that_an_evaluation_was_taken_up():
 def test_deterministic_scores_do_not_depend_on_the_order_of_the_file(
     rmw: Rmw, home: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(score_file, "LINES_AT_ONCE", 7)
+    monkeypatch.setattr(score_file, "CONVERSATIONS_AT_ONCE", 7)
     rows = [{"prompt": f"Name river {n % 3}.", "response": "The Danube. " * (1 + n % 5)} for n in range(30)]
     for name, given in (("there", rows), ("back", rows[::-1])):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in given))

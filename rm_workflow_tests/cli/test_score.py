@@ -15,6 +15,7 @@ import typer
 
 from rm_workflow.artifacts import ArtifactStore, Built, Request
 from rm_workflow.catalog.models import TokenRecipe
+from rm_workflow.cli import aggregate
 from rm_workflow.cli import main as command
 from rm_workflow.cli import score as verbs
 from rm_workflow.evaluation import score_file
@@ -46,13 +47,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(score_file, "LINES_AT_ONCE", 2)
+    monkeypatch.setattr(score_file, "CONVERSATIONS_AT_ONCE", 2)
 
 
 def rmw(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """Run the command line as a person would and return its exit code."""
     app = typer.Typer()
     verbs.register(app)
+    aggregate.register(app)
     monkeypatch.setattr(command, "app", app)
     monkeypatch.setattr(command, "_register", lambda: None)
     monkeypatch.setattr(sys, "argv", ["rmw", *map(str, arguments)])
@@ -244,8 +246,8 @@ def test_a_checkpoint_without_tokenizer_is_told_before_any_row(
 @pytest.mark.parametrize(
     ("start", "said"),
     [
-        (b"PAR1", "is a Parquet file; give JSONL"),
-        (b"\x1f\x8b", "is packed by gzip; unpack it"),
+        (b"PAR1", "it is a Parquet file that cannot be read"),
+        (b"\x1f\x8b", "is packed by gzip; unpack it and give JSONL or Parquet"),
         (json.dumps(ROWS).encode(), "is one JSON array; write one object per line"),
         (json.dumps(ROWS * 500, indent=2).encode(), "is one JSON array; write one object per line"),
         (b"\xef\xbb\xbf" + json.dumps(ROWS * 500).encode(), "is one JSON array; write one object per line"),
@@ -266,7 +268,7 @@ def test_rows_in_another_form_are_told_by_their_form(
     assert score(monkeypatch, checkpoint, tmp_path / "rows", tmp_path / "out.jsonl") == 1
     # A loading bar of transformers may stand before it.
     (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert told.replace("rows: line", "rows line").startswith(f"error: {tmp_path / 'rows'} {said}")
+    assert told.replace("rows: ", "rows ").startswith(f"error: {tmp_path / 'rows'} {said}")
 
 
 def test_stdin_and_stdout_are_dashes(
