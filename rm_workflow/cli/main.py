@@ -50,6 +50,7 @@ def _register() -> None:
         report,
         run,
         score,
+        serve,
         sources,
         sweep,
         ui,
@@ -58,7 +59,7 @@ def _register() -> None:
 
     groups = (
         *(init, catalog, sources, run, overlap, audit, inspect, score, aggregate, evaluate, compare, leaderboard),
-        *(sweep, questions, card, report, push, doctor, verify, gc, ui),
+        *(sweep, questions, card, report, push, doctor, verify, gc, ui, serve),
     )
     for group in groups:
         group.register(app)

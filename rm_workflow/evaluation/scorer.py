@@ -270,6 +270,19 @@ class Scorer:
             encoded = [_encode_alone(encode, one) for one in asked]
         return [self._prepared(*pair) for pair in zip(asked, encoded, strict=True)]
 
+    def prepare_rendered(self, prompts: Sequence[str], wholes: Sequence[str]) -> list[Prepared]:
+        """Return conversations that are rendered with the checkpoint's own template, as ``prepare`` returns others.
+
+        Whoever rendered them answers for the special tokens in them.
+
+        Raises:
+            UserError: the checkpoint came without a token recipe, or scores what has a verdict in it.
+        """
+        if self.readout.kind != "end":
+            raise UserError(f"a {self.readout.objective} model scores marked solutions, which a rendered text is not")
+        encoded = self.encoder.encode_rendered(prompts, wholes)
+        return [self._fitted(Readable(one.input_ids, [one.end_index], one)) for one in encoded]
+
     def in_window(
         self, conversations: Sequence[Conversation], step_ends: Sequence[StepEnds] | None = None
     ) -> list[Prepared | None]:
@@ -339,6 +352,9 @@ class Scorer:
             if special:
                 problem = f"a text holds {special}, which the tokenizer reads as a special token; take it out"
                 return Prepared([], problem=problem)
+        return self._fitted(encoded)
+
+    def _fitted(self, encoded: Readable) -> Prepared:
         # A recipe that cuts prompts may allow more than the model reads; what it would be cut to is then the window.
         recipe = self.encoder.recipe
         fitted = self._fit(encoded, min(recipe.max_length, self.window), recipe.over_length != "drop")

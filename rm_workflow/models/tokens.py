@@ -210,7 +210,10 @@ class Encoder:
             turns = apply_system_turn(messages, self.recipe.system_turn)
             asked += [(turns, True), ([*turns, {"role": "assistant", "content": response}], False)]
         rendered = render_all(self.tokenizer, self.template_text, asked)
-        prompts, wholes = rendered[0::2], rendered[1::2]
+        return self.encode_rendered(rendered[0::2], rendered[1::2])
+
+    def encode_rendered(self, prompts: Sequence[str], wholes: Sequence[str]) -> list[Encoded]:
+        """Return the ids of conversations that are texts already, prompts and wholes, as ``render`` makes them."""
         ids = self._ids([*prompts, *wholes])
         return [_encoded(ids[prompt], ids[whole]) for prompt, whole in zip(prompts, wholes, strict=True)]
 
