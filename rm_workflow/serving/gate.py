@@ -13,6 +13,8 @@ from rm_workflow.serving.metrics import Metrics
 from rm_workflow.serving.refusals import RefusedError
 
 HEALTH = "/health"
+# A body beyond this is cut off without an answer that is sure to be heard.
+HEARD_OUT_BYTES = 256_000_000
 # What tells how to ask is no secret; what asks the model, and how much it was asked, is.
 OPEN = frozenset({HEALTH, "/docs", "/openapi.json"})
 
@@ -64,12 +66,9 @@ class Gate:
             )
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._limits.max_bytes:
-            raise self._too_large()
         try:
             async with asyncio.timeout(self._limits.seconds):
-                body = await self._read(receive)
+                body = await self._read(receive, headers.get(b"content-length", b""))
         except TimeoutError:
             raise RefusedError(
                 408, f"the body did not come within {self._limits.seconds:g} s; send it at once"
@@ -80,22 +79,29 @@ class Gate:
             raise RefusedError(400, f"the body is not UTF-8 at byte {error.start}; send JSON in UTF-8") from None
         return body
 
-    async def _read(self, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive, length: bytes) -> bytes:
         body = bytearray()
+        num_bytes = int(length) if length.isdigit() else 0
+        is_too_large, num_read = num_bytes > self._limits.max_bytes, 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            body += message.get("body", b"")
-            if len(body) > self._limits.max_bytes:
-                raise self._too_large()
+            piece = message.get("body", b"")
+            num_read += len(piece)
+            is_too_large = is_too_large or num_read > self._limits.max_bytes
+            # A client that is still sending hears no answer: what is too large is thrown away as it comes.
+            if is_too_large:
+                body.clear()
+            else:
+                body += piece
+            if is_too_large and (not message.get("more_body") or num_read > HEARD_OUT_BYTES):
+                raise RefusedError(
+                    413,
+                    f"the body is larger than {self._limits.megabytes:g} MB; send fewer conversations in one request",
+                )
             if not message.get("more_body"):
                 return bytes(body)
-
-    def _too_large(self) -> RefusedError:
-        return RefusedError(
-            413, f"the body is larger than {self._limits.megabytes:g} MB; send fewer conversations in one request"
-        )
 
 
 class ClientGoneError(Exception):

@@ -148,18 +148,16 @@ def test_a_body_that_is_no_json_is_told(server: Server, raw: bytes, headers: dic
     assert said in answer["detail"]
 
 
-def test_a_body_of_100_mb_without_length_is_cut_off(server: Server):
+def test_a_body_of_100_mb_without_length_is_refused_and_not_kept(server: Server):
     address = server.url.removeprefix("http://").split(":")
     with socket.create_connection((address[0], int(address[1])), timeout=30) as connection:
         connection.sendall(
             b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         piece = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
-        try:
-            for _ in range(100):
-                connection.sendall(piece)
-        except OSError:  # it hung up, which it may
-            pass
+        for _ in range(96):
+            connection.sendall(piece)
+        connection.sendall(b"0\r\n\r\n")
         assert b" 413 " in connection.recv(65536)
     assert server.ask("/health")[0] == 200
 
@@ -206,7 +204,7 @@ def test_limits_a_port_in_use_kill_9_restart_a_lost_checkpoint_and_a_stop_that_a
 
 def check_overload(server: Server) -> None:
     """What takes too long, and what finds too much before it, is told; afterwards all is well again."""
-    long = {"prompt": "a", "responses": [f"The Danube. {n}" * 8 for n in range(1000)]}
+    long = {"prompt": "a", "responses": [f"The Danube. {n}" * 8 for n in range(400)]}
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: server.ask("/rank", long), range(4)))
     told = {status: answer["detail"] for status, answer in found}
@@ -231,7 +229,7 @@ def check_token(server: Server) -> None:
 def check_stop(server: Server) -> None:
     """SIGTERM answers what is running, then ends the process with code 0."""
     sent: list[Any] = []
-    slow = {"prompt": "a", "responses": [f"The Danube. {n}" * 4 for n in range(1000)]}
+    slow = {"prompt": "a", "responses": [f"The Danube. {n}" * 4 for n in range(400)]}
     asking = threading.Thread(target=lambda: sent.append(server.ask("/rank", slow, token=TOKEN)))
     asking.start()
     while not server.ask("/health")[1]["waiting"]:
@@ -239,5 +237,5 @@ def check_stop(server: Server) -> None:
     assert server.stop() == 0
     asking.join()
     assert sent[0][0] == 200
-    assert len(sent[0][1]["scores"]) == 1000
+    assert len(sent[0][1]["scores"]) == 400
     assert server.lines[-1] == "stopped\n"
