@@ -17,7 +17,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PrinterCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from rm_workflow.serving.client import RewardFunction
@@ -53,8 +60,9 @@ def train(reward: str, tokenizer: str, policy: str | None, steps: int, seed: int
     config = GRPOConfig(
         output_dir=str(out),
         max_steps=steps,
-        learning_rate=1e-5 if policy else 5e-3,
-        per_device_train_batch_size=2 * GENERATIONS,
+        learning_rate=1e-5 if policy else 1e-2,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=4 * GENERATIONS,
         num_generations=GENERATIONS,
         max_completion_length=64 if policy else 16,
         beta=0.0,
@@ -73,6 +81,7 @@ def train(reward: str, tokenizer: str, policy: str | None, steps: int, seed: int
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
         processing_class=tokens,
     )
+    trainer.remove_callback(PrinterCallback)  # a line of 30 figures a step
     trainer.train()
     return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
 
@@ -83,7 +92,7 @@ def main() -> None:
     parser.add_argument("reward", help="model folder of a checkpoint, or the address of rmw serve")
     parser.add_argument("--policy", help="a causal model to train; default: a tiny one with random weights")
     parser.add_argument("--tokenizer", help="default: that of the policy, or of the reward model's folder")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("grpo_out"))
     given = parser.parse_args()
