@@ -8,6 +8,8 @@ import typer
 
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.catalog.names import nearest
+from rm_workflow.catalog.sweeps import shared_data
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.card import refuse_missing_folder
 from rm_workflow.cli.checkpoints import checkpoint_artifact
 from rm_workflow.cli.output import for_terminal, print_json, print_table
@@ -21,6 +23,7 @@ from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences.text import conversation
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import SHORT_VERSION, artifact_name
+from rm_workflow.settings import load_settings
 
 Rows = list[dict[str, Any]]
 MIXTURE = "_mixture"
@@ -44,15 +47,30 @@ def funnel_command(
 ) -> None:
     """Show the funnel of a recipe over time: each version of its data, and how it differs from the one before."""
     lineage = _lineage()
-    known = _mixtures(lineage.store)
-    name = recipe.removesuffix(MIXTURE)
-    if name not in known:
-        raise UserError(f"recipe {recipe} has no mixture under RMW_HOME ({lineage.store.home}); {nearest(name, known)}")
-    rows = questions.funnel(lineage, name + MIXTURE)
+    names = _named_mixtures(lineage.store, recipe.removesuffix(MIXTURE))
+    found = {name: questions.funnel(lineage, name + MIXTURE) for name in names}
     if json_:
-        print_json([_plain(row) for row in rows])
+        print_json([_plain(row) for rows in found.values() for row in rows])
         return
-    print_table(f"funnel of {name} over time", [_funnel_row(row) for row in rows])
+    for name, rows in found.items():
+        print_table(f"funnel of {name} over time", [_funnel_row(row) for row in rows])
+
+
+def _named_mixtures(store: ArtifactStore, name: str) -> list[str]:
+    """Return the mixture of this name, or those of the data of a sweep.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = _mixtures(store)
+    if name in known:
+        return [name]
+    recipe = load_checked_catalog(load_settings()).recipes.get(name)
+    swept = [data.data_name for data in shared_data(recipe)] if recipe else []
+    made = [data for data in swept if data in known]
+    if not made:
+        raise UserError(f"recipe {name} has no mixture under RMW_HOME ({store.home}); {nearest(name, known)}")
+    return made
 
 
 def _mixtures(store: ArtifactStore) -> list[str]:

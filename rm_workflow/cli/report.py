@@ -15,6 +15,8 @@ from rm_workflow.cli.output import for_terminal
 from rm_workflow.cli.replacing import refuse_other_than_page
 from rm_workflow.durable_files import replaced
 from rm_workflow.errors import UserError
+from rm_workflow.evaluation import promotion
+from rm_workflow.reporting.words import artifact_name
 from rm_workflow.settings import load_settings
 
 
@@ -25,7 +27,10 @@ def register(app: typer.Typer) -> None:
 
 def report_command(
     target: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE or CKPT]", help="Without it: the newest checkpoint of each recipe.")
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE or CKPT]", help="Without it: the newest checkpoint of each recipe, of a sweep its main."
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE.html", help="The file to write.")
@@ -47,18 +52,32 @@ def report_command(
     ]
     with replaced(file) as draft:
         draft.write_text(report(found, leaderboard), "utf-8")
-    names = ", ".join(evidence.checkpoint.asset for evidence in found)
+    names = ", ".join(artifact_name(one.checkpoint.id, one.checkpoint.manifest["partition"]) for one in found)
     typer.echo(f"{for_terminal(str(file))}: {names} ({file.stat().st_size / 1e6:.1f} MB)", err=True)
     if show:
         webbrowser.open(file.absolute().as_uri())
 
 
 def _checkpoints(store: ArtifactStore, catalog: Catalog, target: str | None) -> list[Artifact]:
+    if target in catalog.recipes and not Path(target).is_dir():
+        of_recipe = _of_recipe(store, target)
+        return [of_recipe or checkpoint_artifact(store, f"{target}_{KIND}")]
     if target is not None:
-        is_recipe = target in catalog.recipes and not Path(target).is_dir()
-        return [checkpoint_artifact(store, f"{target}_{KIND}" if is_recipe else target)]
-    assets = sorted(path.name for path in store.artifacts.glob(f"*_{KIND}"))
-    found = [artifact for artifact in map(store.latest, assets) if artifact]
+        return [checkpoint_artifact(store, target)]
+    recipes = sorted(path.name.removesuffix(f"_{KIND}") for path in store.artifacts.glob(f"*_{KIND}"))
+    found = [artifact for recipe in recipes if (artifact := _of_recipe(store, recipe))]
     if not found:
         raise UserError(f"there is no checkpoint under RMW_HOME ({store.home}); make one: rmw run quickstart")
     return found
+
+
+def _of_recipe(store: ArtifactStore, recipe: str) -> Artifact | None:
+    """Return the newest checkpoint of a recipe; of a sweep's runs the one that is main, else the newest one."""
+    asset = f"{recipe}_{KIND}"
+    newest = store.latest(asset)
+    if newest:
+        return newest
+    main = promotion.main_of(store, recipe)
+    runs = [event for event in store.events(asset=asset, kinds=("publish", "reuse")) if not event["overridden"]]
+    version = main.partition("@")[2] if main else runs[-1]["version"] if runs else None
+    return store.find(asset, version) if version else None

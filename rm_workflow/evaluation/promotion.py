@@ -17,7 +17,7 @@ from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.catalog.models import Promotion
 from rm_workflow.durable_files import locked
 from rm_workflow.errors import UserError
-from rm_workflow.evaluation.checkpoint_scores import ScoredCheckpoint
+from rm_workflow.evaluation.checkpoint_scores import CHECKPOINT, SUFFIX, ScoredCheckpoint
 from rm_workflow.evaluation.contamination import LEAKY
 from rm_workflow.evaluation.run_comparison import compare_runs
 from rm_workflow.evaluation.run_table import Run
@@ -82,10 +82,23 @@ def selection_told(number: int, metric: str) -> str | None:
 
 
 def selected_by(store: ArtifactStore, checkpoint: str) -> dict[str, int]:
-    """Return by metric among how many runs a checkpoint (``asset@version``) was chosen as main; empty if never."""
+    """Return by metric among how many runs a checkpoint (``asset@version``) was chosen as main; empty if never.
+
+    A main that was kept beside runs that were scored later was chosen among these too.
+    """
     asset, _, version = checkpoint.partition("@")
+    recipe = asset.removesuffix(CHECKPOINT)
     chosen = [event for event in store.events(asset=asset, kinds=(PROMOTION,)) if event["version"] == version]
-    return {event["metric"]: event["num_candidates"] for event in chosen if event["num_candidates"] > 1}
+    if not chosen:
+        return {}
+    beside = _num_scored_runs(store, recipe) if main_of(store, recipe) == checkpoint else 0
+    numbers = {event["metric"]: max(event["num_candidates"], beside) for event in chosen}
+    return {metric: number for metric, number in numbers.items() if number > 1}
+
+
+def _num_scored_runs(store: ArtifactStore, recipe: str) -> int:
+    events = store.events(asset=f"{recipe}{SUFFIX}", kinds=("publish", "reuse"))
+    return len({event["partition"] for event in events if not event["overridden"]})
 
 
 def outcome(store: ArtifactStore, recipe: str, since: datetime) -> str:

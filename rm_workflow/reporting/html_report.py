@@ -15,7 +15,7 @@ from rm_workflow.evaluation.standings import listed_benchmarks, standings
 from rm_workflow.reporting import model_card, plots, tables
 from rm_workflow.reporting.evidence import TEST, Evidence
 from rm_workflow.reporting.fit_for_use import fit_for_use
-from rm_workflow.reporting.words import SHORT_VERSION, filled_columns, visible
+from rm_workflow.reporting.words import SHORT_VERSION, artifact_name, filled_columns, visible
 from rm_workflow.reporting.worst_pairs import worst_pairs
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _section(evidence: Evidence) -> dict[str, Any]:
     parts = {name: tables.parts(evidence, name) for name in evidence.headlines}
     return {
         "name": evidence.name,
-        "id": evidence.checkpoint.id,
+        "id": artifact_name(evidence.checkpoint.id, evidence.checkpoint.manifest.get("partition"), digits=None),
         "created": evidence.checkpoint.manifest["created"][:10],
         "description": evidence.about["description"],
         "base": evidence.about["base"],

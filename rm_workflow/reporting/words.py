@@ -30,14 +30,14 @@ def with_interval(score: Mapping[str, Any] | None) -> str:
     return f"{score['score']:.3f} ({inside})" if inside else fraction(score["score"])
 
 
-def artifact_name(artifact: str, run: str | None = None) -> str:
-    """Return an artifact as people name it, its version cut short.
+def artifact_name(artifact: str, run: str | None = None, digits: int | None = SHORT_VERSION) -> str:
+    """Return an artifact as people name it, its version cut to so many digits.
 
     >>> artifact_name("toy_checkpoint@0123456789abcdef", "lr1e-5__s0")
     'toy_checkpoint[lr1e-5__s0]@0123456789ab'
     """
     asset, at, version = artifact.partition("@")
-    return f"{asset}{f'[{run}]' if run else ''}{at}{version[:SHORT_VERSION]}"
+    return f"{asset}{f'[{run}]' if run else ''}{at}{version[:digits]}"
 
 
 def rank(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,10 @@
 """A sweep through the real command line, Dagster, trainer and scorer on a tiny random model."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from rm_workflow.definitions import build_definitions
 from rm_workflow.evaluation import promotion
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.settings import load_settings
+from rm_workflow_tests.assets.web import wait_until
 from rm_workflow_tests.cli.conftest import Answer, Project, lines
 from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 
@@ -94,6 +99,16 @@ def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, r
     counts = made(rmw("counts", "toy", "--no-run", "--json"))
     assert sorted(counts["mixtures"]) == ["toy_all_mixture", "toy_some_mixture"]
 
+    funnel = made(rmw("funnel", "toy", "--json"))
+    assert {"toy_all_mixture", "toy_some_mixture"} <= {row["asset"] for row in funnel}
+    standing = {row["run"]: row["selected_among"] for row in made(rmw("leaderboard", "--json")) if not row["published"]}
+    assert standing == {**dict.fromkeys(KEYS), rows[0]["run"]: 3}
+    card = rmw("card", f"toy_checkpoint[{rows[0]['run']}]")
+    assert "This checkpoint was chosen among 3 runs by its score on test" in card.out
+    report = swept.folder / "report.html"
+    assert rmw("report", "-o", str(report)).code == 0
+    assert f"toy_checkpoint[{rows[0]['run']}]@" in report.read_text("utf-8")
+
     other = next(key for key in KEYS if key != rows[0]["run"])
     promoted = made(rmw("promote", f"toy_checkpoint[{other}]", "--json"))
     assert (promoted["changed"], promoted["event"]["previous"]) == (True, best)
@@ -120,6 +135,25 @@ def test_a_run_that_fails_hinders_no_other_and_is_made_by_the_next_command(swept
     assert list(found["failed"]) == ["lr1e9__s0"]
     assert "1 of 2 runs failed (lr1e9__s0: the loss of step" in answer.err
     assert "the same command does these again" in answer.err
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_goes_on_with_its_unfinished_runs(swept: Project, rmw: Rmw):
+    command = [sys.executable, "-m", "rm_workflow.cli.main", "run", "toy", "--sweep"]
+    finished = swept.home / "artifacts/toy_scores"
+    with subprocess.Popen(command, cwd=swept.folder, start_new_session=True) as sweep:
+        wait_until(lambda: list(finished.glob("*/manifest.json")), "the first run's scores")
+        os.killpg(sweep.pid, signal.SIGKILL)
+    before = {path.parent.name for path in (swept.home / "artifacts").glob("toy_checkpoint/*/manifest.json")}
+    assert before
+
+    runs = made(rmw("run", "toy", "--sweep", "--json"))["runs"]
+    assert list(runs) == KEYS
+    trained = {
+        run["assets"]["toy_checkpoint"]["version"]: run["assets"]["toy_checkpoint"]["reused"] for run in runs.values()
+    }
+    assert {version for version, reused in trained.items() if reused} == before
+    assert len(trained) == 3
 
 
 @pytest.mark.slow

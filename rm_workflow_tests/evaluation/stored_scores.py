@@ -42,6 +42,7 @@ def publish_scores(
     benchmarks: Mapping[str, tuple[Artifact, Mapping[str, Sequence[float]]]] | None = None,
     leaked: Mapping[str, list[str]] | None = None,
     prefix: str = "p",
+    partition: str | None = None,
 ) -> Artifact:
     """Publish a checkpoint and its scores.
 
@@ -49,8 +50,9 @@ def publish_scores(
         margins: of the test pairs, of which two share a group; the pairs are called ``<prefix>0``, ...
         benchmarks: name -> artifact, and item id -> scores of its replies.
         leaked: benchmark -> leaked items.
+        partition: the run of a sweep.
     """
-    request = Request(f"{recipe}_checkpoint", "checkpoint", "1", {"margins": list(margins)})
+    request = Request(f"{recipe}_checkpoint", "checkpoint", "1", {"margins": list(margins)}, partition=partition)
     checkpoint = store.materialize(request, _build_checkpoint, "run").artifact
     scored = benchmarks or {}
 
@@ -68,7 +70,7 @@ def publish_scores(
         return with_verdicts(built, verdicts, leaked or {}, folders, out)
 
     inputs = (checkpoint, *(artifact for artifact, _ in scored.values()))
-    request = Request(f"{recipe}_scores", "scores", "1", {"leaked": leaked}, inputs=inputs)
+    request = Request(f"{recipe}_scores", "scores", "1", {"leaked": leaked}, inputs=inputs, partition=partition)
     return store.materialize(request, build, "run").artifact
 
 

@@ -167,6 +167,15 @@ def test_a_reader_of_the_score_that_main_was_chosen_by_is_told_among_how_many_ru
     assert promotion.selected_by(store, runs[1].checkpoint or "") == {"test": 3}
 
 
+def test_a_main_that_was_kept_beside_later_runs_was_chosen_among_these_too(store: ArtifactStore):
+    main = Run("s0", {}, publish_scores(store, "toy", margins(160), partition="s0"))
+    considered(store, main)
+    assert promotion.selected_by(store, main.checkpoint or "") == {}
+    later = Run("s1", {}, publish_scores(store, "toy", margins(120), partition="s1"))
+    considered(store, main, later)
+    assert promotion.selected_by(store, main.checkpoint or "") == {"test": 2}
+
+
 def test_rollbacks_step_back_to_the_first_main_and_no_further(store: ArtifactStore):
     runs = [run_with(store, number) for number in (100, 130, 160)]
     for run in runs:
