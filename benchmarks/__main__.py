@@ -12,6 +12,7 @@ from benchmarks import (
     lineage,
     publishing,
     scoring,
+    serving,
     solutions,
     sweeps,
     training_memory,
@@ -27,6 +28,7 @@ if __name__ == "__main__":
     training_states.main()
     training_memory.main()
     scoring.main()
+    serving.main()
     solutions.main()
     sweeps.main()
     contamination.main()

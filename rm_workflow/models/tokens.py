@@ -281,6 +281,8 @@ class Encoder:
 
     def save(self, folder: Path) -> None:
         """Write ``token_recipe.json`` and the tokenizer with the recipe's template and pad token."""
+        # A tokenizer of the generic class gives token types in transformers 4, which a decoder's forward pass refuses.
+        self.tokenizer.init_kwargs["model_input_names"] = list(self.tokenizer.model_input_names)
         self.tokenizer.save_pretrained(str(folder))
         carry_older_keys(folder)
         self.write_recipe(folder)

@@ -29,6 +29,14 @@ def test_chatml_writes_turns_and_no_default_system_turn(tmp_path: Path) -> None:
     )
 
 
+def test_a_saved_tokenizer_names_its_inputs_as_transformers_4_would_add_token_types(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(str(tmp_path / "base"))
+    (tmp_path / "saved").mkdir()
+    Encoder.load(tmp_path / "base", TokenRecipe(template="chatml")).save(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved/tokenizer_config.json").read_text())
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+
+
 def test_hh_transcript_is_the_raw_row_and_eos(tmp_path: Path) -> None:
     encoder = make(tmp_path, tiny_tokenizer(), template="hh_transcript")
     turns = [*ASK, {"role": "assistant", "content": "No."}, *ASK]
