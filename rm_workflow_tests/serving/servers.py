@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STARTING_SECONDS = 90
+STARTING_SECONDS = 300  # some seconds, where the machine is not taken by others
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return how the process ended."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(STARTING_SECONDS)
 
 
 def _read(answer: Any) -> Any:
@@ -74,6 +74,7 @@ def start(checkpoint: Path, home: Path, *options: str, token: str | None = None)
         is_told.set()
 
     threading.Thread(target=read, daemon=True).start()
-    assert is_told.wait(STARTING_SECONDS)
+    if not is_told.wait(STARTING_SECONDS):
+        process.kill()
     assert server.url, "".join(server.lines)
     return server
