@@ -2,6 +2,7 @@
 
 Environment variables: ``RMW_HOME`` (artifacts, lineage, Dagster's own storage), ``RMW_HUB_MIRROR`` (a folder with
 the hub's layout), ``RMW_CATALOG`` (a folder merged over the built-in catalogue), ``RMW_DEVICE`` (auto, cpu, cuda).
+``RMW_LAUNCHER`` names what runs the trainer's processes (``rm_workflow/training/launchers``), default ``local``.
 ``RMW_ROWS`` is a folder with real rows that no hub has, one folder a data set (``path: rows:<name>``).
 ``RMW_MEMORY_LIMIT`` and ``RMW_THREADS`` are read where DuckDB works (``rm_workflow/database.py``).
 """
@@ -33,6 +34,7 @@ class Settings:
         project: nearest parent folder with ``workspace.yaml`` or ``.rmw``, or None.
         device: "auto", "cpu" or "cuda".
         rows: folder of data sets that no hub has, or None.
+        launcher: name of what runs the trainer's processes; part of no key, as it changes no result.
     """
 
     home: Path
@@ -41,6 +43,7 @@ class Settings:
     project: Path | None
     device: str
     rows: Path | None = None
+    launcher: str = "local"
 
     @property
     def dagster_home(self) -> Path:
@@ -77,6 +80,7 @@ def load_settings() -> Settings:
         project=project,
         device=device,
         rows=_rows_folder(project),
+        launcher=os.environ.get("RMW_LAUNCHER") or "local",
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether the hub would give what a run needs, asked in the run's first seconds and not after hours of work."""
+"""Whether hub and launcher would give what a run needs, asked in its first seconds and not after hours of work."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from rm_workflow.assets.instance import PROCESS_TAG
 from rm_workflow.assets.publishing import Workplace
 from rm_workflow.catalog.models import Catalog, Location
 from rm_workflow.settings import Settings
+from rm_workflow.training import launchers
 
 RECIPE_TAG = "rm_workflow/recipe"
 ROOTS = ("raw", "benchmark", "base")
@@ -18,11 +19,14 @@ _CHECKED: dict[str, str] = {}
 
 
 def check_access(planned: Sequence[Planned], catalog: Catalog, settings: Settings) -> None:
-    """Ask the hub for what is not on this machine yet.
+    """Ask the hub for what is not on this machine yet, and whether what is to train can be started.
 
     Raises:
-        UserError: a model or data set is gated, private or not there, or the hub cannot be reached.
+        UserError: a model or data set is gated, private or not there, the hub cannot be reached, or there is no such
+            launcher or it is not installed.
     """
+    if any(step.kind == "checkpoint" for step in planned):
+        launchers.get(settings.launcher)
     locations: dict[str, Location] = {}
     for step in planned:
         if step.kind == "raw":

@@ -26,7 +26,8 @@ from rm_workflow.catalog import licences, sweeps
 from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Catalog, Recipe
 from rm_workflow.models.readout import KINDS
 from rm_workflow.reporting import plots
-from rm_workflow.training import outputs
+from rm_workflow.training import launchers, outputs
+from rm_workflow.training.launchers import Training
 from rm_workflow.training.outputs import RESULT
 
 GPU_POOL = "gpu"
@@ -115,7 +116,8 @@ def checkpoint_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
             # A training that ended well before a publish that failed is not repeated.
             if not _has_ended_well(work):
                 _write_run_config(recipe, run_config, work)
-                run_trainer(context, _command(recipe, tokens, base, work))
+                launcher = launchers.get(workplace.settings.launcher)
+                run_trainer(context, launcher, _training(recipe, tokens, base, work))
             return _collect(work, out, run_config)
 
         def describe(artifact: Artifact) -> Metadata:
@@ -152,9 +154,8 @@ def _write_run_config(recipe: Recipe, run_config: Artifact, work: Path) -> None:
     (work / RUN_CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
 
 
-def _command(recipe: Recipe, tokens: Artifact, base: Artifact, work: Path) -> list[str]:
+def _training(recipe: Recipe, tokens: Artifact, base: Artifact, work: Path) -> Training:
     from rm_workflow.models.base import model_folder
-    from rm_workflow.training import launch
 
     arguments = {
         "--run-config": work / RUN_CONFIG,
@@ -163,8 +164,8 @@ def _command(recipe: Recipe, tokens: Artifact, base: Artifact, work: Path) -> li
         "--out": work,
     }
     flat = [str(part) for pair in arguments.items() for part in pair]
-    launch.refuse_machines(recipe.training.distributed, flat)
-    return launch.command(recipe.training.distributed, flat)
+    device = json.loads((work / RUN_CONFIG).read_text("utf-8"))["device"]
+    return Training(flat, recipe.training.distributed, work, device)
 
 
 def _has_ended_well(work: Path) -> bool:

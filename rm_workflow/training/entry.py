@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
             tell = None
             if launch.is_main():
                 held.enter_context(process.locked(options.out))
-                tell = held.enter_context(_dagster_log())
+                tell = held.enter_context(dagster_log())
             _check_inputs(options)
             # Brings torch, which must find the environment set.
             from rm_workflow.training import checkpoint
@@ -133,7 +133,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _dagster_log() -> Iterator[Callable[[str], None] | None]:
+def dagster_log() -> Iterator[Callable[[str], None] | None]:
+    """Yield what writes a line to the Dagster log, or None where Dagster Pipes did not start this process."""
     if PIPES_VARIABLE not in os.environ:
         yield None
         return

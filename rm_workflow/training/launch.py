@@ -26,11 +26,19 @@ PLACE_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
 THREADS = "OMP_NUM_THREADS"
 
 
-def command(distributed: Distributed, arguments: Sequence[str]) -> list[str]:
+def command(
+    distributed: Distributed,
+    arguments: Sequence[str],
+    machine: int | str = "RANK",
+    first_machine: str = "FIRST_MACHINE",
+    port: int = PORT,
+) -> list[str]:
     """Return the command that trains with ``arguments`` in as many processes as a recipe asks for.
 
-    Of several machines, where each replaces what stands in capital letters by its own number and by the first one's
-    address.
+    Args:
+        machine: of several, the number of the one that it is for, from 0.
+        first_machine: address of number 0.
+        port: free there.
     """
     if distributed.num_processes == 1:
         return [sys.executable, "-m", TRAINER, *arguments]
@@ -45,7 +53,7 @@ def command(distributed: Distributed, arguments: Sequence[str]) -> list[str]:
         "--main_process_port": 0,
     }
     if distributed.machines > 1:
-        options |= {"--machine_rank": "RANK", "--main_process_ip": "FIRST_MACHINE", "--main_process_port": PORT}
+        options |= {"--machine_rank": machine, "--main_process_ip": first_machine, "--main_process_port": port}
     flat = [str(part) for option in options.items() for part in option]
     kind = ["--use_fsdp", "--fsdp_version", "2"] if distributed.strategy == "fsdp" else ["--multi_gpu"]
     return [sys.executable, "-m", "accelerate.commands.launch", *flat, *kind, "-m", TRAINER, *arguments]
@@ -60,8 +68,8 @@ def refuse_machines(distributed: Distributed, arguments: Sequence[str]) -> None:
     if distributed.machines > 1:
         raise UserError(
             f"training.distributed.machines is {distributed.machines}, so start the trainer by hand on each of them, "
-            "with RANK from 0 and RMW_HOME on a file system that all see, and run this again when it has ended: "
-            + shlex.join(command(distributed, arguments))
+            "with RANK from 0 and RMW_HOME on a file system that all see (RMW_LAUNCHER=ray does it on a Ray cluster), "
+            "and run this again when it has ended: " + shlex.join(command(distributed, arguments))
         )
 
 

@@ -1,11 +1,10 @@
 """What a checkpoint's asset does with a training that ended already; the trainer itself is a stand-in."""
 
-import collections
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ import dagster as dg
 import pytest
 
 from rm_workflow.artifacts import ArtifactStore, Built
-from rm_workflow.assets import checkpoints
+from rm_workflow.assets import checkpoints, trainer_process
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import RecipeSettings
 from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.errors import UserError
 from rm_workflow.settings import load_settings
 from rm_workflow.training import outputs
+from rm_workflow.training.launchers import Launcher, Training
 
 FACTS = {"base": "tiny", "objective": "bradley_terry", "num_train_pairs": 1, "num_steps": 1, "seconds": 1.0}
 METRICS = json.dumps({"step": 1, "loss": 0.7}) + "\n"
@@ -35,8 +35,8 @@ class Trainer:
     def __init__(self, *results: dict[str, Any]) -> None:
         self.results = list(results)
 
-    def __call__(self, context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
-        out = Path(command[command.index("--out") + 1])
+    def __call__(self, context: dg.AssetExecutionContext, launcher: Launcher, training: Training) -> None:
+        out = training.out
         (out / "model").mkdir(exist_ok=True)
         # As the trainer does: what an earlier one left may be linked into an artifact.
         for name, text in {"model/model.safetensors": "weights", "metrics.jsonl": METRICS}.items():
@@ -53,7 +53,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.AssetsDefi
     store = ArtifactStore(tmp_path / "home")
 
     def build(out: Path) -> Built:
-        (out / "run_config.json").write_text('{"training": {"learning_rate": 0.1}}')
+        (out / "run_config.json").write_text('{"device": "cpu", "training": {"learning_rate": 0.1}}')
         (out / "base.json").write_text(json.dumps({"base": "tiny", "folder": "."}))
         (out / "config.json").write_text("{}")
         return Built(FACTS)
@@ -156,13 +156,13 @@ def test_a_run_that_was_killed_is_gone_on_with_in_the_folder_of_its_key(
     trainer = Trainer(result(passed=True))
     found = []
 
-    def killed_once(context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
-        state = Path(command[command.index("--out") + 1]) / "states/step_00000007"
+    def killed_once(context: dg.AssetExecutionContext, launcher: Launcher, training: Training) -> None:
+        state = training.out / "states/step_00000007"
         found.append(state.exists())
         state.mkdir(parents=True, exist_ok=True)
         if len(found) == 1:
             raise RuntimeError("the trainer was killed")
-        trainer(context, command)
+        trainer(context, launcher, training)
 
     monkeypatch.setattr(checkpoints, "run_trainer", killed_once)
     assert not run(checkpoint)
@@ -176,13 +176,13 @@ def test_a_run_goes_on_after_a_change_of_how_it_is_made(
     trainer = Trainer(result(passed=True))
     seen = []
 
-    def killed_once(context: dg.AssetExecutionContext, command: Sequence[str]) -> None:
-        options = dict(zip(command[-8::2], command[-7::2], strict=True))
-        training = json.loads(Path(options["--run-config"]).read_text())["training"]
-        seen.append((options["--out"], training["micro_batch_tokens"], training["learning_rate"]))
+    def killed_once(context: dg.AssetExecutionContext, launcher: Launcher, training: Training) -> None:
+        options = dict(zip(training.arguments[::2], training.arguments[1::2], strict=True))
+        values = json.loads(Path(options["--run-config"]).read_text())["training"]
+        seen.append((options["--out"], values["micro_batch_tokens"], values["learning_rate"]))
         if len(seen) == 1:
             raise RuntimeError("out of memory")
-        trainer(context, command)
+        trainer(context, launcher, training)
 
     monkeypatch.setattr(checkpoints, "run_trainer", killed_once)
     how = {"layout": "padded", "logging_steps": 7, "report_to": ["tensorboard"], "save": {"steps": 3}}
@@ -212,50 +212,18 @@ def test_where_files_cannot_be_linked_they_are_copied(
     assert artifact.file("metrics.jsonl").read_text() == METRICS
 
 
-def test_the_trainers_sentence_survives_what_a_launcher_prints_after_it(capsys):
-    import subprocess
-    import sys
-
-    from rm_workflow.assets import trainer_process
-
-    script = (
-        "import sys; print('error: lower it', file=sys.stderr); print('noise\\n' * 100, file=sys.stderr); sys.exit(1)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
-    lines: collections.deque[str] = collections.deque(maxlen=trainer_process.KEPT_LINES)
-    errors: list[str] = []
-    trainer_process._forward_lines(process, lines, errors, [])
-    assert process.wait() == 1
-    assert trainer_process._reason(1, list(lines), errors) == "lower it"
+def test_the_trainers_sentence_survives_what_a_launcher_prints_after_it(capsys: pytest.CaptureFixture[str]):
+    told = trainer_process.Told()
+    for line in ("step 1", "error: lower it", *["noise"] * 100):
+        told(line)
+    assert trainer_process._reason(1, list(told.last_lines), told.errors) == "lower it"
     # Whoever ran the step prints the sentence; the launcher's noise is nobody's.
     printed = capsys.readouterr().err.splitlines()
     assert "error: lower it" not in printed
     assert printed.count("noise") == 100
 
 
-@pytest.mark.parametrize(("asked", "code"), [(2, 143), (0, -9)])
-def test_a_trainer_that_asks_for_time_to_save_gets_it(monkeypatch: pytest.MonkeyPatch, asked: int, code: int):
-    import subprocess
-    import sys
-    import threading
-
-    from rm_workflow.assets import trainer_process
-    from rm_workflow.training.process import GRACE_LINE
-
-    monkeypatch.setattr(trainer_process, "GRACE_SECONDS", 0.5)
-    monkeypatch.setattr(trainer_process, "MORE_SECONDS", 0.0)
-    script = (
-        "import signal, sys, time\n"
-        "def end(*_):\n"
-        f"    print({GRACE_LINE!r} + '{asked}', file=sys.stderr, flush=True); time.sleep(1.0); sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)\n"
-    )
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=pipe, stderr=pipe, start_new_session=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    told: list[float] = []
-    lines: collections.deque[str] = collections.deque()
-    threading.Thread(target=trainer_process._forward_lines, args=(process, lines, [], told), daemon=True).start()
-    trainer_process._end_group(process, told)
-    assert process.returncode == code
+@pytest.mark.parametrize("code", [-9, 137])
+def test_a_trainer_that_was_killed_most_likely_had_no_memory_left(code: int):
+    assert trainer_process._reason(code, ["step 1"], []) == trainer_process.KILLED
+    assert trainer_process._reason(3, ["step 1"], []) == "the trainer ended with code 3; its last line: step 1"

@@ -1,0 +1,103 @@
+"""Which launchers there are and how one is chosen; what runs under Ray is in ``test_ray_launcher.py``."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from rm_workflow.assets.access import check_access
+from rm_workflow.assets.flow import Flow
+from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.models import Distributed
+from rm_workflow.errors import UserError
+from rm_workflow.settings import load_settings
+from rm_workflow.training import launchers
+from rm_workflow.training.launchers import Training, _process_group, local, ray
+from rm_workflow.training.launchers._process_group import ProcessGroup
+from rm_workflow.training.process import GRACE_LINE
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
+
+
+def test_there_is_a_launcher_for_each_file():
+    assert launchers.names() == ["local", "ray"]
+    assert launchers.get("local") is local
+
+
+def test_local_is_the_launcher_where_none_is_named(monkeypatch):
+    monkeypatch.delenv("RMW_LAUNCHER", raising=False)
+    assert load_settings().launcher == "local"
+    monkeypatch.setenv("RMW_LAUNCHER", "ray")
+    assert load_settings().launcher == "ray"
+
+
+def test_an_unknown_launcher_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"RMW_LAUNCHER is 'rya', and there is no such launcher \(did you mean 'ray'"):
+        launchers.get("rya")
+
+
+def test_a_launcher_that_is_not_installed_is_told_before_any_work_with_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(ray, "find_spec", lambda name: None)
+    monkeypatch.setenv("RMW_LAUNCHER", "ray")
+    settings = load_settings()
+    catalog = load_catalog(settings)
+    flow, recipe = Flow(catalog), catalog.recipes["quickstart"]
+    with pytest.raises(UserError, match=r"not installed; install it \(pip install 'rm-workflow\[ray\]'\)"):
+        check_access([flow.checkpoint(recipe)], catalog, settings)
+    # What trains nothing needs none.
+    check_access([flow.mixture(recipe)], catalog, settings)
+
+
+def test_the_launcher_is_part_of_no_key(monkeypatch):
+    keys = set()
+    for name in launchers.names():
+        monkeypatch.setenv("RMW_LAUNCHER", name)
+        catalog = load_catalog(load_settings())
+        keys.add(Flow(catalog).checkpoint(catalog.recipes["quickstart"]).requested)
+    assert len(keys) == 1
+
+
+def test_of_several_machines_local_starts_none(tmp_path):
+    with pytest.raises(UserError, match="start the trainer by hand on each of them"):
+        local.start(Training(["--out", "o"], Distributed(machines=2), tmp_path), print)
+
+
+def test_a_group_tells_its_lines_its_code_and_leaves_no_process():
+    told: list[str] = []
+    script = "import sys, subprocess; print('a', file=sys.stderr); subprocess.Popen(['sleep', '60']); sys.exit(3)"
+    group = ProcessGroup([sys.executable, "-c", script], {}, told.append)
+    assert group.wait() == 3
+    group.stop()
+    assert told == ["a"]
+    with pytest.raises(ProcessLookupError):
+        _signal_group(group)
+
+
+def _signal_group(group: ProcessGroup) -> None:
+    # Those that were killed are there until init has asked for their codes.
+    for _ in range(50):
+        os.killpg(group._process.pid, 0)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("asked", "code"), [(2, 143), (0, -signal.SIGKILL)])
+def test_a_trainer_that_asks_for_time_to_save_gets_it(monkeypatch, asked, code):
+    monkeypatch.setattr(_process_group, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(_process_group, "MORE_SECONDS", 0.0)
+    script = (
+        "import signal, sys, time\n"
+        "def end(*_):\n"
+        f"    print({GRACE_LINE!r} + '{asked}', file=sys.stderr, flush=True); time.sleep(1.0); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end); print('ready', file=sys.stderr, flush=True); time.sleep(60)\n"
+    )
+    told: list[str] = []
+    group = ProcessGroup([sys.executable, "-c", script], {}, told.append)
+    while not told:
+        pass
+    group.stop()
+    assert group.wait() == code
