@@ -107,6 +107,7 @@ CODE_VERSIONS = {
         ),
     ),
     "best": CodeVersion("1", ("evaluation/run_table.py", "evaluation/attribution.py")),
+    "transfer": CodeVersion("1", ("evaluation/transfer.py",)),
     "scores": CodeVersion(
         "7",
         (

@@ -22,6 +22,7 @@ from rm_workflow.assets.raw import raw_asset
 from rm_workflow.assets.retraining import changed_sensor, ended_sensors, retraining_schedule
 from rm_workflow.assets.scores import scores_asset
 from rm_workflow.assets.sweep_jobs import whole_job
+from rm_workflow.assets.transfer import transfer_asset
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
@@ -76,6 +77,8 @@ def recipe_assets(catalog: Catalog, recipe: Recipe) -> Iterator[dg.AssetsDefinit
     yield from (define(catalog, recipe) for define in RUN_ASSETS)
     if recipe.promoting:
         yield best_asset(catalog, recipe)
+    if recipe.sweep and recipe.sweep.transfer:
+        yield transfer_asset(catalog, recipe)
 
 
 defs = build_definitions(load_checked_catalog(load_settings()))

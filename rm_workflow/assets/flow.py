@@ -248,13 +248,25 @@ class Flow:
         scores = tuple(self.scores(run) for run in sweeps.runs_of(recipe).values()) or (self.scores(recipe),)
         return Planned(f"{recipe.name}_best", "best", recipe.name, parameters, scores)
 
+    def transfer(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_transfer``: of every run whose scores there are, as ``<recipe>_best``."""
+        assert recipe.sweep is not None, "only sweeps compare runs"
+        assert recipe.sweep.transfer is not None, "only sweeps with a gold set have this asset"
+        parameters = {
+            "transfer": recipe.sweep.transfer.model_dump(mode="json"),
+            "benchmarks": recipe.evaluation.evaluate_on,
+        }
+        scores = tuple(self.scores(run) for run in sweeps.runs_of(recipe).values())
+        return Planned(f"{recipe.name}_transfer", "transfer", recipe.name, parameters, scores)
+
     def of_recipe(self, recipe: Recipe) -> list[Planned]:
         """Return every asset of a recipe, of all runs of a sweep, inputs first; last what nothing waits for."""
         runs = list(sweeps.runs_of(recipe).values()) or [recipe]
         promoted = [self.best(recipe)] if recipe.promoting and recipe.partition is None else []
+        transfer = [self.transfer(recipe)] if recipe.sweep and recipe.sweep.transfer else []
         found = (planned for run in runs for planned in self.card(run).lineage())
         audits = [self.audit(data) for data in sweeps.shared_data(recipe)] if recipe.partition is None else []
-        return [*_each_once(found), *audits, *promoted]
+        return [*_each_once(found), *audits, *promoted, *transfer]
 
     def across_runs(self, recipe: Recipe, plan: Callable[[Recipe], Planned]) -> Planned:
         """Return an asset of all runs of a recipe as one, with every asset that one of them is made from."""

@@ -29,7 +29,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "run_config": ("base", "tokens", "run_config"),
     "checkpoint": ("checkpoint",),
     "scores": ("overlap", "scores"),
-    "card": ("card", "best"),
+    "card": ("card", *BEST_KINDS),
 }
 # Kinds that can be asked for by themselves, and the stage they are made after.
 BESIDE = {"overlap": "mixture", "audit": "mixture"}
@@ -137,7 +137,8 @@ def run_sweep(
     shared = list(
         {p.asset: p for p in (*chain(*planned.values()), *of_none) if p.kind not in (*RUN_KINDS, *BEST_KINDS)}.values()
     )
-    check_access(shared, catalog, settings)
+    trained = [p for p in chain(*planned.values()) if p.kind == "checkpoint"]
+    check_access([*shared, *trained], catalog, settings)
     made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}_data"), shared, overrides)
     finished, failed = {}, {}
     for number, (key, run) in enumerate(runs.items(), start=1):
@@ -178,9 +179,10 @@ def _prepared(
 def _best(
     settings: Settings, catalog: Catalog, recipe: Recipe, overrides: Mapping[str, Any], definitions: dg.Definitions
 ) -> Mapping[str, Any]:
-    """Make the table of runs and return its facts."""
+    """Make what compares runs, and return the facts of their table."""
     planned = Flow(catalog).best(recipe)
-    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}{PROMOTION_JOB}"), [planned], overrides)
+    compared = [one for one in Flow(catalog).of_recipe(recipe) if one.kind in BEST_KINDS]
+    made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}{PROMOTION_JOB}"), compared, overrides)
     artifact = ArtifactStore(settings.home).find(planned.asset, made[planned.asset].version)
     assert artifact is not None, "it was just made"
     return artifact.facts

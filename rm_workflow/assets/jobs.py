@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 DATA_KINDS = ("raw", "rollouts", "labels", "pairs", "benchmark", "mixture", "overlap", "audit")
 # What a run of a sweep has for itself.
 RUN_KINDS = ("run_config", "checkpoint", "scores", "card")
-BEST_KINDS = ("best",)
+# What compares runs.
+BEST_KINDS = ("best", "transfer")
 # A job may not be called as an asset, so not ``_best``.
 PROMOTION_JOB = "_promotion"
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.

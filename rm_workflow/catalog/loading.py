@@ -48,6 +48,7 @@ FILES = ("sources.yaml", "pair_sets.yaml", "benchmarks.yaml")
 SET = "--set"
 # The rule of benchmarks that are problems alone (rm_workflow/evaluation/benchmarks/problems.py).
 PROBLEMS = "problems"
+BEST_OF_N = "best_of_n"
 NAME_FIELDS = ("name", "extends")
 # Lists of files in a recipe, relative to it.
 TEXT_FILES: tuple[KeyPath, ...] = (("mixture", "decontaminate_files"), ("mixture", "guard", "boilerplate_files"))
@@ -423,6 +424,13 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
             raise UserError(
                 f"{document.origin(path)}: {title}: {dotted(path)}: '{name}' holds problems to keep clear of, without "
                 "replies to score; name it under mixture.decontaminate_against"
+            )
+        transfer = recipe.sweep.transfer if recipe.sweep else None
+        if transfer and transfer.gold == name and (name == TEST or benchmarks[name].scoring != BEST_OF_N):
+            path = ("sweep", "transfer", "gold")
+            raise UserError(
+                f"{document.origin(path)}: {title}: {dotted(path)}: '{name}' has no candidates with gold labels; name "
+                f"a benchmark with scoring {BEST_OF_N}"
             )
         if name != TEST:
             _check_same_split(recipe, catalog, name, f"{document.origin(path)}: {title}: {dotted(path)}")

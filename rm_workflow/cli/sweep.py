@@ -9,6 +9,7 @@ from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.best import runs_of_recipe
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.headless import FinishedSweep, run_sweep
+from rm_workflow.assets.transfer import transfer_of_runs
 from rm_workflow.catalog.loading import nearest, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Promotion, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
@@ -85,16 +86,18 @@ def runs_command(
     benchmarks = asked or list(dict.fromkeys([_promotion(resolved).metric, *evaluated]))
     rows = run_rows(runs, benchmarks)
     earned = earned_by_parts(store, resolved, runs, benchmarks)
+    transfer = transfer_of_runs(store, resolved, runs)
     seeds = {name: seed_rows(of_benchmark) for name, of_benchmark in rows.items()}
     main, changes = promotion.main_of(store, resolved.name), promotion.history(store, resolved.name)
     metric = _promotion(resolved).metric
     selection = selection_told(len(promotion.ranked(runs, metric)), metric)
     if json_:
-        told = {"runs": rows, "seeds": seeds, "attribution": earned, "promotions": changes}
+        told = {"runs": rows, "seeds": seeds, "attribution": earned, "transfer": transfer, "promotions": changes}
         print_json({"recipe": resolved.name, "main": main, "selection": selection, **told})
         return
     _print_tables(rows, seeds)
     print_attribution(earned)
+    print_transfer(transfer)
     if selection:
         typer.echo(selection)
     if changes:
@@ -185,6 +188,15 @@ def print_attribution(rows: Sequence[Mapping[str, Any]]) -> None:
             if row["benchmark"] == benchmark
         ]
         print_table(f"{benchmark}: what each part of the mixture earns", shown)
+
+
+def print_transfer(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print how each benchmark and domain goes with best-of-n on the gold set."""
+    if rows:
+        gold = f"best of {rows[0]['best_of'] or 'all'} on {rows[0]['gold']}"
+        title = f"correlation over runs with {gold}, with 95 % intervals"
+        hidden = ("gold", "best_of", "points")
+        print_table(title, [{key: value for key, value in row.items() if key not in hidden} for row in rows])
 
 
 def _without(row: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:

@@ -176,6 +176,31 @@ def scores_with_intervals(rows: Sequence[tuple[str, float, float, float]], title
     return _png(figure)
 
 
+def scores_against(
+    panels: Mapping[str, Sequence[tuple[str, float, float]]], label: str, title: str, columns: int = 3
+) -> bytes:
+    """Draw scores on several benchmarks, a panel each, against one and the same other score.
+
+    Args:
+        panels: name of the benchmark -> (name of the point, its score there, the other score).
+        label: name of the other score.
+    """
+    rows = -(-len(panels) // columns)
+    figure, _ = _figure(3.2 * min(columns, len(panels)), 0.4 + 2.8 * rows)
+    figure.clear()
+    for number, (name, points) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, min(columns, len(panels)), number)
+        axes.plot([x for _, x, _ in points], [y for _, _, y in points], "o", color=KEPT_COLOUR, markersize=4)
+        for key, x, y in points:
+            axes.annotate(key, (x, y), fontsize=5, xytext=(2, 2), textcoords="offset points")
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=6)
+        if (number - 1) % columns == 0:
+            axes.set_ylabel(label, fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    return _png(figure)
+
+
 def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> bytes:
     """Draw accuracy over confidence, with the number of pairs in each bin below.
 

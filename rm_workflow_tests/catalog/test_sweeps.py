@@ -207,3 +207,24 @@ def test_data_of_pair_sets_that_there_are_not_is_refused_where_it_is_loaded(cata
         UserError, match=r"sweep\.data: pair set 'sample_dialogs' is not in the catalogue.*did you mean"
     ):
         swept(catalog, data={"typo": {"pair_sets": ["sample_dialogs"]}})
+
+
+def test_benchmarks_are_compared_with_a_set_that_has_gold_labels_and_is_scored(catalog: Catalog):
+    def asked(gold: str, evaluate_on: list[str]) -> Recipe:
+        sweep = {"seed": [0, 1], "transfer": {"gold": gold}}
+        overrides = {"sweep": sweep, "evaluation.evaluate_on": evaluate_on}
+        return override_recipe(catalog.recipes["quickstart"], overrides, catalog)
+
+    gold = "mistral_gsm8k_best_of_n"
+    planned = Flow(catalog).of_recipe(asked(gold, ["test", gold]))
+    (transfer,) = (one for one in planned if one.kind == "transfer")
+    assert (transfer.asset, transfer.partition) == ("quickstart_transfer", None)
+    assert {one.partition for one in transfer.upstream} == {"s0", "s1"}
+    without = override_recipe(catalog.recipes["quickstart"], {"sweep": {"seed": [0, 1]}}, catalog)
+    assert "transfer" not in {one.kind for one in Flow(catalog).of_recipe(without)}
+    with pytest.raises(UserError, match=f"sweep.transfer.gold is '{gold}', which is not scored; add it to"):
+        asked(gold, ["test"])
+    with pytest.raises(UserError, match="which lists no other; add one"):
+        asked("test", ["test"])
+    with pytest.raises(UserError, match="'test' has no candidates with gold labels; name a"):
+        asked("test", ["test", gold])

@@ -38,6 +38,7 @@ SWEEP
 TWO_BY_TWO = "sweep: {data: {all: {}, some: {sample: {train_pairs: 8}}}, runs: [RUNS]}".replace(
     "RUNS", "{data: all, seed: 0}, {data: all, seed: 1}, {data: some, seed: 0}"
 )
+GOLD = "toy_gold: {path: ROWS, files: {test: [gold.jsonl]}, scoring: best_of_n, licence: CC0}\n"
 KEYS = ["all__s0", "all__s1", "some__s0"]
 
 
@@ -54,6 +55,16 @@ def swept(project: Project) -> Project:
     return project
 
 
+def compare_with_gold(project: Project) -> None:
+    """Add a benchmark whose solutions are known to be right or wrong, and compare the test split with it."""
+    solved = [{"prompt": f"{n} + 1?", "answers": [f"{n + 1}", f"{n + 2}"], "label": [1, 0]} for n in range(6)]
+    (project.folder / "rows/gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in solved))
+    (project.folder / "catalog/benchmarks.yaml").write_text(GOLD.replace("ROWS", str(project.folder / "rows")))
+    recipe = project.folder / "catalog/recipes/toy.yaml"
+    scored = recipe.read_text().replace("evaluation: {", "evaluation: {evaluate_on: [test, toy_gold], ")
+    recipe.write_text(scored.replace("sweep: {", "sweep: {transfer: {gold: toy_gold, n: 2}, "))
+
+
 def made(answer: Answer) -> dict[str, Any]:
     assert answer.code == 0, answer.err
     found: dict[str, Any] = json.loads(answer.out)
@@ -62,6 +73,7 @@ def made(answer: Answer) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, rmw: Rmw):
+    compare_with_gold(swept)
     first = made(rmw("run", "toy", "--json"))
     assert first["checkpoint"].startswith("toy_checkpoint[all__s0]@")
 
@@ -89,6 +101,14 @@ def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, r
     assert table["main"] == best
     # The first run was main as long as there was no better one.
     *_, event = promotions = table["promotions"]
+    (transfer,) = table["transfer"]
+    assert (transfer["benchmark"], transfer["figure"], transfer["gold"]) == ("test", "overall", "toy_gold")
+    assert (transfer["n"], transfer["problems"], transfer["verdict"]) == (3, 6, "too few runs to tell")
+    scored = {row["run"]: row["score"] for row in table["runs"]["toy_gold"]}
+    assert {run: gold for run, _, gold in transfer["points"]} == pytest.approx(scored)
+    stored = ArtifactStore(swept.home).latest("toy_transfer")
+    assert stored.facts["transfer"] == table["transfer"]
+    assert stored.manifest["checks"] == []
     assert [promotions[0]["num_candidates"], promotions[0]["partition"]] == [1, "all__s0"]
     assert (event["partition"], event["score"]) == (rows[0]["run"], rows[0]["score"])
 

@@ -18,7 +18,7 @@ from rm_workflow.catalog.models.mixture import (
     TrajectoryUse,
 )
 from rm_workflow.catalog.models.recipe import Catalog, PublishedFigures, Recipe, base_asset_name
-from rm_workflow.catalog.models.sweep import LEAVE_ONE_OUT, Retraining, Sweep, SweepRun
+from rm_workflow.catalog.models.sweep import LEAVE_ONE_OUT, Retraining, Sweep, SweepRun, Transfer
 from rm_workflow.catalog.models.training import (
     UNKEYED_TRAINING_FIELDS,
     Distributed,
@@ -70,6 +70,7 @@ __all__ = [
     "TokenRecipe",
     "Training",
     "TrajectoryUse",
+    "Transfer",
     "Validation",
     "Words",
     "base_asset_name",

@@ -121,6 +121,20 @@ class Recipe(Entry):
         return self
 
     @model_validator(mode="after")
+    def _gold_is_evaluated(self) -> "Recipe":
+        transfer = self.sweep.transfer if self.sweep else None
+        if transfer and transfer.gold not in self.evaluation.evaluate_on:
+            raise ValueError(
+                f"sweep.transfer.gold is '{transfer.gold}', which is not scored; add it to evaluation.evaluate_on"
+            )
+        if transfer and len(self.evaluation.evaluate_on) == 1:
+            raise ValueError(
+                f"sweep.transfer compares '{transfer.gold}' with the other benchmarks of evaluation.evaluate_on, which "
+                "lists no other; add one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _annotation_is_used(self) -> "Recipe":
         is_named = ANNOTATION in self.mixture.labelled_sources
         if is_named and self.annotation is None:

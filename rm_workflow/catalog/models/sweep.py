@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from rm_workflow.catalog.cron import check_cron
-from rm_workflow.catalog.models.entry import Entry, Name, Words
+from rm_workflow.catalog.models.entry import Entry, Name, Positive, Words
 from rm_workflow.errors import UserError
 
 LEAVE_ONE_OUT = "leave_one_out"
@@ -30,6 +30,18 @@ class SweepRun(Entry):
     seed: int | None = None
 
 
+class Transfer(Entry):
+    """Whether benchmarks tell how good the runs of a sweep are at picking right solutions.
+
+    Attributes:
+        gold: the entry of ``evaluate_on`` whose candidates are known to be right or wrong (scoring ``best_of_n``).
+        n: candidates among which a run picks; null is as many as each problem has.
+    """
+
+    gold: Name
+    n: Positive | None = None
+
+
 class Sweep(Entry):
     """A family of runs of one recipe: every combination of the values that are listed, or a list of runs.
 
@@ -42,6 +54,7 @@ class Sweep(Entry):
         seed: of the training: values to try.
         runs: these runs and not every combination; ``data`` and ``base`` then only say what names mean.
         retired: keys of runs that are made no more; what they have made stays readable, in the table of runs too.
+        transfer: compares the runs' scores with best-of-n on a set with gold labels; null does not.
     """
 
     data: dict[Name, dict[str, Any]] | Literal["leave_one_out"] = {}
@@ -51,6 +64,7 @@ class Sweep(Entry):
     seed: list[int] = []
     runs: list[SweepRun] = []
     retired: list[str] = []
+    transfer: Transfer | None = None
 
     @property
     def has_other_test_splits(self) -> bool:
