@@ -8,14 +8,23 @@ from rm_workflow import hub
 from rm_workflow.assets.flow import Planned
 from rm_workflow.assets.instance import PROCESS_TAG
 from rm_workflow.assets.publishing import Workplace
-from rm_workflow.catalog.models import Catalog, Location
+from rm_workflow.catalog.models import Catalog, Location, Recipe
+from rm_workflow.keys import content_id
 from rm_workflow.settings import Settings
 from rm_workflow.training import launchers
 
 RECIPE_TAG = "rm_workflow/recipe"
+RECIPE_VERSION_TAG = "rm_workflow/recipe_version"
+VERSION_DIGITS = 12
 ROOTS = ("raw", "benchmark", "base")
 # The run of this process that may go on: its steps follow each other here, or each has a process of its own.
 _CHECKED: dict[str, str] = {}
+
+
+def recipe_tags(recipe: Recipe) -> dict[str, str]:
+    """Return the tags by which the web UI finds the runs of a recipe, and tells its versions apart."""
+    version = content_id(recipe.model_dump(mode="json"))[:VERSION_DIGITS]
+    return {RECIPE_TAG: recipe.name, RECIPE_VERSION_TAG: version}
 
 
 def check_access(planned: Sequence[Planned], catalog: Catalog, settings: Settings) -> None:

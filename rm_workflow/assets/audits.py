@@ -69,12 +69,12 @@ def _describe(artifact: Artifact) -> Metadata:
         "findings": markdown(_listed([found["sentence"] for found in facts["findings"]])),
         "commercial_use": facts["licences"]["commercial_use"],
         "pairs": facts["pairs"],
-        "chosen_is_longer": image(
+        "plot_chosen_is_longer": image(
             plots.scores_with_intervals(longer, "share of pairs whose chosen reply has more words"), "chosen is longer"
         ),
-        "lengths": image(plots.length_histograms(facts["lengths"], "words of replies"), "words of replies"),
-        "shared_first_turns": image(_overlap(facts, "first_turns", "first user turns"), "shared first user turns"),
-        "shared_responses": image(_overlap(facts, "responses", "responses"), "shared responses"),
+        "plot_lengths": image(plots.length_histograms(facts["lengths"], "words of replies"), "words of replies"),
+        "plot_shared_first_turns": image(_overlap(facts, "first_turns", "first user turns"), "shared first user turns"),
+        "plot_shared_responses": image(_overlap(facts, "responses", "responses"), "shared responses"),
         **{_key(title): table(rows) for title, rows in audit_tables.tables(facts).items()},
         **licence_metadata(facts["licences"]),
     }

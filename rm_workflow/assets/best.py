@@ -2,20 +2,29 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, Built, Request
 from rm_workflow.assets.flow import Flow, Planned
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, markdown, publish, table
+from rm_workflow.assets.publishing import (
+    Events,
+    Metadata,
+    Workplace,
+    define_asset,
+    image,
+    markdown,
+    publish,
+    recipe_link,
+    table,
+)
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Promotion, Recipe
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.attribution import earned_by_parts
 from rm_workflow.evaluation.promotion import Decision, consider, ranked, selection_told
-from rm_workflow.evaluation.run_table import Run, flat_row, run_rows, seed_rows
+from rm_workflow.evaluation.run_table import Run, flat_row, run_rows, seed_rows, settings_of
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
 
@@ -43,7 +52,11 @@ def best_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
 
         def describe(artifact: Artifact) -> Metadata:
             decision = _decide(context, workplace, recipe, promotion, runs)
-            return {**_describe_decision(decision, promotion, runs), **_describe_runs(artifact)}
+            return {
+                **_describe_decision(decision, promotion, runs),
+                "lineage_page": recipe_link(recipe.name),
+                **_describe_runs(artifact),
+            }
 
         yield from publish(context, workplace, request, build, describe)
 
@@ -65,9 +78,10 @@ def runs_of_recipe(flow: Flow, store: ArtifactStore, recipe: Recipe) -> list[Run
     """Return the runs of a recipe, each with its newest scores, those of retired keys last."""
     asset = f"{recipe.name}_scores"
     if recipe.sweep is None:
-        return [Run(recipe.name, _settings(recipe, recipe), flow.scores(recipe).latest(store))]
+        return [Run(recipe.name, settings_of(recipe, recipe), flow.scores(recipe).latest(store))]
     runs = [
-        Run(key, _settings(recipe, run), flow.scores(run).latest(store)) for key, run in sweeps.runs_of(recipe).items()
+        Run(key, settings_of(recipe, run), flow.scores(run).latest(store))
+        for key, run in sweeps.runs_of(recipe).items()
     ]
     retired = [
         Run(key, {}, store.latest(asset, partition=key), is_retired=True)
@@ -75,19 +89,6 @@ def runs_of_recipe(flow: Flow, store: ArtifactStore, recipe: Recipe) -> list[Run
         if key in recipe.sweep.retired
     ]
     return [*runs, *retired]
-
-
-def _settings(recipe: Recipe, run: Recipe) -> dict[str, Any]:
-    data = run.data_name.removeprefix(recipe.name).lstrip("_") or None
-    base = next((name for name, base in (recipe.sweep.base if recipe.sweep else {}).items() if base == run.base), None)
-    training = run.training
-    return {
-        "data": data,
-        "base": base,
-        "learning_rate": training.learning_rate,
-        "epochs": training.epochs,
-        "seed": training.seed,
-    }
 
 
 def _promotion(recipe: Recipe) -> Promotion:
@@ -156,7 +157,7 @@ def _describe_runs(artifact: Artifact) -> Metadata:
     facts = artifact.facts
     rows = facts["runs"][facts["metric"]]
     scored = [(row["run"], row["score"], row["ci_low"], row["ci_high"]) for row in rows if row["score"] is not None]
-    drawn = {"runs_on_metric": image(plots.scores_with_intervals(scored, facts["metric"]), "runs")} if scored else {}
+    drawn = {"plot_runs": image(plots.scores_with_intervals(scored, facts["metric"]), "runs")} if scored else {}
     return {
         **drawn,
         **{

@@ -7,7 +7,17 @@ import dagster as dg
 
 from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, markdown, publish, table
+from rm_workflow.assets.publishing import (
+    Events,
+    Metadata,
+    Workplace,
+    checkpoint_link,
+    define_asset,
+    image,
+    markdown,
+    publish,
+    table,
+)
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.reporting.evidence import CARD_CHECKS, README, Evidence, chain_of
@@ -58,11 +68,17 @@ def _describe(artifact: Artifact) -> Metadata:
     drawn = [name for name in artifact.manifest["files"] if name in PLOTS or name.endswith(CURVE)]
     return {
         **{f"fit_for_{use}": verdict for use, verdict in facts["fit_for_use"].items()},
+        "lineage_page": checkpoint_link(_checkpoint_of(artifact)),
         "warnings": table([{"warning": sentence} for sentence in facts["warnings"]]),
         "card": markdown(_preview(artifact.file(README).read_text("utf-8"))),
-        **{name.removesuffix(".png"): image(artifact.file(name).read_bytes(), name) for name in drawn},
+        **{f"plot_{name.removesuffix('.png')}": image(artifact.file(name).read_bytes(), name) for name in drawn},
         "report": dg.MetadataValue.path(str(artifact.file(REPORT))),
     }
+
+
+def _checkpoint_of(card: Artifact) -> str | None:
+    inputs = card.manifest["inputs"]
+    return next((f"{used['asset']}@{used['version']}" for used in inputs if used["kind"] == "checkpoint"), None)
 
 
 def _preview(text: str) -> str:

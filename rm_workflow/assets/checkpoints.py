@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rm_workflow.assets.publishing import (
     Events,
     Metadata,
     Workplace,
+    checkpoint_link,
     define_asset,
     image,
     licence_metadata,
@@ -26,6 +28,7 @@ from rm_workflow.catalog import licences, sweeps
 from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Catalog, Recipe
 from rm_workflow.models.readout import KINDS
 from rm_workflow.reporting import plots
+from rm_workflow.reporting.words import duration, plural
 from rm_workflow.training import launchers, outputs
 from rm_workflow.training.launchers import Training
 from rm_workflow.training.outputs import RESULT
@@ -122,7 +125,7 @@ def checkpoint_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
 
         def describe(artifact: Artifact) -> Metadata:
             return {
-                **_describe_checkpoint(artifact),
+                **describe_checkpoint(artifact),
                 **licence_metadata(licences.of_recipe(recipe, workplace.catalog)),
             }
 
@@ -209,12 +212,37 @@ def _collect(work: Path, out: Path, run_config: Artifact) -> Built:
     return Built(facts={**configured, "trained_with": how, **result}, checks=(check,))
 
 
-def _describe_checkpoint(artifact: Artifact) -> Metadata:
+def describe_checkpoint(artifact: Artifact) -> Metadata:
+    """Return what a checkpoint's page shows, held-out accuracy, steps and loss first."""
     metrics = _lines(artifact.file("metrics.jsonl"))
     validations = _lines(artifact.folder / "validation.jsonl")
     figures = {key: value for key, value in artifact.facts.items() if isinstance(value, str | int | float)}
     curves = image(plots.training_curves(metrics, artifact.asset, validations), "training curves")
-    return {"curves": curves, **figures}
+    facts = artifact.facts
+    return {
+        "held_out": _held_out(validations),
+        "trained": f"{plural(facts['num_steps'], 'step')} in {duration(facts['seconds'])}",
+        "loss": _loss(facts),
+        "lineage_page": checkpoint_link(artifact.id),
+        "plot_training_curves": curves,
+        # How long this materialization took has the same name.
+        **{"training_seconds" if key == "seconds" else key: value for key, value in figures.items()},
+    }
+
+
+def _held_out(validations: Sequence[Mapping[str, Any]]) -> str:
+    """Return the accuracy on the pairs held out from training, at the last time it was measured."""
+    measured = [line for line in validations if line.get("accuracy") is not None]
+    if not measured:
+        return "no pairs were (training.validation)"
+    last = measured[-1]
+    return f"accuracy {last['accuracy']:.3f} at step {last['step']}"
+
+
+def _loss(facts: Mapping[str, Any]) -> str:
+    before, last = facts.get("loss_before_training"), facts.get("last_loss")
+    told = {"before": before, "at the last step": last}
+    return ", ".join(f"{loss:.4f} {when}" for when, loss in told.items() if loss is not None) or "not measured"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ import dagster as dg
 
 from rm_workflow.artifacts import Artifact
 
-# The table that stands for an asset of a kind, the first that the artifact has. An asset that holds no table of rows,
-# such as a base model, is the table of its files.
+# The table that stands for an asset of a kind, the first that the artifact has. Of other kinds the page shows no rows
+# and no columns: what counts of a checkpoint or of scores is no table, and would stand below one.
 TABLES = {
     "raw": ("occurrences.parquet",),
     "rollouts": ("completions.parquet",),
@@ -16,11 +16,8 @@ TABLES = {
     "pairs": ("pairs.parquet",),
     "benchmark": ("items.parquet",),
     "mixture": ("labelled.parquet", "pairs.parquet"),
-    "overlap": ("overlap.parquet",),
     "tokens": ("pairs.parquet",),
-    "scores": ("item_scores.parquet",),
 }
-FILES = {"file": "string", "bytes": "int64", "sha256": "string"}
 # Columns that come from columns of another name, by kind: column -> (kind of the asset upstream, column there). Beside
 # them, a column comes from those of its own name.
 RENAMED: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
@@ -37,8 +34,6 @@ RENAMED: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
         "group_id": (("pairs", "prompt_id"), ("raw", "prompt_id")),
         "leak": (("benchmark", "prompt_id"),),
     },
-    "overlap": {"response_id": (("mixture", "chosen_id"), ("mixture", "rejected_id"))},
-    "scores": {"response_id": (("benchmark", "response_ids"),)},
 }
 DESCRIPTIONS = {
     "pair_id": "One occurrence of a pair: content, source and which time it occurs there.",
@@ -52,7 +47,7 @@ DESCRIPTIONS = {
     "rejected_score": "What the source says of the other reply.",
     "weight": "Weight of the pair in the loss.",
     "source": "The raw data set.",
-    "file": "File of the source, or of the artifact.",
+    "file": "File of the source.",
     "row": "1-based line in JSONL, 0-based row in Parquet.",
     "slot": "Where the row shows the reply.",
     "model": "The model that wrote the reply, where it is known.",
@@ -75,15 +70,21 @@ def table_metadata(artifact: Artifact, inputs: tuple[Artifact, ...]) -> dict[str
 
     Args:
         inputs: what the artifact was made from.
+
+    Returns:
+        nothing for an artifact that is no table.
     """
-    columns = _columns(artifact)
+    table = _table(artifact)
+    if table is None:
+        return {}
+    columns = _columns(artifact, table)
     described = [dg.TableColumn(name, kind, DESCRIPTIONS.get(name)) for name, kind in columns.items()]
     metadata: dict[str, Any] = {
-        "dagster/row_count": _num_rows(artifact),
+        "dagster/row_count": _num_rows(artifact, table),
         "dagster/column_schema": dg.TableSchema(described),
-        "columns_of": _table(artifact) or "its files",
+        "columns_of": table,
     }
-    lineage = {name: list(_sources(name, artifact.kind, inputs)) for name in columns} if _table(artifact) else {}
+    lineage = {name: list(_sources(name, artifact.kind, inputs)) for name in columns}
     if any(lineage.values()):
         metadata["dagster/column_lineage"] = dg.TableColumnLineage(
             {name: deps for name, deps in lineage.items() if deps}
@@ -109,27 +110,24 @@ def _table(artifact: Artifact) -> str | None:
     return next((name for name in names if name in artifact.manifest["files"]), None)
 
 
-def _columns(artifact: Artifact) -> dict[str, str]:
+def _columns(artifact: Artifact, table: str) -> dict[str, str]:
     import pyarrow.parquet as pq
 
-    table = _table(artifact)
-    if table is None:
-        return FILES
     schema = pq.read_schema(artifact.folder / table)
     return {field.name: str(field.type) for field in schema}
 
 
-def _num_rows(artifact: Artifact) -> int:
+def _num_rows(artifact: Artifact, table: str) -> int:
     import pyarrow.parquet as pq
 
-    table = _table(artifact)
-    return int(pq.read_metadata(artifact.folder / table).num_rows) if table else len(artifact.manifest["files"])
+    return int(pq.read_metadata(artifact.folder / table).num_rows)
 
 
 def _sources(column: str, kind: str, inputs: tuple[Artifact, ...]) -> Iterator[dg.TableColumnDep]:
     """Yield the columns of the inputs that one column comes from."""
     renamed = RENAMED.get(kind, {}).get(column, ())
     for one in inputs:
-        there = _columns(one) if _table(one) else {}
+        table = _table(one)
+        there = _columns(one, table) if table else {}
         named = [name for upstream, name in renamed if upstream == one.kind] or [column]
         yield from (dg.TableColumnDep(dg.AssetKey(one.asset), name) for name in named if name in there)

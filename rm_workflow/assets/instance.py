@@ -10,15 +10,17 @@ from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from sqlalchemy.exc import DatabaseError
 
 from rm_workflow.durable_files import locked, write_whole
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
-PROCESS_TAG = "rm_workflow/pid"
-START_TAG = "rm_workflow/process_start"
-BOOT_TAG = "rm_workflow/boot_id"
+# The web UI shows no tag with this prefix.
+PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}rm_workflow/pid"
+START_TAG = f"{HIDDEN_TAG_PREFIX}rm_workflow/process_start"
+BOOT_TAG = f"{HIDDEN_TAG_PREFIX}rm_workflow/boot_id"
 UNFINISHED = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
 # Below this SQLite may report a full disk in many words, for instance as an I/O error.
 LOW_DISK_BYTES = 10_000_000

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from rm_workflow.assets.access import RECIPE_TAG
+from rm_workflow.assets.access import recipe_tags
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.catalog.models import Catalog, Recipe
 
@@ -26,6 +26,8 @@ BEST_KINDS = ("best", "transfer")
 PROMOTION_JOB = "_promotion"
 # Small assets take longer to start in processes of their own than to build; the launchpad can switch.
 IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
+# Empty, and in sight: the launchpad opens with it, so that a person sees where to change a setting.
+UNCHANGED: dict[str, Any] = {"resources": {"recipe_settings": {"config": {"overrides": {}}}}}
 
 
 def recipe_jobs(catalog: Catalog, recipe: Recipe) -> "list[UnresolvedAssetJobDefinition]":
@@ -51,7 +53,7 @@ def _job(recipe: Recipe, name: str, planned: Sequence[Planned], description: str
     return dg.define_asset_job(
         name,
         selection=dg.AssetSelection.assets(*dict.fromkeys(p.asset for p in planned)),
-        config=IN_PROCESS,
-        tags={RECIPE_TAG: recipe.name},
+        config={**IN_PROCESS, **UNCHANGED},
+        tags=recipe_tags(recipe),
         description=description,
     )

@@ -17,6 +17,7 @@ from rm_workflow.assets.publishing import (
     image,
     licence_metadata,
     publish,
+    recipe_link,
     table,
 )
 from rm_workflow.catalog import licences
@@ -24,6 +25,7 @@ from rm_workflow.catalog.models import ANNOTATION, Catalog, Mixture, Recipe, Sou
 from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
 from rm_workflow.models.readout import KINDS
+from rm_workflow.pages import addresses
 from rm_workflow.preferences import mixture
 from rm_workflow.preferences.labelled_mixture import LabelledPart, Use
 from rm_workflow.preferences.mixture import Member
@@ -36,6 +38,7 @@ CONTENTS = {
     "responses": "Labelled responses",
     "trajectories": "Solutions with step labels",
 }
+SPLITS = {"native": "the sources' own test files", "hash": "hash of the group of prompts"}
 # The tables of step labels as a source: all solutions are of train problems.
 ANNOTATED = Source(path=ANNOTATION, files={"train": ["rollouts"]}, adapter=ANNOTATION, licence="")
 MIXTURE_CHECKS = (
@@ -72,15 +75,16 @@ def mixture_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
             facts, rows = artifact.facts, recipe.mixture.kind
             known = licences.test_problems(recipe, workplace.catalog)
             return {
-                **describe_pairs(artifact, raw_folders(workplace, artifact), rows),
                 f"train_{rows}": facts["train"],
                 f"test_{rows}": facts["test"],
+                "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
+                **describe_pairs(artifact, raw_folders(workplace, artifact), rows),
+                "lineage_page": recipe_link(recipe.name),
                 f"train_{rows}_per_epoch": facts["train_per_epoch"],
                 f"marked_{rows}": facts["marked"],
                 "leaks": table([{"benchmark": name, **counts} for name, counts in facts["leaks"].items()]),
                 **_step_labels(facts),
                 **{f"test_problems_of_{name}": told for name, told in known.items()},
-                "by_source": table([{"source": name, **counts} for name, counts in facts["sources"].items()]),
                 **licence_metadata(licences.of_mixture(recipe, workplace.catalog)),
             }
 
@@ -93,9 +97,9 @@ def mixture_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
         group=of.name,
         kinds={"duckdb", "parquet"},
         description=(
-            f"{_contents(of.mixture)}, split by "
-            f"{of.mixture.split.by} and decontaminated against "
-            f"{', '.join(f'`{name}`' for name in of.mixture.decontaminate_against) or 'nothing'}."
+            f"{_contents(of.mixture)}, split by {SPLITS[of.mixture.split.by]} and decontaminated against "
+            f"{', '.join(f'`{name}`' for name in of.mixture.decontaminate_against) or 'nothing'}. "
+            f"[Counts by source, rule and run]({addresses.recipe(of.name)})"
         ),
         checks=MIXTURE_CHECKS,
     )
@@ -206,6 +210,6 @@ def _describe_tokens(artifact: Artifact, rows: str) -> Metadata:
         f"train_{rows}_per_epoch": facts["train_per_epoch"],
         "train_tokens": facts["train_tokens"],
         "dropped_by_rule": table([{"rule": rule, rows: number} for rule, number in facts["dropped"].items()]),
-        "lengths": image(lengths, "token lengths"),
+        "plot_token_lengths": image(lengths, "token lengths"),
         "template_hash": facts["template_hash"],
     }

@@ -62,8 +62,8 @@ def verdicts(artifact: Artifact) -> dict[str, str]:
 def _describe(artifact: Artifact) -> Metadata:
     found = artifact.facts["benchmarks"]
     return {
-        "dagster/row_count": artifact.facts["hits"],
         **{f"{name}_verdict": verdict for name, verdict in verdicts(artifact).items()},
+        "texts_found": artifact.facts["hits"],
         "verdicts": table([{"benchmark": name, **columns} for name, columns in found.items()]),
         "hits": markdown(show.as_markdown(overlap.overlap_rows(artifact.folder, SHOWN_ROWS))),
     }

@@ -59,7 +59,7 @@ def describe_pairs(artifact: Artifact, raw_folders: list[Path], rows: str = "pai
         f"{rows}_kept": facts["kept"],
         f"{rows}_dropped": facts["candidates"] - facts["kept"],
         "dropped_by_rule": table([{"rule": rule, rows: number} for rule, number in facts["dropped"].items()]),
-        "funnel": image(plots.funnel(funnel_steps(artifact), artifact.asset), "funnel"),
+        "plot_funnel": image(plots.funnel(funnel_steps(artifact), artifact.asset), "funnel"),
         "kept_rows": markdown(show.as_markdown(show.kept_rows(artifact.folder, raw_folders, 5))),
         "dropped_rows": markdown(show.as_markdown(show.dropped_rows(artifact.folder, raw_folders, 5))),
     }

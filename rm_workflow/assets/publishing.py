@@ -34,6 +34,7 @@ from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
 from rm_workflow.hub import SourceFile
 from rm_workflow.lineage.store import LineageStore
+from rm_workflow.pages import addresses
 from rm_workflow.redaction import holds_secret, redact
 from rm_workflow.settings import Settings, load_settings
 
@@ -57,8 +58,9 @@ class RecipeSettings(dg.ConfigurableResource[Any]):
     # Dagster lets a map hold null, which removes a value from the recipe, only where its type says so.
     overrides: dict[str, Any | None] = Field(
         default={},
-        description="Dotted paths of the recipe and their values, for instance {'training.learning_rate': 1e-5}; null "
-        "removes.",
+        description="What this run changes in its recipe: a line for each, the dotted path of the setting and its "
+        "value, as `training.learning_rate: 1e-5` or `mixture.sample.train_pairs: 400`; null removes a setting. "
+        "`rmw plan RECIPE --yaml` prints all paths. What such a run makes never becomes the latest of its name.",
     )
 
 
@@ -297,6 +299,16 @@ def image(png: bytes, title: str) -> dg.MetadataValue[Any]:
     import base64
 
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def checkpoint_link(checkpoint: str | None) -> dg.MetadataValue[Any]:
+    """Return a link to the page of a checkpoint (``asset@version``), which ``rmw ui`` serves too."""
+    return dg.MetadataValue.url(addresses.checkpoint(checkpoint) if checkpoint else addresses.START)
+
+
+def recipe_link(recipe: str) -> dg.MetadataValue[Any]:
+    """Return a link to the page of a recipe's data and runs, which ``rmw ui`` serves too."""
+    return dg.MetadataValue.url(addresses.recipe(recipe))
 
 
 def licence_metadata(licences: Mapping[str, Any]) -> Metadata:

@@ -11,9 +11,19 @@ from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.mixtures import raw_folders
 from rm_workflow.assets.overlaps import verdicts
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, image, publish, table
+from rm_workflow.assets.publishing import (
+    Events,
+    Metadata,
+    Workplace,
+    checkpoint_link,
+    define_asset,
+    image,
+    publish,
+    table,
+)
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.evaluation.checkpoint_scores import checkpoint_of
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
 
@@ -137,18 +147,20 @@ def _describe(artifact: Artifact) -> Metadata:
     rows = score_rows(facts)
     scored = [row for row in rows if row["score"] is not None]
     points = [tuple(row[key] for key in ("benchmark", "score", "ci_low", "ci_high")) for row in scored]
-    headline = {
+    # The web UI plots numbers alone over the materializations.
+    plotted = {
         f"{name}_score": float(found["score"]) for name, found in facts["scores"].items() if found["score"] is not None
     }
     return {
-        **headline,
-        "contamination": ", ".join(f"{name}: {found['contamination']}" for name, found in facts["scores"].items()),
+        **{name: f"{with_interval(found)}, {found['contamination']}" for name, found in facts["scores"].items()},
+        "lineage_page": checkpoint_link(checkpoint_of(artifact)),
         "scores": table(rows),
-        "intervals": image(plots.scores_with_intervals(points, artifact.asset), "scores"),  # type: ignore[arg-type]
+        "plot_scores": image(plots.scores_with_intervals(points, artifact.asset), "scores"),  # type: ignore[arg-type]
         **{name: table(analysis_rows(facts, columns)) for name, columns in ANALYSIS_TABLES.items()},
         "probes": table(probe_rows(facts)),
         "probe_shares": table(probe_share_rows(facts)),
         **_plots(artifact),
+        **plotted,
         "responses_per_second": facts["responses_per_second"],
     }
 
@@ -162,7 +174,7 @@ def curves(artifact: Artifact) -> Metadata:
     """Return the plot of accuracy over candidates of each benchmark that the rule best_of_n scores."""
     figures = json.loads((artifact.folder / "scores.json").read_text("utf-8"))
     return {
-        f"{name}_curve": image(plots.accuracy_over_n(found, f"{artifact.asset}: {name}"), name)
+        f"plot_{name}_curve": image(plots.accuracy_over_n(found, f"{artifact.asset}: {name}"), name)
         for name, found in figures.items()
         if found.get("scoring") == "best_of_n"
     }
@@ -179,8 +191,8 @@ def _test_plots(artifact: Artifact) -> Metadata:
     margins = plots.histogram(
         margin["edges"], margin["counts"], "r(chosen) - r(rejected)", f"{artifact.asset}: margins"
     )
-    drawn = {"reliability": image(reliability, "reliability"), "margins": image(margins, "margins")}
+    drawn = {"plot_reliability": image(reliability, "reliability"), "plot_margins": image(margins, "margins")}
     probed = artifact.facts["probes"]["rewrites"]
     if probed:
-        drawn["probe_changes"] = image(plots.reward_changes(probed, artifact.asset), "probes")
+        drawn["plot_probe_changes"] = image(plots.reward_changes(probed, artifact.asset), "probes")
     return drawn

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from rm_workflow.assets.access import RECIPE_TAG
+from rm_workflow.assets.access import recipe_tags
 from rm_workflow.assets.headless import BuildDefinitions, InterruptedRunError, run_sweep
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.errors import UserError
@@ -42,7 +42,7 @@ def sweep_job(catalog: Catalog, recipe: Recipe, build: BuildDefinitions) -> dg.J
     @dg.job(
         name=f"{recipe.name}_sweep",
         executor_def=dg.in_process_executor,
-        tags={RECIPE_TAG: recipe.name},
+        tags=recipe_tags(recipe),
         description=f"{recipe.name}: all of it in order, from raw rows to the table of runs and main.",
     )
     def job() -> None:

@@ -1,6 +1,6 @@
-"""Dagster's web server, for requests of its own pages only: ``python -m rm_workflow.assets.web_server``.
+"""Dagster's web server with our lineage pages, for requests of its own pages only.
 
-It takes the arguments of ``dagster-webserver``; ``web_ui`` starts it.
+``python -m rm_workflow.assets.web_server`` takes the arguments of ``dagster-webserver``; ``web_ui`` starts it.
 """
 
 from typing import Any
@@ -9,8 +9,10 @@ import dagster_webserver.app
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from rm_workflow.assets.web_guard import OwnRequestsOnly
+from rm_workflow.pages.routes import routes
 
 
 class GuardedWebserver(DagsterWebserver[Any, Any]):
@@ -19,6 +21,10 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
     def build_middleware(self) -> list[Middleware]:
         """Return what each request goes through, the guard first."""
         return [Middleware(OwnRequestsOnly), *super().build_middleware()]
+
+    def build_routes(self) -> list[BaseRoute]:
+        """Return the routes of all pages; Dagster's last ones take every path."""
+        return [*routes(), *super().build_routes()]  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from rm_workflow.artifacts import ArtifactStore, prepare_home
 from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.instance import open_instance
 from rm_workflow.cli.addresses import LOOPBACK, address, shown_address
+from rm_workflow.pages import addresses
 from rm_workflow.settings import load_settings
 
 WEB_UI = "rm_workflow.assets.web_ui"
@@ -44,5 +45,7 @@ def ui_command(
             "all data and delete it; let no network reach it that you do not trust",
             err=True,
         )
-    typer.echo(f"web UI: http://{shown_address(listen_on)}:{port}  (home: {settings.home}; Ctrl-C ends it)", err=True)
+    shown = f"http://{shown_address(listen_on)}:{port}"
+    typer.echo(f"web UI: {shown}  (home: {settings.home}; Ctrl-C ends it)", err=True)
+    typer.echo(f"lineage pages: {shown}{addresses.START}  (leaderboard, rows, search)", err=True)
     os.execv(sys.executable, [sys.executable, "-m", WEB_UI, *arguments])

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from rm_workflow.artifacts import Artifact
+from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.catalog import sweeps
+from rm_workflow.catalog.models import Recipe
 from rm_workflow.evaluation.checkpoint_scores import checkpoint_of
 from rm_workflow.evaluation.contamination import UNKNOWN
 
@@ -67,6 +69,31 @@ class Run:
         found: Mapping[str, Any] = next((result[name] for name in PARTS if result.get(name)), {})
         scored = {name: part for name, part in found.items() if isinstance(part, Mapping) and "score" in part}
         return scored if len(scored) <= MOST_PARTS else {}
+
+
+def settings_of(recipe: Recipe, run: Recipe) -> dict[str, Any]:
+    """Return what tells one run of a recipe from the others: values of ``SETTINGS``."""
+    data = run.data_name.removeprefix(recipe.name).lstrip("_") or None
+    base = next((name for name, base in (recipe.sweep.base if recipe.sweep else {}).items() if base == run.base), None)
+    training = run.training
+    return {
+        "data": data,
+        "base": base,
+        "learning_rate": training.learning_rate,
+        "epochs": training.epochs,
+        "seed": training.seed,
+    }
+
+
+def newest_runs(store: ArtifactStore, recipe: Recipe) -> list[Run]:
+    """Return the runs of a recipe, each with the scores that its asset's name stands for now."""
+    asset = f"{recipe.name}_scores"
+    if recipe.sweep is None:
+        return [Run(recipe.name, settings_of(recipe, recipe), store.latest(asset))]
+    return [
+        Run(key, settings_of(recipe, run), store.latest(asset, partition=key))
+        for key, run in sweeps.runs_of(recipe).items()
+    ]
 
 
 def run_rows(runs: Iterable[Run], benchmarks: Sequence[str]) -> dict[str, list[Row]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATE = "report.html.jinja"
+LOOK = "look.css"
 WORST_PAIRS = 10
 # Benchmark -> the rows of ``standings``.
 Leaderboard = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -137,17 +138,29 @@ def _begin(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _environment() -> "Environment":
+def look() -> str:
+    """Return the style sheet, which the pages of ``rmw ui`` share."""
+    return resources.files(__package__).joinpath(LOOK).read_text("utf-8").rstrip()
+
+
+def environment_of(templates: Mapping[str, str]) -> "Environment":
+    """Return the template engine: every text is escaped, and a name that is not there is an error."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
-    text = resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8")
     environment = Environment(
-        loader=DictLoader({TEMPLATE: text}),
+        loader=DictLoader(dict(templates)),
         undefined=StrictUndefined,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(visible=visible, columns=filled_columns, begin=_begin)
-    environment.globals["numeric"] = NUMERIC
+    return environment
+
+
+def _environment() -> "Environment":
+    from markupsafe import Markup
+
+    environment = environment_of({TEMPLATE: resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8")})
+    environment.globals.update(numeric=NUMERIC, look=Markup(look()))
     return environment

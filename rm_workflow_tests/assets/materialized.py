@@ -5,9 +5,12 @@ from typing import Any
 
 import dagster as dg
 
-ALWAYS = ("dagster/row_count", "dagster/column_schema", "columns_of", "version", "reused", "seconds", "folder")
-# Assets without a table of rows, or without an asset upstream, have no column that comes from a column.
-WITHOUT_COLUMN_LINEAGE = ("raw", "benchmark", "base", "run_config", "checkpoint", "card", "audit", "best")
+from rm_workflow.assets.columns import TABLES
+
+ALWAYS = ("version", "reused", "seconds", "folder")
+OF_TABLES = ("dagster/row_count", "dagster/column_schema", "columns_of")
+# Tables without an asset upstream have no column that comes from a column.
+FIRST_TABLES = ("raw", "benchmark")
 
 
 def lacking(instance: dg.DagsterInstance, assets: Mapping[str, str]) -> dict[str, list[str]]:
@@ -23,7 +26,8 @@ def lacking(instance: dg.DagsterInstance, assets: Mapping[str, str]) -> dict[str
             found[asset] = ["materialization"]
             continue
         metadata: Mapping[str, Any] = event.asset_materialization.metadata
-        wanted = [*ALWAYS, *([] if kind in WITHOUT_COLUMN_LINEAGE else ["dagster/column_lineage"])]
+        of_tables = [*OF_TABLES, *([] if kind in FIRST_TABLES else ["dagster/column_lineage"])]
+        wanted = [*ALWAYS, *(of_tables if kind in TABLES else [])]
         missing = [name for name in wanted if name not in metadata]
         tags = event.asset_materialization.tags or {}
         missing += [name for name in ("dagster/data_version", "dagster/code_version") if name not in tags]

@@ -34,7 +34,7 @@ def test_the_page_shows_verdicts_card_and_plots(home: Home):
     shown = {name: value.value for name, value in event.metadata.items()}
     assert shown["fit_for_best_of_n"] == "supported"
     assert str(shown["card"]).startswith("# quickstart")
-    assert {"scores", "training_curves", "reliability"} <= set(shown)
+    assert {"plot_scores", "plot_training_curves", "plot_reliability"} <= set(shown)
     assert "![" not in str(shown["card"])
     # The web UI shows the inside of folded parts at once, which would leave no room for the rest.
     assert "<details>" not in str(shown["card"])
@@ -78,8 +78,10 @@ def test_the_pages_of_scores_and_card_show_accuracy_over_candidates(tmp_path: Pa
     home = quickstart_home(tmp_path / "home")
     home.add_best_of_n("gsm8k_rollouts_best_of_4")
     drawn = curves(home.publish()["scores"])
-    assert list(drawn) == ["gsm8k_rollouts_best_of_4_curve"]
-    assert str(drawn["gsm8k_rollouts_best_of_4_curve"].value).startswith("![gsm8k_rollouts_best_of_4](data:image/png")
+    assert list(drawn) == ["plot_gsm8k_rollouts_best_of_4_curve"]
+    assert str(drawn["plot_gsm8k_rollouts_best_of_4_curve"].value).startswith(
+        "![gsm8k_rollouts_best_of_4](data:image/png"
+    )
 
     (event,) = materialize(home).asset_materializations_for_node("quickstart_card")
-    assert "gsm8k_rollouts_best_of_4_curve" in event.metadata
+    assert "plot_gsm8k_rollouts_best_of_4_curve" in event.metadata

@@ -55,13 +55,10 @@ def test_every_input_that_holds_a_column_is_told(store: ArtifactStore):
     assert sources(metadata, "leak") == {"bench_x.prompt_id"}
 
 
-def test_an_asset_without_rows_is_the_table_of_its_files(store: ArtifactStore):
-    base = publish(store, "base_x", "base", "anything.bin", {"a": ["b"]})
-    metadata = table_metadata(base, ())
-    assert metadata["dagster/row_count"] == 1
-    assert [column.name for column in metadata["dagster/column_schema"].columns] == ["file", "bytes", "sha256"]
-    assert metadata["columns_of"] == "its files"
-    assert "dagster/column_lineage" not in metadata
+@pytest.mark.parametrize("kind", ["base", "run_config", "checkpoint", "scores", "card", "best", "audit", "overlap"])
+def test_what_is_no_table_has_no_rows_and_no_columns(store: ArtifactStore, kind: str):
+    artifact = publish(store, f"toy_{kind}", kind, "item_scores.parquet", {"a": ["b"]})
+    assert table_metadata(artifact, ()) == {}
 
 
 def test_counts_have_names_that_stay_over_the_runs():

@@ -3,27 +3,41 @@
 import contextlib
 import html
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlencode
 
+import dagster as dg
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page
 
+from rm_workflow.artifacts import Artifact
+from rm_workflow.assets.checkpoints import describe_checkpoint
+from rm_workflow.assets.instance import open_instance
+from rm_workflow.assets.publishing import presented
+from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.sweeps import partition_keys
+from rm_workflow.settings import load_settings
+from rm_workflow_tests.assets.browser import CHROMIUM, chromium_page
 from rm_workflow_tests.assets.web import LAUNCH, WebUi, graphql, wait_until, web_ui_of
+from rm_workflow_tests.cli.lived_in import live_in
+from rm_workflow_tests.preferences.sources import settings
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium")
-CHROMIUM_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--host-resolver-rules=MAP evil.example 127.0.0.1",
-]
 RUN_IDS = "{ runsOrError { ... on Runs { results { runId } } } }"
+
+SCHEDULE = """
+query ($name: String!) {
+  scheduleOrError(scheduleSelector: {
+    repositoryLocationName: "rm_workflow", repositoryName: "__repository__", scheduleName: $name
+  }) { ... on Schedule { scheduleState { status } } }
+}
+"""
+TAGS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { tags { key value } } } }"
+SCHEDULED, SWEPT = "quickstart", "rb2_llama31_70b_mini"
 
 # Every way in which a page can make a browser ask another server; its title tells when all are through.
 FORGING_PAGE = """
@@ -49,8 +63,21 @@ FORGING_PAGE = """
 def web_ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUi]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (Debian package chromium)")
-    with web_ui_of(tmp_path_factory.mktemp("home"), Path(__file__).parents[2]) as web_ui:
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RMW_HOME", str(folder))
+        for name in ("RMW_CATALOG", "RMW_HUB_MIRROR", "DAGSTER_HOME"):
+            patch.delenv(name, raising=False)
+        report_checkpoint(live_in().checkpoints[-1])
+    with web_ui_of(folder, Path(__file__).parents[2]) as web_ui:
         yield web_ui
+
+
+def report_checkpoint(checkpoint: Artifact) -> None:
+    """Tell the Dagster of this home of a checkpoint as its asset does; nothing is trained for it."""
+    with open_instance(load_settings()) as instance:
+        metadata = presented(describe_checkpoint(checkpoint))
+        instance.report_runless_asset_event(dg.AssetMaterialization(checkpoint.asset, metadata=metadata))
 
 
 def test_it_listens_on_loopback_alone(web_ui: WebUi):
@@ -65,12 +92,8 @@ def test_it_listens_where_it_is_told_to(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def page(web_ui: WebUi) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.set_default_timeout(60_000)
+    with chromium_page() as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +109,96 @@ def test_the_mixtures_page_shows_row_count_and_funnel(web_ui: WebUi, materialize
     page.goto(f"{web_ui.address}/assets/quickstart_mixture")
     page.get_by_text("Row count").first.wait_for()
     assert page.get_by_text(str(kept), exact=True).count() + page.get_by_text(f"{kept:,}", exact=True).count() > 0
-    page.get_by_text("[Show Markdown]").first.click()
+    plot(page, "plot_funnel").click()
     funnel = page.locator("img[alt='funnel']")
     funnel.wait_for()
     assert funnel.evaluate("image => image.complete && image.naturalWidth > 300")
+
+
+def plot(page: Page, name: str) -> Locator:
+    """Return what shows a plot, in the row with its name."""
+    return page.locator("tr", has_text=name).get_by_text("[Show Markdown]")
+
+
+def test_a_checkpoints_page_shows_loss_and_steps_and_its_curves_by_one_click(web_ui: WebUi, page: Page):
+    page.goto(f"{web_ui.address}/assets/quickstart_checkpoint")
+    page.get_by_text("2 steps in 1.5 s").first.wait_for()
+    assert page.get_by_text("Row count").count() == 0
+    plot(page, "plot_training_curves").click()
+    curves = page.locator("img[alt='training curves']")
+    curves.wait_for()
+    assert curves.evaluate("image => image.complete && image.naturalWidth > 300")
+
+
+def test_from_the_checkpoints_asset_to_the_leaderboard_to_a_row_to_its_data(web_ui: WebUi, page: Page):
+    page.goto(f"{web_ui.address}/assets/quickstart_checkpoint")
+    path = page.locator("tr", has_text="lineage_page").locator("a").first.get_attribute("href")
+    page.goto(f"{web_ui.address}{path}")
+    assert page.locator("img[alt='training curves']").evaluate("image => image.complete && image.naturalWidth > 300")
+    page.get_by_role("link", name="Leaderboard").click()
+    page.get_by_role("link", name="0.500").first.click()
+    page.locator("tbody a").first.click()
+    page.get_by_role("heading", name="What became of it").wait_for()
+    assert page.locator("pre").count() == 3
+    page.get_by_role("link", name="quickstart_mixture").first.click()
+    page.get_by_role("heading", name="quickstart_mixture over time").wait_for()
+    assert page.locator("svg.bar rect.dropped").count() > 5
+
+
+def test_a_search_finds_a_pair(web_ui: WebUi, page: Page):
+    page.goto(f"{web_ui.address}/rmw")
+    page.get_by_role("link", name="Search").click()
+    page.get_by_role("searchbox").fill("LIGHTHOUSES")
+    page.get_by_role("button", name="Search").click()
+    page.locator("tbody a").first.click()
+    page.get_by_role("heading", name="Pair ").wait_for()
+    assert "lighthouses" in page.inner_text("body").lower()
+
+
+def test_its_pages_fit_a_narrow_window_in_the_dark(web_ui: WebUi, page: Page):
+    page.set_viewport_size({"width": 800, "height": 900})
+    page.emulate_media(color_scheme="dark")
+    for path in ("/rmw", "/rmw/recipes/quickstart", "/rmw/search?text=the"):
+        page.goto(web_ui.address + path)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    page.set_viewport_size({"width": 1500, "height": 1000})
+    page.emulate_media(color_scheme="light")
+
+
+def test_a_schedule_is_switched_on_and_off(web_ui: WebUi, page: Page):
+    name = f"{SCHEDULED}_retraining"
+    page.goto(f"{web_ui.address}/locations/rm_workflow/schedules/{name}")
+    switch = page.locator("input[type='checkbox']").first
+    switch.wait_for(state="attached")
+    for status in ("RUNNING", "STOPPED"):
+        switch.locator("xpath=..").click()
+        wait_until(lambda wanted=status: schedule_status(web_ui, name) == wanted, f"the schedule to be {status}")
+
+
+def schedule_status(web_ui: WebUi, name: str) -> str:
+    found = graphql(web_ui.address, SCHEDULE, {"name": name})["scheduleOrError"]
+    return found["scheduleState"]["status"]
+
+
+def test_one_run_of_a_sweep_is_launched_by_its_key(web_ui: WebUi, page: Page):
+    before = run_ids(web_ui)
+    page.goto(f"{web_ui.address}/locations/rm_workflow/jobs/{SWEPT}")
+    page.get_by_role("button", name="Materialize").first.click()
+    # The page warns that the sweep's data were not made yet.
+    page.get_by_role("button", name="Confirm").click()
+    (key, *_) = partition_keys(load_catalog(settings(Path("nowhere"))).recipes[SWEPT])
+    page.get_by_text("Select a partition or create one").click()
+    page.get_by_text(key, exact=True).locator("visible=true").first.click()
+    page.get_by_text("Launch runs to materialize").click()
+    page.get_by_role("button", name="Launch 1 run").click()
+    wait_until(lambda: run_ids(web_ui) > before, "a run started by the button")
+    (run_id,) = run_ids(web_ui) - before
+    assert web_ui.wait_for_end(run_id) == "FAILURE"
+    tags = {tag["key"]: tag["value"] for tag in graphql(web_ui.address, TAGS, {"id": run_id})["runOrError"]["tags"]}
+    assert tags["dagster/partition"] == key
+    assert tags["rm_workflow/recipe"] == SWEPT
+    assert len(tags["rm_workflow/recipe_version"]) == 12
 
 
 def run_ids(web_ui: WebUi) -> set[str]:

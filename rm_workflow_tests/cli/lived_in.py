@@ -1,5 +1,6 @@
 """A home with two runs of the quickstart: sample rows to mixture, then tokens, checkpoint and scores by hand."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,5 +115,7 @@ def _by_hand(kind: str, inputs: dict[str, Artifact], out: Path) -> Built:
         with connect() as con:
             pq.write_table(con.sql(SCORED.format(pairs=table)).to_arrow_table(), out / "test_pairs.parquet")
         per_source = dict.fromkeys(("sample_dialogues", "sample_ratings"), TEST_SCORE)
-        return Built({"scores": {"test": {**TEST_SCORE, "per_source": per_source}}})
+        test = {**TEST_SCORE, "per_source": per_source}
+        (out / "scores.json").write_text(json.dumps({"test": test}))
+        return Built({"scores": {"test": test}})
     return Built({})

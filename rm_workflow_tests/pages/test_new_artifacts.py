@@ -1,0 +1,101 @@
+"""Pages of homes that change or hold little: new scores, benchmarks' items, hostile texts, nothing at all."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.pages import addresses, pairs
+from rm_workflow_tests.cli.conftest import Answer, Project, project, rmw  # noqa: F401 (fixtures)
+from rm_workflow_tests.evaluation.stored_scores import publish_benchmark, publish_scores
+from rm_workflow_tests.hostile import LINES
+from rm_workflow_tests.pages.test_pages import Links, shown, words
+
+MARKUP = "</pre><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """An empty home, which the pages show."""
+    monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RMW_CATALOG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return ArtifactStore(tmp_path / "home")
+
+
+def test_an_empty_home_says_what_to_run(store: ArtifactStore, client: TestClient):
+    assert "rmw run quickstart" in words(shown(client, addresses.START))
+    assert "No mixture was made yet" in words(shown(client, addresses.search("x")))
+    assert client.get(addresses.pair("0" * 32)).status_code == 404
+
+
+def test_new_scores_stand_on_the_leaderboard_at_once(store: ArtifactStore, client: TestClient):
+    publish_scores(store, "first", [1.0, 1.0, -1.0, 1.0])
+    assert "1 of 1" in words(shown(client, addresses.START))
+    publish_scores(store, "second", [1.0, 1.0, 1.0, 1.0])
+    text = words(shown(client, addresses.START))
+    assert text.index("second_checkpoint") < text.index("first_checkpoint")
+    assert "of 2" in text
+
+
+def test_the_items_of_a_benchmark_stand_by_margin_and_show_their_replies(store: ArtifactStore, client: TestClient):
+    rows = [
+        {"id": str(n), "subset": "alpacaeval-easy", "prompt": f"Why {n}? {MARKUP}", "chosen": "So.", "rejected": "No."}
+        for n in range(3)
+    ]
+    bench = publish_benchmark(store, "toy", "rewardbench", rows)
+    items = {row["meta"]: row["item_id"] for row in item_rows(bench.folder)}
+    ids = list(items.values())
+    scores = {ids[0]: [2.0, 1.0], ids[1]: [0.0, 3.0], ids[2]: [1.0, 1.5]}
+    artifact = publish_scores(store, "toy", [1.0], {"toy": (bench, scores)})
+    checkpoint = next(f"{one['asset']}@{one['version']}" for one in artifact.manifest["inputs"])
+    answer = shown(client, addresses.benchmark(checkpoint, "toy"))
+    found = [link for link in Links(answer.text).found if "/scores/toy/" in link]
+    assert found == [addresses.item(checkpoint, "toy", ids[number]) for number in (1, 2, 0)]
+    assert "-3.000 +0.000 +3.000" in words(answer)
+    item = shown(client, found[0])
+    assert "correct , score +0.000 So." in words(item)
+    assert "wrong , score +3.000 No." in words(item)
+    assert not {"script", "img"} & Links(item.text).tags
+    assert "<script>document.title = 'owned'</script>" in words(item)
+    assert client.get(addresses.item(checkpoint, "toy", "nothing")).status_code == 404
+
+
+def item_rows(folder: Path) -> list[dict[str, str]]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder / "items.parquet").to_pylist()
+
+
+def test_hostile_texts_are_only_read(
+    project: Project,  # noqa: F811
+    rmw: Callable[..., Answer],  # noqa: F811
+    client: TestClient,
+):
+    usable = [line.decode() for line, is_row in LINES.values() if is_row]
+    marked = json.dumps({"prompt": f"Q: {MARKUP}", "chosen": f"A: {MARKUP}\x1b[2J", "rejected": f"R: {MARKUP}\x00"})
+    project.write_rows("".join(f"{line}\n" for line in [*usable, marked]))
+    answer = rmw("run", "toy", "--until", "mixture")
+    assert answer.code == 0, answer.err
+    hits = [
+        link
+        for text in ("<script>", "DROP TABLE", "word word", "שלום", "\u2028b", "\u0301\u0301")
+        for link in Links(shown(client, addresses.search(text)).text).found
+        if "/pairs/" in link
+    ]
+    assert len(set(hits)) >= 5
+    for link in hits:
+        page = shown(client, link)
+        assert not {"script", "img"} & Links(page.text).tags
+        assert "\x1b" not in page.text
+        assert "\x00" not in page.text
+        assert len(page.text) < 4 * pairs.MOST_CHARACTERS + 10_000
+    long = shown(
+        client,
+        next(link for link in Links(shown(client, addresses.search("word word")).text).found if "/pairs/" in link),
+    )
+    assert "characters, cut)" in words(long)
+    assert "\\x1b[2J" in words(shown(client, hits[0]))
