@@ -10,11 +10,12 @@ import pytest
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.instance import open_instance
 from rm_workflow.settings import load_settings
+from rm_workflow_tests.assets.browser import CHROMIUM, chromium_page
 from rm_workflow_tests.assets.web import WebUi, wait_until, web_ui_of
 from rm_workflow_tests.cli.conftest import Answer, Project, lines, project, rmw  # noqa: F401 (fixtures)
 from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 RECIPE = """
 base: BASE
@@ -73,6 +74,17 @@ def train(web_ui: WebUi, project: Project) -> str:  # noqa: F811
     return run_id
 
 
+def press_terminate(web_ui: WebUi, run_id: str) -> None:
+    """Cancel a run by the button on its page, as its owner does."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (Debian package chromium)")
+    with chromium_page() as page:
+        page.goto(f"{web_ui.address}/runs/{run_id}")
+        page.get_by_role("button", name="Terminate").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+        wait_until(lambda: web_ui.status(run_id) in ("CANCELING", "CANCELED"), "the run to be cancelled")
+
+
 def metrics(project: Project) -> list[Path]:  # noqa: F811
     return list(project.home.glob("work/toy_checkpoint/*/metrics.jsonl"))
 
@@ -90,7 +102,7 @@ def test_a_training_ends_whole_by_cancelling_by_a_killed_step_and_with_the_web_u
     cancelled = train(web_ui, long_project)
     assert slots_held() == {cancelled}
     assert len(processes_of(long_project)) == 3
-    web_ui.terminate(cancelled)
+    press_terminate(web_ui, cancelled)
     assert web_ui.wait_for_end(cancelled) == "CANCELED"
     wait_until(lambda: not processes_of(long_project), "the end of all processes that trained")
     wait_until(lambda: not slots_held(), "the place in the pool")
