@@ -9,6 +9,7 @@ from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.loading import is_recipe_path
 from rm_workflow.catalog.models import Recipe
 from rm_workflow.catalog.sweeps import shared_data
+from rm_workflow.cli import completion
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption, load_recipe, make_data
 from rm_workflow.errors import UserError
@@ -23,7 +24,12 @@ def register(app: typer.Typer) -> None:
 
 
 def audit_command(
-    mixture: Annotated[str, typer.Argument(help="<recipe>_mixture, the recipe's name, or a recipe file (./my.yaml).")],
+    mixture: Annotated[
+        str,
+        typer.Argument(
+            help="<recipe>_mixture, the recipe's name, or a recipe file (./my.yaml).", autocompletion=completion.recipes
+        ),
+    ],
     no_run: Annotated[bool, typer.Option("--no-run", help="Refuse where the audit is missing.")] = False,
     json_: JsonOption = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli import completion
 from rm_workflow.cli.checkpoints import checkpoint_artifact
 from rm_workflow.cli.output import for_terminal
 from rm_workflow.cli.replacing import refuse_other_than_card, refuse_other_than_picture
@@ -19,7 +20,12 @@ from rm_workflow.reporting.evidence import README, Evidence, about_checkpoint, c
 from rm_workflow.settings import load_settings
 
 STREAM = "-"
-CheckpointArgument = Annotated[str, typer.Argument(metavar="CKPT", help="An asset, asset@version or its folder.")]
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CKPT", help="An asset, asset@version or its folder.", autocompletion=completion.checkpoints
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -19,7 +19,7 @@ from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.catalog.sweeps import check_overrides, runs_of
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
-from rm_workflow.cli.run import JsonOption, run_hint
+from rm_workflow.cli.run import JsonOption, RecipeArgument, run_hint
 from rm_workflow.settings import Settings, load_settings, user_path
 from rm_workflow.training.plan import DEVICES, GB, plan
 from rm_workflow.training.sweep_plan import most, plan_of_sweep
@@ -51,7 +51,7 @@ def recipe_summary(recipe: Recipe) -> dict[str, Any]:
 
 
 def plan_command(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a recipe file (./my.yaml).")],
+    recipe: RecipeArgument,
     yaml: Annotated[bool, typer.Option("--yaml", help="The resolved recipe, each line with its file.")] = False,
     device: Annotated[str | None, typer.Option(help=f"Plan for one of: {', '.join(DEVICES)}.")] = None,
     set_: Annotated[

@@ -17,6 +17,7 @@ from rm_workflow.catalog.models import TEST, Catalog, Recipe
 from rm_workflow.catalog.schema import header
 from rm_workflow.catalog.yaml_file import dump_value, read_yaml, shown_path
 from rm_workflow.checked_catalog import load_checked_catalog, write_schemas
+from rm_workflow.cli import completion
 from rm_workflow.cli.output import print_json
 from rm_workflow.cli.run import JsonOption, SetOption
 from rm_workflow.durable_files import write_whole
@@ -97,10 +98,18 @@ def init_command(
     name: Annotated[str, typer.Argument(help="Name of the recipe, or the folder of the project.")],
     project: Annotated[bool, typer.Option("--project", help="A project, also where this folder is one.")] = False,
     extends: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help=f"Whose keys the recipe has; {DEFAULT_PARENT} if left out.")
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help=f"Whose keys the recipe has; {DEFAULT_PARENT} if left out.",
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(metavar="PAIR_SET", help="Train on this; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            metavar="PAIR_SET", help="Train on this; may be given several times.", autocompletion=completion.pair_sets
+        ),
     ] = None,
     base: Annotated[str | None, typer.Option(metavar="MODEL", help="Base model: hub id, folder or pypi:...")] = None,
     set_: SetOption = None,

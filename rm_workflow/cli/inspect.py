@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, prepare_home
+from rm_workflow.cli import completion
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.cli.targets import existing_store, find_artifact, raw_of
@@ -26,7 +27,8 @@ def show_command(
     asset: Annotated[
         str,
         typer.Argument(
-            help="raw_<source>, pairs_<set>, <recipe>_mixture, _overlap, _tokens, _scores; @version if old."
+            help="raw_<source>, pairs_<set>, <recipe>_mixture, _overlap, _tokens, _scores; @version if old.",
+            autocompletion=completion.assets,
         ),
     ],
     dropped: Annotated[str | None, typer.Option(help="Show rows that this rule dropped; 'any' for all rules.")] = None,
@@ -91,7 +93,12 @@ def _all_rows(artifact: Artifact, dropped: str | None) -> str:
 
 
 def lineage_command(
-    target: Annotated[str, typer.Argument(help="An asset, asset@version, or 'rebuild' to make the index anew.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="An asset, asset@version, or 'rebuild' to make the index anew.", autocompletion=completion.assets
+        ),
+    ],
     files: Annotated[bool, typer.Option("--files", help="Only the raw files: revision, sha256, reader.")] = False,
     json_: JsonOption = False,
 ) -> None:

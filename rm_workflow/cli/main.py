@@ -24,7 +24,6 @@ app = typer.Typer(
     name="rmw",
     help="Reward models you can trust: raw preference rows to evaluated checkpoints.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -40,6 +39,7 @@ def _register() -> None:
         compare,
         doctor,
         evaluate,
+        examples,
         gc,
         init,
         inspect,
@@ -63,6 +63,7 @@ def _register() -> None:
     )
     for group in groups:
         group.register(app)
+    examples.add_to(app)
 
 
 def console() -> None:

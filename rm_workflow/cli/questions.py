@@ -10,6 +10,7 @@ from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.catalog.names import nearest
 from rm_workflow.catalog.sweeps import shared_data
 from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli import completion
 from rm_workflow.cli.card import refuse_missing_folder
 from rm_workflow.cli.checkpoints import checkpoint_artifact
 from rm_workflow.cli.output import for_terminal, print_json, print_table
@@ -28,7 +29,10 @@ from rm_workflow.settings import load_settings
 Rows = list[dict[str, Any]]
 MIXTURE = "_mixture"
 WHAT = ("data", "code", "config", "versions")
-CheckpointArgument = Annotated[str, typer.Argument(help="A checkpoint: an asset, asset@version or a folder.")]
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(help="A checkpoint: an asset, asset@version or a folder.", autocompletion=completion.checkpoints),
+]
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="Number of pairs.")]
 
 
@@ -42,7 +46,9 @@ def register(app: typer.Typer) -> None:
 
 
 def funnel_command(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe whose mixture was made.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe whose mixture was made.", autocompletion=completion.recipes)
+    ],
     json_: JsonOption = False,
 ) -> None:
     """Show the funnel of a recipe over time: each version of its data, and how it differs from the one before."""
@@ -92,7 +98,10 @@ def _funnel_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def history_command(
-    asset: Annotated[str | None, typer.Argument(help="Only this raw_, pairs_, _mixture or _tokens asset.")] = None,
+    asset: Annotated[
+        str | None,
+        typer.Argument(help="Only this raw_, pairs_, _mixture or _tokens asset.", autocompletion=completion.assets),
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only this rule; 'kept' for what no rule dropped.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the counts over the runs to this PNG file.")] = None,

@@ -13,6 +13,7 @@ from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.loading import parse_overrides, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli import completion
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.score_tables import print_scores
 from rm_workflow.cli.sweep import made_sweep, print_sweep
@@ -20,7 +21,9 @@ from rm_workflow.errors import UserError
 from rm_workflow.preferences import counts
 from rm_workflow.settings import Settings, load_settings
 
-RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or a recipe file (./my.yaml).")]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Name of a recipe, or a recipe file (./my.yaml).", autocompletion=completion.recipes)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change the recipe for this run: training.learning_rate=1e-5.")

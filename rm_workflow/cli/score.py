@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rm_workflow.catalog.names import nearest
+from rm_workflow.cli import completion
 from rm_workflow.cli.checkpoints import find_checkpoint
 from rm_workflow.cli.output import warn
 from rm_workflow.errors import UserError
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from rm_workflow.evaluation.scorer import Scorer
 
 CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CKPT", help="A folder, an asset, asset@version or hub:org/name[@revision].")
+    str,
+    typer.Argument(
+        metavar="CKPT",
+        help="A folder, an asset, asset@version or hub:org/name[@revision].",
+        autocompletion=completion.checkpoints,
+    ),
 ]
 PrecisionOption = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
 BatchTokensOption = Annotated[int, typer.Option(min=1, help="Padded tokens in one forward pass.")]

@@ -13,6 +13,7 @@ from rm_workflow.catalog.loading import NAME, nearest
 from rm_workflow.catalog.models import Catalog, Source
 from rm_workflow.catalog.yaml_file import dump_value, shown_path
 from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli import completion
 from rm_workflow.cli.init import editor_line, renew_schemas
 from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
@@ -45,7 +46,7 @@ def sources_list_command(json_: JsonOption = False) -> None:
 
 @sources_app.command("check")
 def sources_check_command(
-    name: Annotated[str, typer.Argument(help="Name of a source.")],
+    name: Annotated[str, typer.Argument(help="Name of a source.", autocompletion=completion.sources)],
     num_rows: Annotated[int, typer.Option("-n", min=1, help="Rows of each file.")] = 3,
     json_: JsonOption = False,
 ) -> None:
@@ -61,7 +62,9 @@ def sources_check_command(
 
 @sources_app.command("update")
 def sources_update_command(
-    name: Annotated[str, typer.Argument(help="Name of a source on the Hugging Face hub.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a source on the Hugging Face hub.", autocompletion=completion.sources)
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Take the new commit without asking.")] = False,
     json_: JsonOption = False,
 ) -> None:

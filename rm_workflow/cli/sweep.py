@@ -13,6 +13,7 @@ from rm_workflow.assets.transfer import transfer_of_runs
 from rm_workflow.catalog.loading import nearest, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Promotion, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
+from rm_workflow.cli import completion
 from rm_workflow.cli.checkpoints import checkpoint_artifact
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.targets import existing_store
@@ -70,7 +71,9 @@ def print_sweep(settings: Settings, finished: FinishedSweep, quiet: bool) -> Non
 
 
 def runs_command(
-    recipe: Annotated[str, typer.Argument(help="A recipe with a sweep or a promotion.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe with a sweep or a promotion.", autocompletion=completion.recipes)
+    ],
     benchmark: Annotated[
         list[str] | None, typer.Option("--benchmark", help="Only this one; may be given several times.")
     ] = None,
@@ -106,7 +109,12 @@ def runs_command(
 
 
 def promote_command(
-    checkpoint: Annotated[str, typer.Argument(help="asset, asset@version, asset[run] or asset[run]@version.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="asset, asset@version, asset[run] or asset[run]@version.", autocompletion=completion.checkpoints
+        ),
+    ],
     recipe: Annotated[str | None, typer.Option(help="Its recipe, where that is a file (./my.yaml).")] = None,
     allow_leaky: Annotated[
         bool, typer.Option("--allow-leaky", help="Also where its train pairs hold texts of the metric's benchmark.")
@@ -131,7 +139,9 @@ def promote_command(
 
 
 def rollback_command(
-    recipe: Annotated[str, typer.Argument(help="A recipe whose main is to be the one before.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe whose main is to be the one before.", autocompletion=completion.recipes)
+    ],
     json_: JsonOption = False,
 ) -> None:
     """Make the checkpoint main that was it before the present one."""
