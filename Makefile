@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow kill-loop ui bench audit clean
+.PHONY: run test test-slow kill-loop ui bench wheel docs audit clean
 
 run: .venv/installed
 	$(BIN)/rmw run quickstart
@@ -31,6 +31,14 @@ ui: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
+# The package for an environment without the checkout, with catalogue, SQL and schemas inside.
+wheel: .venv/installed
+	$(BIN)/pip wheel --quiet --no-deps -w dist .
+
+# Pages, schemas and tables that are made from the code.
+docs: .venv/installed
+	$(BIN)/python -m rm_workflow_tests.docs
+
 # What is installed: its licences, and known weaknesses (asked of the Python advisory database over the network).
 audit: .venv/installed
 	$(BIN)/pip install --quiet --progress-bar off 'pip-audit>=2.9,<3' 'pip-licenses>=5,<6'
@@ -38,7 +46,7 @@ audit: .venv/installed
 	$(BIN)/pip-audit --skip-editable
 
 clean:
-	rm -rf .venv data/home build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv data/home build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
