@@ -5,6 +5,7 @@
 -- Which schema the file has: a file with another one is made anew.
 create table indexed_with (schema_id varchar);
 
+-- Which events the index holds already.
 create table indexed_event (sequence bigint);
 
 -- One row for each published artifact; parameters and packages are JSON objects.
@@ -21,6 +22,7 @@ create table dataset_version (
   created timestamptz
 );
 
+-- The artifacts that an artifact was made from.
 create table version_input (
   asset varchar,
   version varchar,
@@ -58,6 +60,7 @@ create table run_output (
   error varchar
 );
 
+-- The artifacts that each event of a run read.
 create table run_input (
   sequence bigint,
   run_id varchar,
@@ -66,6 +69,7 @@ create table run_input (
   input_version varchar
 );
 
+-- Rows of an artifact by stage: candidates, kept, train, ...
 create table row_count (
   asset varchar,
   version varchar,
@@ -73,6 +77,7 @@ create table row_count (
   num_rows bigint
 );
 
+-- Rows or pairs of an artifact that each rule dropped, 0 included.
 create table drop_count (
   asset varchar,
   version varchar,
@@ -90,6 +95,7 @@ create table source_count (
   num_rows bigint
 );
 
+-- Blocking checks, passed or not, with their figures as JSON.
 create table check_result (
   sequence bigint,
   run_id varchar,
@@ -101,6 +107,7 @@ create table check_result (
   metadata varchar
 );
 
+-- Trained models.
 create table checkpoint (
   asset varchar,
   version varchar,
@@ -111,6 +118,7 @@ create table checkpoint (
   seconds double
 );
 
+-- Figures of single steps: loss, accuracy, ...
 create table training_metric (
   asset varchar,
   version varchar,
@@ -119,6 +127,7 @@ create table training_metric (
   value double
 );
 
+-- Scores of a checkpoint with their intervals; the part is empty for the whole benchmark.
 create table benchmark_score (
   asset varchar,
   version varchar,
@@ -164,6 +173,7 @@ create table item_score_file (
   file varchar
 );
 
+-- Assets by name.
 create view dataset as
 select
   asset,
@@ -185,6 +195,7 @@ from run_output
 where event in ('publish', 'reuse')
 group by asset, version;
 
+-- Runs with their first and last record, failures and status.
 create view run as
 select
   run_id,

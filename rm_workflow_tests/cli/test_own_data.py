@@ -18,7 +18,7 @@ from rm_workflow.settings import load_settings
 from rm_workflow_tests.cli.conftest import Answer, Project
 from rm_workflow_tests.preferences.sources import write_lines
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/data.md"
 SIDES = {"response_a": "Yes.", "response_b": "No."}
 
 
@@ -158,9 +158,9 @@ def test_labels_where_no_adapter_reads_any_are_told(tmp_path: Path):
         understood(tmp_path, [{"prompt": "Hi?"}], winner={"a": ["1"]}, chosen="x")
 
 
-def readme_examples() -> dict[str, tuple[str, list[str]]]:
+def page_examples() -> dict[str, tuple[str, list[str]]]:
     """Return name -> (file text, arguments of ``rmw``) of the examples under "Your own data"."""
-    section = README.read_text("utf-8").partition("## Your own data")[2].partition("```bash\n")[2].partition("```")[0]
+    section = PAGE.read_text("utf-8").partition("## Your own data")[2].partition("```bash\n")[2].partition("```")[0]
     examples = {}
     for example in section.strip().split("\n\n"):
         *comments, command = example.splitlines()
@@ -186,15 +186,15 @@ PAIRS = {
 }
 
 
-def test_every_example_of_the_readme_is_one_of_these():
-    assert list(readme_examples()) == list(PAIRS)
+def test_every_example_of_the_page_is_one_of_these():
+    assert list(page_examples()) == list(PAIRS)
 
 
 @pytest.mark.parametrize("file", PAIRS)
-def test_an_example_of_the_readme_becomes_pairs(project: Project, rmw: Callable[..., Answer], file: str):
+def test_an_example_of_the_page_becomes_pairs(project: Project, rmw: Callable[..., Answer], file: str):
     import duckdb
 
-    text, arguments = readme_examples()[file]
+    text, arguments = page_examples()[file]
     (project.folder / file).write_text(text)
     answer = rmw(*arguments, "--json")
     assert answer.code == 0, answer.err
