@@ -93,7 +93,7 @@ CODE_VERSIONS = {
         "3", ("training/run_config.py", "training/held_out.py", "training/data.py", "training/solutions.py")
     ),
     "checkpoint": CodeVersion(
-        "5",
+        "6",
         (
             *("training/entry.py", "training/trainer.py", "training/objectives.py", "training/data.py"),
             *("training/layouts.py", "models/attention.py", "models/segments.py"),
@@ -106,7 +106,7 @@ CODE_VERSIONS = {
             *("training/solutions.py", "training/solution_trainer.py", "models/readout.py"),
         ),
     ),
-    "best": CodeVersion("1", ("evaluation/run_table.py", "evaluation/attribution.py")),
+    "best": CodeVersion("2", ("evaluation/run_table.py", "evaluation/attribution.py")),
     "transfer": CodeVersion("1", ("evaluation/transfer.py",)),
     "scores": CodeVersion(
         "7",
@@ -124,7 +124,7 @@ CODE_VERSIONS = {
         ),
     ),
     "card": CodeVersion(
-        "4",
+        "5",
         (
             *("reporting/evidence.py", "reporting/fit_for_use.py", "reporting/model_card.py", "reporting/tables.py"),
             *("reporting/words.py", "reporting/plots.py", "reporting/html_report.py", "reporting/worst_pairs.py"),
