@@ -85,12 +85,12 @@ class Continued:
     """What stands in an output already.
 
     Attributes:
-        answered: rows with their scores, None of a bad one.
-        num_passed: rows of the input up to the last of them, those that were left out too.
+        scored: the last rows that have scores, with them.
+        num_passed: rows of the input up to the last of the output, those that were left out too.
         left_out: the last rows between them that the verb did not keep.
     """
 
-    answered: list[tuple[Line, list[float] | None]]
+    scored: list[tuple[Line, list[float]]]
     num_passed: int
     left_out: list[Line]
 
@@ -123,7 +123,7 @@ def resume(path: Path, lines: Iterator[Line], name: str, verb: Verb = SCORE) -> 
     Raises:
         UserError: the file holds anything else than the first lines of the input with their answers.
     """
-    answered: list[tuple[Line, list[float] | None]] = []
+    scored: deque[tuple[Line, list[float]]] = deque(maxlen=PROBED_LINES)
     left_out: deque[Line] = deque(maxlen=PROBED_LINES)
     num_passed = end = 0
     with path.open("rb+") as file:
@@ -141,12 +141,13 @@ def resume(path: Path, lines: Iterator[Line], name: str, verb: Verb = SCORE) -> 
                 )
             if not raw.endswith(b"\n"):
                 file.truncate(end)
-                return Continued(answered, num_passed, list(left_out)), chain([*between, line], lines)
+                return Continued(list(scored), num_passed, list(left_out)), chain([*between, line], lines)
             end += len(raw)
             num_passed += len(between) + 1
             left_out += [passed for passed in between if not passed.problem]
-            answered.append((line, verb.stored_scores(json.loads(raw))))
-    return Continued(answered, num_passed, list(left_out)), lines
+            stored = verb.stored_scores(json.loads(raw))
+            scored += [(line, stored)] if stored else []
+    return Continued(list(scored), num_passed, list(left_out)), lines
 
 
 def _answers(raw: bytes, line: Line, verb: Verb) -> bool:
@@ -173,9 +174,9 @@ def _without_nulls(found: Any) -> Any:
 
 def differs_from(scorer: Scorer, continued: Continued, aggregator: str = AGGREGATOR) -> float | None:
     """Return by how much stored scores differ from this checkpoint's, or None where that is rounding."""
-    scored = [(line, scores) for line, scores in continued.answered if scores is not None][-PROBED_LINES:]
     gaps = []
-    for (_, stored), now in zip(scored, _scored_alone(scorer, [line for line, _ in scored], aggregator), strict=True):
+    alone = _scored_alone(scorer, [line for line, _ in continued.scored], aggregator)
+    for (_, stored), now in zip(continued.scored, alone, strict=True):
         gaps += [(abs(new - old), abs(old)) for new, old in zip(now or stored, stored, strict=True)]
     return max((gap for gap, size in gaps if gap > SAME_SCORE * (1 + size)), default=None)
 
