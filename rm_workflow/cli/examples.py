@@ -45,6 +45,11 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
         "rmw score quickstart_checkpoint rows.jsonl -o scored.jsonl": "a file; killed, the same command goes on",
         "rmw score hub:org/name - -o -": "stdin to stdout, a model of the hub",
     },
+    "rank": {
+        "rmw rank quickstart_checkpoint lists.jsonl -o ranked.parquet": "several replies to each prompt, the best told"
+    },
+    "filter": {"rmw filter quickstart_checkpoint pairs.jsonl -o good.jsonl --min-margin 0.5": "pairs that are clear"},
+    "serve": {"rmw serve quickstart_checkpoint --port 8420": "on loopback; documentation at /docs"},
     "aggregate": {"rmw aggregate rewardbench2 items.jsonl": "", "rmw aggregate best-of-n items.jsonl --json": ""},
     "evaluate": {"rmw evaluate quickstart_checkpoint --benchmark sample_rewardbench2 -o items.jsonl": ""},
     "compare": {

@@ -39,7 +39,10 @@ from rm_workflow_tests.preferences.sources import settings
 BLOCKS = all_blocks()
 FILE_NAME = re.compile(r"# (\S+\.yaml)\b")
 # What runs nothing but is shown in bash blocks beside rmw.
-SHELL_WORDS = ("cd", "echo", "cat", "mkdir", "make", "ls", "git", "pip", "python", ".", "accelerate", "docker", "curl")
+SHELL_WORDS = (
+    *("cd", "echo", "cat", "mkdir", "make", "ls", "git", "pip", "python", ".", "accelerate", "docker", "curl"),
+    "vllm",
+)
 
 
 def of(*languages: str) -> list[Any]:
