@@ -118,7 +118,7 @@ class Shell:
         given, pipe, last = first.rpartition(f"| {RMW} ")
         if pipe:
             printed = self._bash(given).encode()
-            self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(printed)))
+            self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(printed))))
             return self.rmw(words(last))
         parts = words(first) if "<<" not in first else []
         variables = []

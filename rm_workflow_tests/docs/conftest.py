@@ -1,5 +1,6 @@
 """A project in which the commands of documents run: its quickstart has a tiny base model and few pairs."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -77,14 +78,20 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("docs"))
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RMW_HOME", str(folder / "unused"))  # settings export it; here it is put back
+        return Place(folder)
 
 
 @pytest.fixture(scope="module")
 def trained(place: Place) -> Place:
     """Return the place with a trained and scored quickstart."""
     command = [sys.executable, "-m", "rm_workflow.cli.main", "run", "quickstart", "--json"]
-    done = subprocess.run(command, cwd=place.project, capture_output=True, text=True, timeout=300, check=False)
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("RMW_", "DAGSTER_"))}
+    done = subprocess.run(
+        command, cwd=place.project, env=plain, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     return place
 
@@ -93,7 +100,8 @@ def trained(place: Place) -> Place:
 def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[[Place], Shell]:
     """Return what opens a shell in a place."""
     for variable in ("RMW_HOME", "RMW_CATALOG", "RMW_HUB_MIRROR", "DAGSTER_HOME"):
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "put back")  # also where it was not set, as the settings export one
+        monkeypatch.delenv(variable)
 
     def captured() -> tuple[str, str]:
         found = capfd.readouterr()
