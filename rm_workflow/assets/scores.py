@@ -63,7 +63,7 @@ def scores_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
             )
             return with_verdicts(built, verdicts(overlap), leaked, benchmarks, out)
 
-        yield from publish(context, workplace, request, build, _describe)
+        yield from publish(context, workplace, request, build, describe_scores)
         workplace.store.clear_work(request.asset, request.version)
 
     flow = Flow(catalog)
@@ -142,7 +142,8 @@ def _share(found: Mapping[str, Any], key: str) -> str:
     return with_interval({"score": found[key], "ci_low": low, "ci_high": high, "n": found.get(f"{key}_n")})
 
 
-def _describe(artifact: Artifact) -> Metadata:
+def describe_scores(artifact: Artifact) -> Metadata:
+    """Return what the page of scores shows: each score with its interval and verdict first."""
     facts = artifact.facts
     rows = score_rows(facts)
     scored = [row for row in rows if row["score"] is not None]
