@@ -8,7 +8,16 @@ from rm_workflow import hub
 from rm_workflow.artifacts import Artifact, Built
 from rm_workflow.assets.access import check_access_of_run
 from rm_workflow.assets.flow import Flow
-from rm_workflow.assets.publishing import Events, Metadata, Workplace, define_asset, external_files, publish, table
+from rm_workflow.assets.publishing import (
+    Events,
+    Metadata,
+    Workplace,
+    define_asset,
+    external_files,
+    origin,
+    publish,
+    table,
+)
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.evaluation import benchmarks
 
@@ -44,6 +53,8 @@ def benchmark_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
         body,
         group="benchmarks",
         kinds={"parquet", "python"},
-        description=f"{benchmark.description or name}\n\nScored by the rule `{benchmark.scoring}`.",
+        description=(
+            f"{benchmark.description or name}\n\nFrom {origin(benchmark)}, scored by the rule `{benchmark.scoring}`."
+        ),
         checks=CHECKS,
     )

@@ -29,7 +29,7 @@ from rm_workflow.assets.failures import record_failure
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.loading import override_recipe
-from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.catalog.models import Catalog, Location, Recipe
 from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
 from rm_workflow.hub import SourceFile
@@ -309,6 +309,12 @@ def checkpoint_link(checkpoint: str | None) -> dg.MetadataValue[Any]:
 def recipe_link(recipe: str) -> dg.MetadataValue[Any]:
     """Return a link to the page of a recipe's data and runs, which ``rmw ui`` serves too."""
     return dg.MetadataValue.url(addresses.recipe(recipe))
+
+
+def origin(location: Location) -> str:
+    """Return where a source or benchmark comes from, as Markdown: its page on the hub, or its path."""
+    hub = location.hub
+    return f"[{hub}](https://huggingface.co/datasets/{hub})" if hub else f"`{location.path}`"
 
 
 def licence_metadata(licences: Mapping[str, Any]) -> Metadata:

@@ -16,6 +16,7 @@ from rm_workflow.assets.publishing import (
     define_asset,
     external_files,
     markdown,
+    origin,
     publish,
     table,
 )
@@ -70,7 +71,7 @@ def raw_asset(catalog: Catalog, name: str) -> dg.AssetsDefinition:
         group="raw",
         kinds={"parquet", "python"},
         description=(
-            f"{source.description or name}\n\nFrom {source.hub or source.path}, adapter `{source.adapter}`, "
+            f"{source.description or name}\n\nFrom {origin(source)}, adapter `{source.adapter}`, "
             f"licence {source.licence}."
         ),
         checks=CHECKS,

@@ -87,7 +87,7 @@ def test_hostile_texts_are_only_read(
         if "/pairs/" in link
     ]
     assert len(set(hits)) >= 5
-    for link in hits:
+    for link in set(hits):
         page = shown(client, link)
         assert not {"script", "img"} & Links(page.text).tags
         assert "\x1b" not in page.text
