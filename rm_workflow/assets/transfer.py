@@ -115,6 +115,8 @@ def _describe(artifact: Artifact) -> Metadata:
         "runs_compared": max(row["n"] for row in rows),
         "gold": f"best of {best_of} on {gold}",
         "correlations": table(shown),
-        "scatter": image(plots.scores_against(panels, f"best of {best_of}", artifact.asset), "scores against gold"),
+        "plot_scores_against_gold": image(
+            plots.scores_against(panels, f"best of {best_of}", artifact.asset), "scores against gold"
+        ),
         "reading": markdown(READING),
     }
