@@ -39,7 +39,7 @@ def test_an_audit_makes_the_data_where_it_is_missing_and_says_what_it_measured(p
     assert list(shown)[:3] == ["findings", "commercial_use", "pairs"]
     assert "a model that picks the shorter reply" in str(shown["findings"])
     plots = [name for name, value in shown.items() if "data:image/png;base64" in str(value)]
-    assert plots == ["chosen_is_longer", "lengths", "shared_first_turns", "shared_responses"]
+    assert plots == ["plot_chosen_is_longer", "plot_lengths", "plot_shared_first_turns", "plot_shared_responses"]
     assert metadata("toy_mixture")["commercial_use"] == "yes"
     for named in ("toy_mixture", "toy-mixture"):
         assert json.loads(rmw("audit", named, "--no-run", "--json").out) == facts

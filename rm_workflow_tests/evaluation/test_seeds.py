@@ -49,9 +49,9 @@ def test_two_lucky_seeds_are_not_a_better_recipe():
 def test_the_interval_holds_the_difference_of_recipes_95_times_in_100():
     generator = np.random.default_rng(2)
     held = []
-    for _ in range(400):
-        a, b = (draw(generator, 4, 300, mean, 0.03) for mean in (0.75, 0.7))
-        found = compare_seeds(a, b, range(300))
+    for _ in range(200):
+        a, b = (draw(generator, 4, 100, mean, 0.03) for mean in (0.75, 0.7))
+        found = compare_seeds(a, b, range(100))
         held.append(found["ci_low"] <= 0.05 <= found["ci_high"])
 
     assert 0.93 <= np.mean(held) <= 0.995

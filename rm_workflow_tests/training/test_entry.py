@@ -410,7 +410,7 @@ def test_lines_reach_the_dagster_log_where_dagster_pipes_started_it(tmp_path, mo
     (tmp_path / "context.json").write_text(json.dumps(context), "utf-8")
     monkeypatch.setenv("DAGSTER_PIPES_CONTEXT", encode_param({"path": str(tmp_path / "context.json")}))
     monkeypatch.setenv("DAGSTER_PIPES_MESSAGES", encode_param({"path": str(tmp_path / "messages")}))
-    with entry._dagster_log() as tell:
+    with entry.dagster_log() as tell:
         tell("step 1/3")
     messages = [json.loads(line) for line in (tmp_path / "messages").read_text("utf-8").splitlines()]
     assert [m["params"]["message"] for m in messages if m["method"] == "log"] == ["step 1/3"]
