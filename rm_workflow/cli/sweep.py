@@ -89,7 +89,7 @@ def runs_command(
     benchmarks = asked or list(dict.fromkeys([_promotion(resolved).metric, *evaluated]))
     rows = run_rows(runs, benchmarks)
     earned = earned_by_parts(store, resolved, runs, benchmarks)
-    transfer = transfer_of_runs(store, resolved, runs)
+    transfer = _transfer(store, resolved, runs)
     seeds = {name: seed_rows(of_benchmark) for name, of_benchmark in rows.items()}
     main, changes = promotion.main_of(store, resolved.name), promotion.history(store, resolved.name)
     metric = _promotion(resolved).metric
@@ -106,6 +106,15 @@ def runs_command(
     if changes:
         print_table("what was main", [_change(event) for event in changes])
     typer.echo(f"main of {resolved.name}: {_named(store, main)}")
+
+
+def _transfer(store: ArtifactStore, recipe: Recipe, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what the benchmarks tell, or nothing with a warning: the table of runs is not lost with it."""
+    try:
+        return transfer_of_runs(store, recipe, runs)
+    except UserError as error:
+        typer.echo(f"warning: {error}", err=True)
+        return []
 
 
 def promote_command(

@@ -56,7 +56,8 @@ class Prepared:
     """A conversation as it will be scored, or why it cannot be.
 
     Attributes:
-        reads: indices of the tokens at which scores are read: the last one, or one for each step.
+        reads: indices of the tokens at which scores are read: the last one, or one for each step; none where a model of
+            steps has none to score.
         truncated: the prompt lost tokens on the left.
         problem: why the row is refused, or None; ``input_ids`` is then empty.
     """
@@ -202,10 +203,10 @@ class Scorer:
         arguments and errors are those of ``score_ids``.
 
         Args:
-            reads: indices of tokens, at least one for each sequence.
+            reads: indices of tokens; a sequence without any is not computed.
         """
         keys = [self._key(index, sequence) for index, sequence in enumerate(sequences)]
-        asked = Counter(keys)
+        asked = Counter(key for key, places in zip(keys, reads, strict=True) if places)
         wanted: dict[bytes, set[int]] = {}
         for key, places in zip(keys, reads, strict=True):
             wanted.setdefault(key, set()).update(places)
@@ -352,7 +353,9 @@ class Scorer:
             if special:
                 problem = f"a text holds {special}, which the tokenizer reads as a special token; take it out"
                 return Prepared([], problem=problem)
-        return self._fitted(encoded)
+        fitted = self._fitted(encoded)
+        # What says nothing has no step, whatever the template makes of it; its score is 0, see ``aggregated``.
+        return replace(fitted, reads=()) if self.readout.is_stepwise and not asked.text.strip() else fitted
 
     def _fitted(self, encoded: Readable) -> Prepared:
         # A recipe that cuts prompts may allow more than the model reads; what it would be cut to is then the window.

@@ -65,7 +65,7 @@ def _step(site: Site, row: Mapping[str, Any]) -> dict[str, Any]:
     whole = max(row["came_in"] or 0, *(one["num_rows"] for one in rows), 1)
     return {
         "asset": row["asset"],
-        "came_in": number(row["came_in"] or 0),
+        "came_in": "not known" if row["came_in"] is None else number(row["came_in"]),
         "kept": number(row["kept"] or 0),
         "rows": [
             {

@@ -7,6 +7,7 @@ TRL's GRPOTrainer calls ``reward(prompts=..., completions=..., **columns)`` and 
     trainer = GRPOTrainer(model, reward_funcs=RewardFunction.of_server("http://127.0.0.1:8420"), ...)
 """
 
+import http.client
 import json
 import time
 import urllib.error
@@ -24,6 +25,8 @@ Score = Callable[[Sequence[Row]], list[float]]
 ROWS_AT_ONCE = 256
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 PASSING = (503, 504)
+# The server gives up after a minute of its own accord (``--timeout``).
+ANSWER_SECONDS = 90.0
 
 
 class RewardFunction:
@@ -108,16 +111,28 @@ class RewardClient:
         deadline, wait = time.monotonic() + self._patience, FIRST_WAIT
         while True:
             try:
-                with urllib.request.urlopen(request) as answer:
-                    return dict(json.load(answer))
+                with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+                    body = answer.read()
+                return _scored(body, self._url)
             except urllib.error.HTTPError as error:
                 problem, passes = _sentence(error), error.code in PASSING
+            except http.client.HTTPException as error:
+                problem, passes = f"its answer was cut off ({type(error).__name__})", True
             except OSError as error:
                 problem, passes = f"it cannot be reached ({getattr(error, 'reason', error)})", True
             if not passes or time.monotonic() + wait > deadline:
                 raise UserError(f"reward server {self._url}: {problem}")
             time.sleep(wait)
             wait = min(LONGEST_WAIT, 2 * wait)
+
+
+def _scored(body: bytes, url: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+        return {"scores": [float(score) for score in answer["scores"]]}
+    except (ValueError, KeyError, TypeError):
+        shown = f"{body[:80]!r}"
+        raise UserError(f"reward server {url}: it is no rmw serve, it answers {shown}; name another address") from None
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:

@@ -126,13 +126,15 @@ def test_a_text_without_marked_steps_is_cut_at_paragraphs_or_lines():
     assert step_ends(" ") == []
 
 
-def test_an_empty_candidate_has_a_score_of_its_own(objective, model):
-    scorer = Scorer.load(model)
-    (row,) = scorer.prepare([(PROBLEM, "")])
-    assert row.problem is None
-    (scores,) = scorer.score_reads([row.input_ids], [row.reads])
-    assert len(scores) == 1
-    assert 0 < scores[0] < 1
+def test_an_empty_reply_is_no_best_reply_of_a_process_model(objective, model):
+    scorer = Scorer.load(model, "cpu", "fp32")
+    talk = [{"role": "user", "content": "1+1?"}]
+    scores, _ = scorer.score_texts([(talk, "1+1=2.\nThe answer is: 2"), (talk, ""), (talk, " \n ")])
+    assert all(0 < score < 1 for score in scores[:1])
+    if scorer.readout.is_stepwise:
+        assert scores[1:].tolist() == [0.0, 0.0]
+    else:
+        assert all(0 < score < 1 for score in scores)
 
 
 def test_a_problem_that_is_too_long_is_cut_and_no_step_is_lost(objective, tmp_path):

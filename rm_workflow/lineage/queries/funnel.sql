@@ -40,7 +40,7 @@ counted as (
     version,
     coalesce(
       any_value(num_rows) filter (where stage = 'candidates'),
-      any_value(num_rows) filter (where stage in ('rows', 'pairs', 'responses'))
+      any_value(num_rows) filter (where stage in ('rows', 'pairs', 'responses', 'trajectories'))
     ) as came_in,
     any_value(num_rows) filter (where stage in ('used', 'kept')) as kept,
     any_value(num_rows) filter (where stage = 'train') as train,

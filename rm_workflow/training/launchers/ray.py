@@ -10,6 +10,7 @@ take the processes that are connected to it along, and that must not be Dagster'
 
 import argparse
 import importlib
+import math
 import os
 import queue
 import secrets
@@ -34,6 +35,8 @@ from rm_workflow.training.launchers._process_group import ProcessGroup
 ADDRESS = "RAY_ADDRESS"
 # What a trainer on another machine needs to know of this one.
 CARRIED = ("RMW_", "HF_", "WANDB_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "CUDA_DEVICE_ORDER", "OMP_", "GOMP_")
+# Secrets of this project that no trainer needs.
+KEPT_BACK = ("RMW_SERVE_TOKEN", "RMW_ENDPOINT_API_KEY")
 POLL_SECONDS = 0.5
 LEAVING_SECONDS = 15.0
 CONNECTING_SECONDS = 60.0
@@ -265,7 +268,7 @@ def _train(options: argparse.Namespace, stop: Stop, tell: Tell) -> int:
     ]
     first = ray.get(machines[0].address.remote())
     distributed = Distributed(machines=options.machines, processes=options.processes, strategy=options.strategy)
-    environment = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
+    environment = {name: os.environ[name] for name in os.environ if name.startswith(CARRIED) and name not in KEPT_BACK}
     streams = [
         machine.run.options(num_returns="streaming").remote(
             distributed.model_dump(), options.arguments, environment, (number, *first)
@@ -273,6 +276,22 @@ def _train(options: argparse.Namespace, stop: Stop, tell: Tell) -> int:
         for number, machine in enumerate(machines)
     ]
     return _follow(machines, streams, stop, tell)
+
+
+def _longest_wait() -> float:
+    """Return how many seconds a cluster that is too small may take to grow.
+
+    Raises:
+        UserError: the variable holds no such number.
+    """
+    text = os.environ.get(WAIT_VARIABLE, str(WAIT_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UserError(f"{WAIT_VARIABLE} is {text!r}, which is no number of seconds; set it to one, as 300")
+    return seconds
 
 
 def _is_placed(group: Any, each: Mapping[str, float], machines: int, stop: Stop, tell: Tell) -> bool:
@@ -284,7 +303,7 @@ def _is_placed(group: Any, each: Mapping[str, float], machines: int, stop: Stop,
     import ray
 
     wanted = {name: number * machines for name, number in each.items()}
-    longest = float(os.environ.get(WAIT_VARIABLE, WAIT_SECONDS))
+    longest = _longest_wait()
     started, has_told = time.monotonic(), False
     while not group.wait(POLL_SECONDS):
         if stop.number:
