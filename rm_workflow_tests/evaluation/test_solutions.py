@@ -150,7 +150,8 @@ def test_a_problem_that_is_too_long_is_cut_and_no_step_is_lost(objective, tmp_pa
     assert "tokens" in rows[1].problem
 
 
-def test_an_adapter_gives_the_scores_of_the_merged_model(objective, model, tmp_path):
+def test_an_adapter_gives_the_scores_of_the_merged_model(objective, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
     auto = AutoModelForCausalLM if KINDS[objective] == "signs" else AutoModelForTokenClassification
     wrapped = get_peft_model(
         auto.from_pretrained(model), LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear")
