@@ -14,7 +14,9 @@ from rm_workflow.errors import UserError
 # Files of a checkpoint with a line a step, and what stands before their figures' names.
 METRIC_FILES = {"metrics.jsonl": "", "validation.jsonl": "validation_"}
 # Facts of a manifest that count rows.
-COUNTED = ("rows", "used", "candidates", "pairs", "responses", "kept", "train", "test", "items", "hits")
+COUNTED = (
+    *("rows", "used", "candidates", "pairs", "responses", "trajectories", "kept", "train", "test", "items", "hits"),
+)
 # Kinds whose rows come from sources, and the tables of those that they keep, the first that is there.
 FROM_SOURCES = ("raw", "pairs", "mixture", "tokens")
 KEPT_TABLES = ("labelled.parquet", "pairs.parquet", "occurrences.parquet")

@@ -94,3 +94,20 @@ def test_of_a_mixture_of_responses_the_responses_are_counted(store: ArtifactStor
         ("test", None, 1),
         ("train", None, 2),
     ]
+
+
+@pytest.mark.parametrize("unit", ["pairs", "responses", "trajectories"])
+def test_the_funnel_knows_how_many_rows_of_any_unit_were_tokenised(
+    store: ArtifactStore, lineage: LineageStore, unit: str
+):
+    mixture = store.materialize(Request("toy_mixture", "mixture", "1", {}), lambda out: built(out, {"kept": 7}), "run")
+    tokens = Request("toy_tokens", "tokens", "1", {}, inputs=(mixture.artifact,))
+    store.materialize(tokens, lambda out: built(out, {unit: 7, "kept": 5, "dropped": {"too_long": 2}}), "run")
+    lineage.catch_up()
+    (row,) = [row for row in questions.funnel(lineage, "toy_mixture") if row["kind"] == "tokens"]
+    assert (row["came_in"], row["kept"]) == (7, 5)
+
+
+def built(out: Path, facts: dict[str, object]) -> Built:
+    (out / "made.txt").write_text("made")
+    return Built(facts)
