@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from rm_workflow.evaluation.benchmarks import judgebench, llmbar, rating_correlation, rewardmath, rm_bench, rmb, rule
+from rm_workflow.evaluation.benchmarks import (
+    judgebench,
+    llmbar,
+    ppe_preference,
+    rating_correlation,
+    rewardmath,
+    rm_bench,
+    rmb,
+    rule,
+)
 from rm_workflow.evaluation.composite import SCORE_KEYS
 from rm_workflow.evaluation.figures import Parts, weighted
 
@@ -37,6 +46,21 @@ def row(name: str, i: int, scores: np.ndarray) -> dict:
             "score_rejected": values[1] if i % 4 < 2 else values[1:3],
             "group": i // 5,
         },
+        "ppe_preference": {
+            "question_id": i,
+            "winner": ppe_preference.WINNERS[i % 2],
+            "score_1": chosen,
+            "score_2": values[1],
+            "source": (ppe_preference.ENGLISH, ppe_preference.OTHER)[i % 3 > 0],
+            "group": i // 2,
+        },
+        "ppe_correctness": {
+            "group": i // 4,
+            "source": f"model {i % 4}",
+            "correct": [place % 3 == i % 3 for place in range(10)],
+            "scores": values,
+            "pairs": [[i % 3, (i + 1) % 3], [6 + (i + 2) % 3, 6 + i % 3]],
+        },
         "rating_correlation": {"group": i // 3, "score": chosen, "rating": values[1]},
     }[name] | {"id": i}
 
@@ -50,7 +74,16 @@ def values(parts: Parts) -> dict[str, float]:
     return {name: part.value for name, part in parts.parts.items()}
 
 
-NEW = ("rm_bench", "judgebench", "rewardmath", "llmbar", "rmb", "rating_correlation")
+NEW = (
+    "rm_bench",
+    "judgebench",
+    "rewardmath",
+    "llmbar",
+    "rmb",
+    "ppe_preference",
+    "ppe_correctness",
+    "rating_correlation",
+)
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -70,6 +103,8 @@ def test_the_overall_of_the_parts_is_the_headline(name: str):
         ("judgebench", lambda result: result["subsets"]),
         ("rewardmath", lambda result: result["subsets"]),
         ("llmbar", lambda result: {**result["subsets"], **result["sections"]}),
+        ("ppe_preference", lambda result: result["subsets"]),
+        ("ppe_correctness", lambda result: result["subsets"]),
         ("rmb", lambda result: {**result["sections"], **{form: result[form] for form in rmb.FORMS}}),
     ],
 )
@@ -92,7 +127,7 @@ def test_the_headline_is_a_score_object_and_nothing_else(name: str):
 @pytest.mark.parametrize("name", NEW)
 def test_two_checkpoints_on_the_same_rows_have_the_same_groups(name: str):
     given = rows(name)
-    fields = ("score", "score_chosen", "score_A")
+    fields = ("score", "scores", "score_chosen", "score_A", "score_1")
     other = [
         {key: np.negative(value).tolist() if key in fields else value for key, value in row.items()} for row in given
     ]

@@ -62,6 +62,38 @@ NATIVE = {
         }
         for goal in ("Helpfulness", "Harmlessness")
     ],
+    # the longer reply is preferred, not, and of two alike; then a row without a winner
+    "ppe_preference": [
+        {
+            "question_id": f"q{i}",
+            "winner": winner,
+            "prompt": f"P{i}",
+            "language": "English",
+            "response_1": "xxx",
+            **reply,
+        }
+        for i, (winner, reply) in enumerate(
+            [
+                ("model_a", {"response_2": "x"}),
+                ("model_b", {"response_2": "x"}),
+                ("model_b", {"response_2": "yyy"}),
+                ("tie (bothbad)", {"response_2": "yyy"}),
+            ]
+        )
+    ],
+    # the longer reply is right and wrong
+    "ppe_correctness": [
+        {
+            "question_id": f"q{i}",
+            "model_name": "m",
+            "prompt": f"P{i}",
+            "response_1": "x",
+            "response_2": "xx",
+            "scores": [i == 0, i != 0],
+            "sampled_conflict_pairs": [[0, 1]],
+        }
+        for i in range(4)
+    ],
     "rating_correlation": [
         {"prompt": f"P{i // 2}", "response": "x" * (1 + i), "helpfulness": rating, "correctness": rating}
         for i, rating in enumerate([1, 3, 4, 2, 0, 4])
@@ -73,6 +105,8 @@ PICK_LONGER = {
     "rewardmath": 1 / 2,
     "llmbar": 4 / 5,
     "rmb": 1.0,
+    "ppe_preference": 1 / 3,
+    "ppe_correctness": 3 / 4,
     "rating_correlation": (1 - 1 + 1) / 3,
 }
 
