@@ -106,6 +106,7 @@ CODE_VERSIONS = {
             *("training/solutions.py", "training/solution_trainer.py", "models/readout.py"),
         ),
     ),
+    "import": CodeVersion("1", ("models/importing.py",)),
     "best": CodeVersion("2", ("evaluation/run_table.py", "evaluation/attribution.py")),
     "transfer": CodeVersion("1", ("evaluation/transfer.py",)),
     "scores": CodeVersion(

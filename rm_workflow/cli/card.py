@@ -10,7 +10,7 @@ from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli import completion
-from rm_workflow.cli.checkpoints import checkpoint_artifact
+from rm_workflow.cli.checkpoints import IMPORTED, checkpoint_artifact
 from rm_workflow.cli.output import for_terminal
 from rm_workflow.cli.replacing import refuse_other_than_card, refuse_other_than_picture
 from rm_workflow.durable_files import replaced
@@ -67,7 +67,16 @@ def card_command(
 def evidence_of(
     store: ArtifactStore, catalog: Catalog, checkpoint: Artifact, num_scored: int | None = None
 ) -> Evidence:
-    """Return what is known of a checkpoint, with its newest scores."""
+    """Return what is known of a checkpoint, with its newest scores.
+
+    Raises:
+        UserError: it was imported, so next to nothing is known.
+    """
+    if IMPORTED in checkpoint.facts:
+        raise UserError(
+            f"checkpoint {checkpoint.id} was imported from {checkpoint.facts[IMPORTED]}, so nothing is "
+            "known of its data and training; name one that a run under RMW_HOME trained"
+        )
     scores = scores_of(store, checkpoint)
     chain = chain_of(store, checkpoint, scores)
     selected = selected_by(store, checkpoint.id)

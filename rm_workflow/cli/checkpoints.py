@@ -13,6 +13,8 @@ from rm_workflow.settings import load_settings, user_path
 MODEL = "model"
 KIND = "checkpoint"
 HUB = "hub:"
+# The fact by which an imported checkpoint is known.
+IMPORTED = "imported_from"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
     "counts": {"rmw counts quickstart": "", "rmw counts quickstart --no-run --json": "of what is there, for programs"},
     "overlap": {"rmw overlap quickstart": ""},
     "audit": {"rmw audit quickstart": ""},
+    "export": {
+        "rmw export quickstart quickstart_pairs": "for TRL and datasets",
+        "rmw export quickstart_mixture flat --format standard --margin": "whole conversations, with margins",
+    },
+    "import": {
+        "rmw import hub:Skywork/Skywork-Reward-Llama-3.1-8B-v0.2 skywork": "a published model",
+        "rmw import ./my-reward-model mine": "a folder of your own",
+    },
     "show": {
         "rmw show pairs_sample_ratings": "pairs",
         "rmw show quickstart_mixture --dropped leak -n 3": "what a rule dropped",

@@ -40,7 +40,9 @@ def _register() -> None:
         doctor,
         evaluate,
         examples,
+        export,
         gc,
+        importing,
         init,
         inspect,
         leaderboard,
@@ -59,7 +61,7 @@ def _register() -> None:
 
     groups = (
         *(init, catalog, sources, run, overlap, audit, inspect, score, aggregate, evaluate, compare, leaderboard),
-        *(sweep, questions, card, report, push, doctor, verify, gc, ui, serve),
+        *(sweep, questions, export, importing, card, report, push, doctor, verify, gc, ui, serve),
     )
     for group in groups:
         group.register(app)

@@ -10,7 +10,7 @@ from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.card import evidence_of, refuse_missing_folder
-from rm_workflow.cli.checkpoints import KIND, checkpoint_artifact
+from rm_workflow.cli.checkpoints import IMPORTED, KIND, checkpoint_artifact
 from rm_workflow.cli.output import for_terminal
 from rm_workflow.cli.replacing import refuse_other_than_page
 from rm_workflow.durable_files import replaced
@@ -65,7 +65,8 @@ def _checkpoints(store: ArtifactStore, catalog: Catalog, target: str | None) -> 
     if target is not None:
         return [checkpoint_artifact(store, target)]
     recipes = sorted(path.name.removesuffix(f"_{KIND}") for path in store.artifacts.glob(f"*_{KIND}"))
-    found = [artifact for recipe in recipes if (artifact := _of_recipe(store, recipe))]
+    newest = filter(None, (_of_recipe(store, recipe) for recipe in recipes))
+    found = [artifact for artifact in newest if IMPORTED not in artifact.facts]
     if not found:
         raise UserError(f"there is no checkpoint under RMW_HOME ({store.home}); make one: rmw run quickstart")
     return found

@@ -1,0 +1,85 @@
+"""A reward model that was made elsewhere as the files of a checkpoint: copied, with its token recipe written beside it.
+
+An adapter is merged into its base first, so that the copy needs nothing outside its folder.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rm_workflow.artifacts import Built, Check, ExternalFile
+from rm_workflow.errors import UserError
+from rm_workflow.keys import file_sha256
+from rm_workflow.models.base import ADAPTER_CONFIG
+from rm_workflow.models.loading import LoadedCheckpoint, load_checkpoint
+from rm_workflow.models.reward_model import transformers_model
+from rm_workflow.models.saved_config import carry_older_keys, read_object
+from rm_workflow.models.tokens import TOKEN_RECIPE, Encoder
+
+MODEL = "model"
+# What a folder may hold of a model; anything else, as a card or training states, stays where it is.
+SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model")
+LOADS_AGAIN = "The copied folder loads as a reward model with its own tokenizer and token recipe."
+
+
+def model_files(folder: Path, named: str) -> tuple[ExternalFile, ...]:
+    """Return the files of a saved reward model with their hashes."""
+    return tuple(ExternalFile(f"{named}/{path.name}", path, file_sha256(path)) for path in _paths(folder))
+
+
+def import_model(folder: Path, hub_id: str | None, label: str, out: Path) -> Built:
+    """Write ``model/`` into ``out``: the model, its tokenizer and the token recipe by which it is scored.
+
+    Args:
+        folder: the saved model, or a LoRA adapter of one.
+        hub_id: org/name on the hub, by which the token recipe of a published model is known.
+        label: what it was called when it was imported.
+
+    Raises:
+        UserError: it is no reward model, or has no tokenizer or chat template to make a token recipe of.
+    """
+    loaded = load_checkpoint(folder, hub_id)
+    if isinstance(loaded.encoder, UserError):
+        raise loaded.encoder
+    target = out / MODEL
+    target.mkdir()
+    if (folder / ADAPTER_CONFIG).is_file():
+        _save_merged(loaded, loaded.encoder, target)
+    else:
+        for path in _paths(folder):
+            shutil.copyfile(path, target / path.name)
+        if not (target / TOKEN_RECIPE).is_file():
+            loaded.encoder.save(target)
+    loaded.readout.write(target)
+    facts = {
+        "base": _base(folder),
+        "objective": loaded.readout.objective,
+        "imported_from": label,
+        "token_recipe_origin": loaded.recipe_origin,
+        "template_hash": loaded.encoder.template_hash,
+        # Nothing is known of its training.
+        **dict.fromkeys(("num_train_pairs", "num_steps", "seconds")),
+    }
+    again = load_checkpoint(target)
+    return Built(facts, (Check("loads_again", isinstance(again.encoder, Encoder), LOADS_AGAIN),))
+
+
+def _save_merged(loaded: LoadedCheckpoint, encoder: Encoder, target: Path) -> None:
+    model: Any = transformers_model(loaded.model)
+    model.save_pretrained(str(target))
+    encoder.save(target)
+    carry_older_keys(target)
+
+
+def _base(folder: Path) -> str:
+    """Return the model that it was trained from, where its files say so, else its own architecture."""
+    adapter = folder / ADAPTER_CONFIG
+    if adapter.is_file():
+        return str(read_object(adapter).get("base_model_name_or_path"))
+    config = read_object(folder / "config.json")
+    return str(config.get("_name_or_path") or config.get("model_type"))
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in SUFFIXES)

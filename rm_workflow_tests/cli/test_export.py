@@ -1,0 +1,114 @@
+"""``rmw export`` and ``rmw import`` through the real command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rm_workflow_tests.cli.conftest import Answer, Project
+from rm_workflow_tests.evaluation.checkpoints import write_checkpoint
+from rm_workflow_tests.models.test_loading import write_adapter, write_published
+from rm_workflow_tests.models.tiny import LLAMA_LIKE, tiny_tokenizer, write_tiny_model
+
+Rmw = Callable[..., Answer]
+CONVERSATION = {"prompt": "Name a river.", "response": "The Danube."}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def score(rmw: Rmw, checkpoint: str, folder: Path) -> float:
+    rows, out = folder / "rows.jsonl", folder / f"{checkpoint.rpartition('/')[2]}.jsonl"
+    rows.write_text(json.dumps(CONVERSATION) + "\n")
+    answer = rmw("score", checkpoint, str(rows), "-o", str(out), "--precision", "fp32")
+    assert answer.code == 0, answer.err
+    found: float = json.loads(out.read_text())["score"]
+    return found
+
+
+def test_a_mixture_is_exported_by_its_recipes_name(rmw: Rmw, project: Project, tmp_path: Path):
+    assert rmw("run", "toy", "--until", "mixture").code == 0
+
+    answer = rmw("export", "toy", "flat", "--format", "standard", "--json")
+
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["rows"] == {"train": 100, "test": 10}
+    assert found["mixture"].startswith("toy_mixture@")
+    assert pq.read_table(tmp_path / "flat/test.parquet").num_rows == 10
+    assert json.loads((tmp_path / "flat/croissant.json").read_text())["license"] == ["CC0-1.0"]
+    assert "not an empty folder" in rmw("export", found["mixture"], "flat").error
+    assert "take one of trl, standard, labelled" in rmw("export", "toy", "other", "--format", "csv").error
+    assert "make it first: rmw run nothing --until mixture" in rmw("export", "nothing", "other").error
+
+
+def test_an_imported_model_scores_as_its_folder_and_stands_in_the_lineage(rmw: Rmw, project: Project, tmp_path: Path):
+    folder = write_checkpoint(tmp_path / "elsewhere/model")
+
+    answer = rmw("import", str(folder), "mine", "--json")
+
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert (found["reused"], found["token_recipe_origin"]) == (False, "stored")
+    expected = score(rmw, str(folder), tmp_path)
+    for path in folder.iterdir():
+        path.unlink()
+    assert score(rmw, "mine_checkpoint", tmp_path) == expected
+    lineage = rmw("lineage", "mine_checkpoint").out
+    assert "file:model/model.safetensors" in lineage
+    assert rmw("verify").code == 0
+    assert rmw("lineage", "rebuild").code == 0
+
+
+def test_importing_the_same_files_again_copies_nothing(rmw: Rmw, project: Project, tmp_path: Path):
+    folder = write_checkpoint(tmp_path / "model")
+
+    first, second = (json.loads(rmw("import", str(folder), "mine", "--json").out) for _ in range(2))
+
+    assert (first["checkpoint"], second["reused"]) == (second["checkpoint"], True)
+
+
+def test_a_model_without_token_recipe_gets_one_that_is_called_guessed(rmw: Rmw, project: Project, tmp_path: Path):
+    folder = write_published(tmp_path / "plain")
+
+    answer = rmw("import", str(folder), "plain")
+
+    assert answer.code == 0
+    assert "its token recipe is guessed from the tokenizer's chat template" in answer.err
+    assert score(rmw, "plain_checkpoint", tmp_path) == pytest.approx(score(rmw, str(folder), tmp_path), abs=1e-6)
+
+
+def test_an_adapter_is_merged_so_that_it_needs_its_base_no_more(
+    rmw: Rmw, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base = write_tiny_model(tmp_path / "base", tiny_tokenizer(LLAMA_LIKE))
+    adapter = write_adapter(tmp_path / "adapter", base, str(base))
+    expected = score(rmw, str(adapter), tmp_path)
+
+    answer = rmw("import", str(adapter), "tuned", "--json")
+
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["base"] == str(base)
+    base.rename(tmp_path / "gone")
+    assert score(rmw, "tuned_checkpoint", tmp_path) == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_no_reward_model_or_no_name_is_refused(rmw: Rmw, project: Project, tmp_path: Path):
+    base = write_tiny_model(tmp_path / "base", tiny_tokenizer(LLAMA_LIKE))
+    assert "has no reward head" in rmw("import", str(base), "mine").error
+    assert "NAME 'My model': take small letters" in rmw("import", str(base), "My model").error
+    assert "NAME 'toy' is a recipe" in rmw("import", str(base), "toy").error
+    assert "no such folder" in rmw("import", str(tmp_path / "nowhere"), "mine").error
+    assert project.published() == []
+
+
+def test_a_card_of_an_imported_model_is_refused(rmw: Rmw, project: Project, tmp_path: Path):
+    rmw("import", str(write_checkpoint(tmp_path / "model")), "mine")
+
+    for verb in (("card", "mine_checkpoint"), ("push", "mine_checkpoint", "me/mine"), ("report", "mine_checkpoint")):
+        assert "nothing is known of its data and training" in rmw(*verb).error
