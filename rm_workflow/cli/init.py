@@ -250,7 +250,8 @@ def _parent(catalog: Catalog, extends: str) -> Recipe:
 def _of_data(catalog: Catalog, parent: Recipe, names: Sequence[str]) -> dict[str, Any]:
     """Return what differs in a recipe that trains on other pair sets: they are taken whole, and split as they can be.
 
-    Benchmarks among the embedded samples are left out, as they say something of the embedded data alone.
+    Benchmarks among the embedded samples are left out, as they say something of the embedded data alone; so are a
+    promotion that looks at them and a sweep whose runs are on other data.
     """
     if not names:
         return {}
@@ -269,14 +270,21 @@ def _of_data(catalog: Catalog, parent: Recipe, names: Sequence[str]) -> dict[str
     }
     if parent.mixture.sample:
         values["mixture.sample"] = None
+    if parent.sweep and (parent.sweep.data or any(run.data for run in parent.sweep.runs)):
+        values["sweep"] = None  # its runs differ in data that are not those asked for
     chosen = {
         "mixture.decontaminate_against": parent.mixture.decontaminate_against,
         "evaluation.evaluate_on": parent.evaluation.evaluate_on,
     }
     for path, benchmarks in chosen.items():
         kept = [name for name in benchmarks if not _is_sample(catalog, name)]
+        if "sweep" in values and path == "evaluation.evaluate_on" and TEST not in kept:
+            kept = [TEST, *kept]  # the parent's runs have no test split in common, one recipe has
         if kept != benchmarks:
             values[path] = kept
+    promoting = parent.promotion
+    if promoting and not set(promoting.gates) <= set(values.get("evaluation.evaluate_on", promoting.gates)):
+        values["promotion"] = None  # it looks at a benchmark that is left out
     return values
 
 

@@ -1,5 +1,6 @@
 """What a file of the user's own is: the adapter that understands its first rows, and its catalogue entries."""
 
+import codecs
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -106,8 +107,15 @@ def understand_file(name: str, file: Path, said: Said) -> OwnData:
     Raises:
         UserError: the file cannot be read, no adapter understands any of its first rows, or something must be said.
     """
-    rows = [row for _, row in islice(read_rows(file, str(file)), LOOKED_AT)]
+    numbered = list(islice(read_rows(file, str(file)), LOOKED_AT))
+    if not numbered:
+        raise UserError(f"{file} has 0 rows; nothing is added; mend the file")
+    rows = [row for _, row in numbered]
     plain = [row for row in rows if isinstance(row, dict)]
+    number, first = numbered[0]
+    if isinstance(first, BrokenLine) and not plain:
+        problem = f"line {number} cannot be read ({first.reason}), nor can the next ones"
+        raise UserError(f"{file}: {problem}; {_mend(file, first)}")
     tried = [said.adapter] if said.adapter else [adapter for adapter in FORMS if _has_fields(adapter, said)]
     sources: dict[str, Source] = {}
     unclear: dict[str, str] = {}
@@ -125,6 +133,18 @@ def understand_file(name: str, file: Path, said: Said) -> OwnData:
                 f"columns {_columns_of(plain)}: map them with --column FIELD=COLUMN"
             )
     return _best(file, rows, sources, unclear, said)
+
+
+def _mend(file: Path, line: BrokenLine) -> str:
+    with file.open("rb") as raw:
+        start = raw.read(2)
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "the file is UTF-16: convert it, as with iconv -f UTF-16 -t UTF-8"
+    if line.reason.startswith("not UTF-8"):
+        return "convert the file, as with iconv -f ISO-8859-1 -t UTF-8 if that is its encoding"
+    if line.text.startswith("["):
+        return "the file is one JSON array: write one object a line, as with jq -c '.[]'"
+    return "mend the file: one JSON object a line, or a CSV file of as many cells in each row as its header has"
 
 
 def _has_fields(adapter: str, said: Said) -> bool:
@@ -210,9 +230,8 @@ def _best(
     if best is None:
         named = ", ".join([*said.columns, *(["labels (--winner)"] if said.winner else [])])
         raise UserError(f"--column: no adapter of {', '.join(FORMS)} has the fields {named}")
-    # A file of no rows is nobody's, and an adapter that was asked for is taken; the check of all rows refuses both in
-    # the words of the build.
-    if rows and not examples[best] and not said.adapter:
+    # An adapter that was asked for is taken; the check of all rows refuses it in the words of the build.
+    if not examples[best] and not said.adapter:
         columns = _columns_of([row for row in rows if isinstance(row, dict)])
         tried = "; ".join(f"{adapter}: {problem}" for adapter, problem in problems.items())
         raise UserError(

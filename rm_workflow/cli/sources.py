@@ -18,6 +18,7 @@ from rm_workflow.cli.init import editor_line, renew_schemas
 from rm_workflow.cli.output import counting_line, for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
+from rm_workflow.preferences import shapes
 from rm_workflow.settings import Settings, load_settings, user_path
 
 SHOWN_RESPONSES = 8  # of one row; a best-of-N set has 1,024
@@ -121,10 +122,16 @@ def sources_add_command(
         typer.Option(metavar="SIDE=LABEL", help="Which label means that a, b or tie wins; several with commas."),
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the rows.")] = "not stated",
+    drop_other_shapes: Annotated[
+        bool, typer.Option("--drop-other-shapes", help="Also a file of several schemas: leave out all but one.")
+    ] = False,
     num_rows: Annotated[int, typer.Option("-n", min=1, help="Rows to show.")] = 3,
     json_: JsonOption = False,
 ) -> None:
-    """Add a file of your own as a source and a pair set of your catalogue, and show how its rows are understood."""
+    """Add a file of your own as a source and a pair set of your catalogue, and show how its rows are understood.
+
+    A file of which more than 1 % of the rows have other columns than those that are understood is refused.
+    """
     from rm_workflow.cli import own_data
 
     settings = load_settings()
@@ -140,6 +147,8 @@ def sources_add_command(
         entries = data.entries(name, folder)
         if preview["refused"]:
             preview["refused"] = _refused_before_adding(preview["refused"])
+        elif not drop_other_shapes:
+            preview["refused"] = _several_shapes(name, data.source, preview["files"])
         first_lines = {file: editor_line(settings, file.replace(".yaml", ".json"), folder) for file in entries}
         written = [] if preview["refused"] else add_entries(folder, entries, first_lines)
     if written:
@@ -158,6 +167,22 @@ def _refused_before_adding(sentence: str) -> str:
     """Return the build's sentence with a mend that can be done: its own speaks of an entry that is not there yet."""
     problem = sentence.rpartition("; ")[0]
     return f"{problem}; nothing is added; mend the file, or say how it is read with --column or --adapter"
+
+
+def _several_shapes(name: str, source: Source, files: list[dict[str, Any]]) -> str | None:
+    """Return why a file with rows of other shapes is not added, or None where they are no more than broken lines may.
+
+    The build would drop such rows as ``bad_field``, which is right for a stray row and not for half of a file.
+    """
+    for file in files:
+        rows = sum(other["num_rows"] for other in file["other_shapes"])
+        if rows > source.max_broken_share * file["num_rows"]:
+            return (
+                f"source '{name}': {file['file']} has {rows:,} of {file['num_rows']:,} rows of another shape: "
+                f"{for_terminal(shapes.in_words(file['other_shapes']))}; nothing is added; put each shape into a file "
+                "of its own and add that, or leave these rows out with --drop-other-shapes"
+            )
+    return None
 
 
 def _assignments(written: list[str] | None, form: str, option: str) -> dict[str, str]:
@@ -236,6 +261,9 @@ def _print_preview(preview: dict[str, Any]) -> None:
         console.print(f"columns: {columns}; sha256 {file['sha256'][:12]}", highlight=False, markup=False)
         rows = f"rows: {file['num_rows']:,}, used: {file['num_used']:,}, dropped: {', '.join(dropped) or 'none'}"
         console.print(rows, highlight=False, markup=False)
+        if file["other_shapes"]:
+            others = f"dropped, of another shape: {shapes.in_words(file['other_shapes'])}"
+            console.print(for_terminal(others), highlight=False, markup=False)
         for row in file["rows"]:
             console.print(for_terminal("\n".join(_preview_lines(row))), highlight=False, markup=False)
 

@@ -10,6 +10,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.hub import SourceFile
 from rm_workflow.preferences import adapters
 from rm_workflow.preferences.files import BrokenLine, Row
+from rm_workflow.preferences.shapes import Shapes
 from rm_workflow.preferences.tables import ROW_RULES, RowDropped
 from rm_workflow.preferences.understanding import (
     FileCount,
@@ -40,11 +41,11 @@ def preview(
 
     Returns:
         ``{"source", "adapter", "files": [file], "refused"}``. A file is ``{"file", "split", "sha256", "columns": [],
-        "num_rows", "num_used", "dropped": {rule: rows}, "rows": [row]}``, a row ``{"row", "group_id", "messages",
-        "responses": [{"slot", "text", "model", "ratings", "extra", "steps", "labels"}]}`` (``steps`` is the text cut at
-        its step ends, a label ``{"kind", "value", "step"}``), or ``{"row", "rule", "reason", "detail",
-        "excerpt"}`` where it was dropped. ``refused`` is the sentence with which ``build_raw`` refuses the files, or
-        None.
+        "num_rows", "num_used", "dropped": {rule: rows}, "other_shapes": [as ``Shapes.others``], "rows": [row]}``, a row
+        ``{"row", "group_id", "messages", "responses": [{"slot", "text", "model", "ratings", "extra", "steps",
+        "labels"}]}`` (``steps`` is the text cut at its step ends, a label ``{"kind", "value", "step"}``), or ``{"row",
+        "rule", "reason", "detail", "excerpt"}`` where it was dropped. ``refused`` is the sentence with which
+        ``build_raw`` refuses the files, or None.
 
     Raises:
         UserError: the adapter or a key of ``columns`` is unknown.
@@ -71,6 +72,7 @@ class _Look:
     file: SourceFile
     count: FileCount = field(default_factory=FileCount)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    shapes: Shapes = field(default_factory=Shapes)
     first_dropped: dict[str, Any] | None = None
     refused: str | None = None
 
@@ -84,6 +86,7 @@ class _Look:
             "num_rows": self.count.rows,
             "num_used": self.count.rows - self.count.dropped.total(),
             "dropped": dropped,
+            "other_shapes": self.shapes.others(),
             "rows": self.rows,
         }
 
@@ -96,6 +99,8 @@ def _look(
         for number, row, outcome in outcomes(source, adapters.get(source.adapter), file, look.count, looked_up):
             if look.first_dropped is None and isinstance(outcome, RowDropped):
                 look.first_dropped = dropped_row({"file": file.file, "row": number}, row, outcome)
+            if isinstance(row, dict) and (not isinstance(outcome, RowDropped) or outcome.rule == "bad_field"):
+                look.shapes.note(number, row, used=not isinstance(outcome, RowDropped))
             if len(look.rows) < num_rows:
                 look.rows.append({"row": number, **_shown_outcome(row, outcome)})
             if progress and look.count.rows % PROGRESS_ROWS == 0:

@@ -205,3 +205,18 @@ def test_schemas_are_written_where_they_are_asked_for(project: Project, rmw: Rmw
 def test_the_workspace_of_a_new_project_is_that_of_the_repository(tmp_path: Path):
     (tmp_path / "workspace.yaml").write_text(init.WORKSPACE)
     assert read_yaml(tmp_path / "workspace.yaml").data == read_yaml(Path(__file__).parents[2] / "workspace.yaml").data
+
+
+def test_own_data_leave_out_a_parents_sweep_over_other_data_and_the_promotion_by_its_samples(
+    empty: Path, rmw: Rmw, monkeypatch: pytest.MonkeyPatch
+):
+    rmw("init", "mine")
+    monkeypatch.chdir(empty / "mine")
+    Path("data/rivers.jsonl").write_text('{"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "No."}\n')
+    assert rmw("sources", "add", "data/rivers.jsonl").code == 0
+    answer = rmw("init", "on_rivers", "--data", "rivers", "--extends", "rb2_llama31_70b_mini")
+    assert answer.code == 0, answer.err
+    recipe = load_catalog(load_settings()).recipes["on_rivers"]
+    assert recipe.sweep is None
+    assert recipe.promotion is None
+    assert recipe.evaluation.evaluate_on == ["test", "hh_helpful_base"]

@@ -31,6 +31,8 @@ RATED = {
         {"text": "No.", "ratings": {"tone": 1, "help": 3}},
     ],
 }
+OTHER = {"question": "Hi?", "better": "Good day.", "worse": "No."}
+LATIN = '{"prompt": "Qué?", "chosen": "a", "rejected": "b"}\n'
 GIVEN_RULES = ["identical_responses", "exact_duplicate"]
 
 
@@ -196,6 +198,20 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
         (("rows/mine.jsonl", "--column", "promt=question"), ("no adapter", "promt")),
         (("rows/mine.jsonl", "--adapter", "hh_transcript"), ("no row could be used", "--adapter")),
         (("rows/empty.jsonl",), ("rows/empty.jsonl has 0 rows", "nothing is added; mend the file")),
+        (("rows/empty.csv",), ("rows/empty.csv has 0 rows", "nothing is added; mend the file")),
+        (("rows/blank.jsonl",), ("rows/blank.jsonl: line 1 cannot be read (the line is empty)", "one JSON object a")),
+        (("rows/latin.jsonl",), ("line 1 cannot be read (not UTF-8 at byte 1", "iconv -f ISO-8859-1 -t UTF-8")),
+        (("rows/latin.csv",), ("line 2 cannot be read (not UTF-8)", "iconv -f ISO-8859-1 -t UTF-8")),
+        (("rows/wide.jsonl",), ("the file is UTF-16", "iconv -f UTF-16 -t UTF-8")),
+        (("rows/list.json",), ("the file is one JSON array", "jq -c '.[]'")),
+        (
+            ("rows/mixed.jsonl",),
+            (
+                "mixed.jsonl has 3 of 7 rows of another shape: 2 with better text, question text, worse text",
+                "(the first is row 4); 1 with completions list, prompt text (the first is row 7)",
+                "--drop-other-shapes",
+            ),
+        ),
         (("rows/broken.jsonl",), ("rows/broken.jsonl has 1 broken lines of 2", "nothing is added; mend the file")),
         (("rows/cut.jsonl.gz",), ("rows/cut.jsonl.gz: the gzip file ends early",)),
         (("rows/stub.jsonl.gz",), ("/rows/stub.jsonl.gz: the gzip file ends early",)),
@@ -210,6 +226,13 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     write(rows / "mine.xls", row(1))
     write(rows / "odd.jsonl", {"a": "1", "b": "2"})
     write(rows / "empty.jsonl")
+    (rows / "empty.csv").write_text("")
+    (rows / "blank.jsonl").write_text("\n\n")
+    (rows / "latin.jsonl").write_bytes(LATIN.encode("latin-1"))
+    (rows / "latin.csv").write_bytes("prompt,chosen,rejected\nQué?,a,b\n".encode("latin-1"))
+    (rows / "wide.jsonl").write_bytes(LATIN.encode("utf-16"))
+    (rows / "list.json").write_text(f"[{json.dumps(row(1))}]")
+    write(rows / "mixed.jsonl", *map(row, range(3)), OTHER, row(3), OTHER, RATED)
     write(rows / "unrated.jsonl", {"prompt": "Hi?", "completions": [{"text": "Yes.", "ratings": {}}]})
     (rows / "broken.jsonl").write_text(json.dumps(row(1)) + "\n{\n")
     (rows / "cut.jsonl.gz").write_bytes(gzip.compress(lines(range(900)).encode())[:-900])
@@ -221,6 +244,27 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     assert ".yaml" not in answer.error
     assert "`files`" not in answer.error
     assert catalog_texts(project) == before
+
+
+def test_rows_of_another_shape_are_told_and_left_out_where_that_is_asked_for_or_they_are_few(
+    project: Project, rmw: Rmw
+):
+    write(project.folder / "rows/mixed.jsonl", row(1), OTHER)
+    asked = rmw("sources", "add", "rows/mixed.jsonl", "--drop-other-shapes")
+    assert asked.code == 0, asked.err
+    write(project.folder / "rows/stray.jsonl", *map(row, range(100)), OTHER)
+    few = rmw("sources", "add", "rows/stray.jsonl", "--json")
+    other = {"columns": {"better": "text", "question": "text", "worse": "text"}, "num_rows": 1, "first_row": 101}
+    assert json.loads(few.out)["files"][0]["other_shapes"] == [other]
+    for words in (asked.out, rmw("sources", "check", "mixed").out):
+        assert "1 with better text, question text, worse text (the first is row 2)" in " ".join(words.split())
+
+
+def test_an_empty_value_in_the_usual_columns_is_no_other_shape(project: Project, rmw: Rmw):
+    write(project.folder / "rows/mine.jsonl", row(1), {**row(2), "prompt": " "}, {**row(3), "chosen": 3})
+    answer = rmw("sources", "add", "rows/mine.jsonl", "--json", "--drop-other-shapes")
+    others = json.loads(answer.out)["files"][0]["other_shapes"]
+    assert [other["first_row"] for other in others] == [3]
 
 
 def test_a_wrong_column_option_is_wrong_usage(project: Project, rmw: Rmw):
