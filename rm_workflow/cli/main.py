@@ -7,7 +7,8 @@ import sys
 import traceback
 import warnings
 from functools import cache
-from typing import Any, NoReturn
+from importlib import metadata
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -20,12 +21,28 @@ INTERRUPTED = 130
 # typer has no public name for it: the base of every complaint about how a command was written.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rmw {metadata.version('rm_workflow')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="rmw",
     help="Reward models you can trust: raw preference rows to evaluated checkpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @cache

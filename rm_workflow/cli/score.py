@@ -1,8 +1,12 @@
 """``rmw score``, ``rmw rank`` and ``rmw filter``: rewards for any rows, the best of several replies, good pairs."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +48,38 @@ OutputOption = Annotated[
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help='Write bad rows with null scores and "error".')]
 
 
+@dataclass(frozen=True)
+class Options:
+    """What score, rank and filter have in common beside checkpoint, input and output."""
+
+    skip_bad: SkipBadOption = False
+    precision: PrecisionOption = "auto"
+    batch_tokens: BatchTokensOption = 4096
+    deterministic: DeterministicOption = False
+    aggregate: AggregateOption = "mean"
+
+
+DEFAULTS = Options()
+
+
+def taking_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command with a parameter ``options: Options`` take each field as an option of the command line."""
+    common = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(Options)
+    ]
+    own = [one for one in signature(command).parameters.values() if one.name != "options"]
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        options = Options(**{field.name: given.pop(field.name) for field in fields(Options)})
+        command(**given, options=options)
+
+    vars(called)["__signature__"] = Signature([*own, *common])
+    called.__annotations__ = {one.name: one.annotation for one in [*own, *common]}
+    return called
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     app.command("score")(score_command)
@@ -51,44 +87,37 @@ def register(app: typer.Typer) -> None:
     app.command("filter")(filter_command)
 
 
+@taking_options
 def score_command(
     checkpoint: CheckpointArgument,
     input_: Annotated[
         str, typer.Argument(metavar="IN", help="JSONL or Parquet of messages or prompt and response; - is stdin.")
     ],
     output: OutputOption,
-    skip_bad: SkipBadOption = False,
-    precision: PrecisionOption = "auto",
-    batch_tokens: BatchTokensOption = 4096,
-    deterministic: DeterministicOption = False,
-    aggregate: AggregateOption = "mean",
+    options: Options = DEFAULTS,
 ) -> None:
     """Write each row of IN with the reward of its response, in input order."""
     from rm_workflow.evaluation.row_verbs import SCORE
 
-    check_precision(precision)
-    _run(SCORE, checkpoint, input_, output, skip_bad, precision, batch_tokens, deterministic, aggregate)
+    _run(SCORE, checkpoint, input_, output, options)
 
 
+@taking_options
 def rank_command(
     checkpoint: CheckpointArgument,
     input_: Annotated[
         str, typer.Argument(metavar="IN", help="JSONL or Parquet of prompt and responses (a list); - is stdin.")
     ],
     output: OutputOption,
-    skip_bad: SkipBadOption = False,
-    precision: PrecisionOption = "auto",
-    batch_tokens: BatchTokensOption = 4096,
-    deterministic: DeterministicOption = False,
-    aggregate: AggregateOption = "mean",
+    options: Options = DEFAULTS,
 ) -> None:
     """Write each row of IN with the rewards of its responses and the index of the best, the first of equal ones."""
     from rm_workflow.evaluation.row_verbs import RANK
 
-    check_precision(precision)
-    _run(RANK, checkpoint, input_, output, skip_bad, precision, batch_tokens, deterministic, aggregate)
+    _run(RANK, checkpoint, input_, output, options)
 
 
+@taking_options
 def filter_command(
     checkpoint: CheckpointArgument,
     input_: Annotated[
@@ -98,18 +127,12 @@ def filter_command(
     min_margin: Annotated[
         float | None, typer.Option(help="Leave out pairs whose chosen reply is not this much better; default: none.")
     ] = None,
-    skip_bad: SkipBadOption = False,
-    precision: PrecisionOption = "auto",
-    batch_tokens: BatchTokensOption = 4096,
-    deterministic: DeterministicOption = False,
-    aggregate: AggregateOption = "mean",
+    options: Options = DEFAULTS,
 ) -> None:
     """Write the pairs of IN with the rewards of both sides and their difference, chosen minus rejected."""
     from rm_workflow.evaluation.row_verbs import filter_verb
 
-    check_precision(precision)
-    verb = filter_verb(min_margin)
-    _run(verb, checkpoint, input_, output, skip_bad, precision, batch_tokens, deterministic, aggregate)
+    _run(filter_verb(min_margin), checkpoint, input_, output, options)
 
 
 def check_precision(precision: str) -> None:
@@ -132,24 +155,21 @@ def load_scorer(checkpoint: str, precision: str, batch_tokens: int, deterministi
     return scorer
 
 
-def _run(
-    verb: "Verb",
-    checkpoint: str,
-    input_: str,
-    output: str,
-    skip_bad: bool,
-    precision: str,
-    batch_tokens: int,
-    deterministic: bool,
-    aggregate: str,
-) -> None:
-    from rm_workflow.evaluation.progress import progress_bar
-    from rm_workflow.evaluation.row_files import begun_output, forget_begun, opened_output, opened_rows
-    from rm_workflow.evaluation.score_file import Continued, Tally, as_lines, resume, score_lines
+def check_aggregator(aggregate: str) -> None:
+    """Refuse a way to make one score of those of steps that there is not."""
     from rm_workflow.evaluation.steps import AGGREGATORS
 
     if aggregate not in AGGREGATORS:
         raise UserError(f"--aggregate {aggregate} is unknown; {nearest(aggregate, AGGREGATORS)}")
+
+
+def _run(verb: "Verb", checkpoint: str, input_: str, output: str, options: Options) -> None:
+    from rm_workflow.evaluation.progress import progress_bar
+    from rm_workflow.evaluation.row_files import begun_output, forget_begun, opened_output, opened_rows
+    from rm_workflow.evaluation.score_file import Continued, Tally, as_lines, resume, score_lines
+
+    check_precision(options.precision)
+    check_aggregator(options.aggregate)
     _check_files(input_, output)
     find_checkpoint(checkpoint)
     tally, name = Tally(), "stdin" if input_ == STREAM else input_
@@ -165,11 +185,11 @@ def _run(
         first = next(lines, None)
         if first is None and not tally.continued:
             raise UserError(f"{name}: there is no row to read; give at least one")
-        scorer = load_scorer(checkpoint, precision, batch_tokens, deterministic)
-        _check_continued(scorer, continued, verb, output, aggregate)
+        scorer = load_scorer(checkpoint, options.precision, options.batch_tokens, options.deterministic)
+        _check_continued(scorer, continued, verb, output, options.aggregate)
         left = chain([first], lines) if first else lines
         with opened_output(output) as out, progress_bar("scoring") as progress:
-            score_lines(scorer, left, out, name, skip_bad, tally, progress, total, aggregate, verb)
+            score_lines(scorer, left, out, name, options.skip_bad, tally, progress, total, options.aggregate, verb)
     _tell(tally, verb)
 
 

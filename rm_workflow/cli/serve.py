@@ -9,10 +9,12 @@ from rm_workflow.cli.addresses import LOOPBACK, address, shown_address
 from rm_workflow.cli.checkpoints import find_checkpoint
 from rm_workflow.cli.output import warn
 from rm_workflow.cli.score import (
+    AggregateOption,
     BatchTokensOption,
     CheckpointArgument,
     DeterministicOption,
     PrecisionOption,
+    check_aggregator,
     check_precision,
     load_scorer,
 )
@@ -37,6 +39,7 @@ def serve_command(
     precision: PrecisionOption = "auto",
     batch_tokens: BatchTokensOption = 4096,
     deterministic: DeterministicOption = False,
+    aggregate: AggregateOption = "mean",
     max_candidates: Annotated[int, typer.Option(min=1, help="Conversations in one request.")] = 1024,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Size of one request.")] = 10.0,
     max_waiting: Annotated[int, typer.Option(min=1, help="Conversations of all requests that may wait.")] = 4096,
@@ -47,6 +50,7 @@ def serve_command(
     SIGTERM and Ctrl-C answer what is running, then end it. With RMW_SERVE_TOKEN set, requests must bear that token.
     """
     check_precision(precision)
+    check_aggregator(aggregate)
     listen = address(host)
     token = _token()
     named = find_checkpoint(checkpoint)
@@ -60,7 +64,7 @@ def serve_command(
             warn(f"whoever reaches {listen} can use this model; set {TOKEN_VARIABLE} to ask for a token")
         scorer = load_scorer(checkpoint, precision, batch_tokens, deterministic)
         url = f"http://{shown_address(listen)}:{bound.getsockname()[1]}"
-        served = Served(scorer, named.label, named.folder, limits, token)
+        served = Served(scorer, named.label, named.folder, aggregate, limits, token)
         ready = f"serving {named.label} in {scorer.precision} on {scorer.device}: {url} (docs: {url}/docs)"
         serve(served, bound, lambda: typer.echo(ready, err=True))
     typer.echo("stopped", err=True)

@@ -11,6 +11,7 @@ from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.instance import open_instance
 from rm_workflow.cli.addresses import LOOPBACK, address, shown_address
 from rm_workflow.pages import addresses
+from rm_workflow.serving.sockets import refuse_port_in_use
 from rm_workflow.settings import load_settings
 
 WEB_UI = "rm_workflow.assets.web_ui"
@@ -30,6 +31,7 @@ def ui_command(
     It obeys its own pages and programs; what another page in a browser sends it (Host, Origin) is refused.
     """
     listen_on = address(host)
+    refuse_port_in_use(listen_on, port)  # Dagster would say so in pages, after its daemon has begun
     settings = load_settings()
     prepare_home(settings.home)
     with open_instance(settings) as instance:

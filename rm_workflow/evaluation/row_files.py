@@ -197,8 +197,14 @@ def opened_output(output: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         return
     part = Path(output + PART) if is_parquet(output) else Path(output)
-    with part.open("ab") as file:
-        yield file
+    is_new = not part.exists()
+    try:
+        with part.open("ab") as file:
+            yield file
+    except BaseException:
+        if is_new and part.stat().st_size == 0:
+            part.unlink()  # nothing was written before the first row failed
+        raise
     if is_parquet(output):
         _write_parquet(part, Path(output))
         part.unlink()

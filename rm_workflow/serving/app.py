@@ -4,8 +4,9 @@ Bodies are read as rows of a file are (``evaluation/row_verbs.py``), so that a w
 """
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, WithJsonSchema
 from starlette.exceptions import HTTPException
@@ -22,6 +24,8 @@ from rm_workflow.errors import UserError
 from rm_workflow.evaluation.items import FieldError, shown
 from rm_workflow.evaluation.row_verbs import RANK, SCORE, Asked, best_of
 from rm_workflow.evaluation.scorer import Scorer
+from rm_workflow.evaluation.steps import AGGREGATOR
+from rm_workflow.preferences.files import refuse_constant, unique_keys
 from rm_workflow.serving.gate import HEALTH, Gate
 from rm_workflow.serving.limits import Limits
 from rm_workflow.serving.metrics import Metrics
@@ -85,9 +89,10 @@ class Scores(BaseModel):
 
 
 class Ranked(BaseModel):
-    """Answer of ``/rank``: one reward a response, the index of the best, and all indices, best first."""
+    """Answer of ``/rank``: one reward a response, the index of the best, and all indices, best first; and of steps."""
 
     scores: list[float]
+    step_scores: list[list[float]] | None = None
     best: int
     order: list[int]
     truncated: int
@@ -114,6 +119,7 @@ class Refusal(BaseModel):
     """Every other answer."""
 
     detail: str
+    rows: list[int] | None = None
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -128,13 +134,45 @@ class Served:
     Attributes:
         label: what the checkpoint is called.
         folder: where it was read from.
+        aggregator: what makes one score of those of the steps.
     """
 
     scorer: Scorer
     label: str
     folder: Path
+    aggregator: str = AGGREGATOR
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
+
+
+class StrictRequest(Request):
+    """A request whose JSON is read as the rows of a file are: no NaN or Infinity, no key twice in one object."""
+
+    async def json(self) -> Any:
+        """Return the body.
+
+        Raises:
+            RefusedError: it is JSON for Python alone, or one of two values would be lost without a word.
+        """
+        try:
+            return json.loads(await self.body(), parse_constant=refuse_constant, object_pairs_hook=unique_keys)
+        except (json.JSONDecodeError, RecursionError):
+            raise
+        except ValueError as error:
+            raise RefusedError(400, f"the body is no JSON ({error}); mend it") from None
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body so."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
+
+        async def answer_strictly(request: Request) -> Response:
+            return await answer(StrictRequest(request.scope, request.receive))
+
+        return answer_strictly
 
 
 def make_app(served: Served) -> Gate:
@@ -149,7 +187,7 @@ def make_app(served: Served) -> Gate:
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        threads.append(ScoringThread(served.scorer, served.limits.waiting, metrics.count_batch))
+        threads.append(ScoringThread(served.scorer, served.limits.waiting, metrics.count_batch, served.aggregator))
         metrics.watch_waiting(lambda: threads[0].num_waiting)
         yield
         await asyncio.to_thread(threads[0].close)
@@ -163,6 +201,7 @@ def make_app(served: Served) -> Gate:
         responses=REFUSALS,
         dependencies=[Security(HTTPBearer(auto_error=False))] if served.token else [],
     )
+    app.router.route_class = StrictRoute
     _tell_refusals(app)
 
     async def scores_of(job: Job, names: Callable[[int], str]) -> Scored:
@@ -174,11 +213,11 @@ def make_app(served: Served) -> Gate:
         rows = body if isinstance(body, list) else [body]
         _check_count(len(rows), "the list", served.limits)
         names = _numbered if isinstance(body, list) else _alone
-        asked = [_read(row, names(index)) for index, row in enumerate(rows)]
+        asked = [_read(row, names(index), index) for index, row in enumerate(rows)]
         scored = await scores_of(Job(asked), names)
         return Scores(scores=scored.scores, step_scores=scored.step_scores, truncated=scored.num_truncated)
 
-    @app.post("/rank")
+    @app.post("/rank", response_model_exclude_none=True)
     async def rank(body: RankBody) -> Ranked:
         """Return the reward of each of ``responses`` to one ``prompt``, and which is best; equal ones as they come."""
         row = _object(body)
@@ -188,7 +227,13 @@ def make_app(served: Served) -> Gate:
             asked = RANK.read(row)
         scored = await scores_of(Job(asked), lambda index: f"responses[{index}]: ")
         order = sorted(range(len(scored.scores)), key=lambda index: -scored.scores[index])
-        return Ranked(scores=scored.scores, best=best_of(scored.scores), order=order, truncated=scored.num_truncated)
+        return Ranked(
+            scores=scored.scores,
+            step_scores=scored.step_scores,
+            best=best_of(scored.scores),
+            order=order,
+            truncated=scored.num_truncated,
+        )
 
     @app.post("/get_reward")
     async def get_reward(body: OpenRlhfBody) -> Rewards:
@@ -236,7 +281,7 @@ async def _scores_of(thread: ScoringThread, job: Job, limits: Limits, names: Cal
             f"it was not scored within {limits.seconds:g} s; send fewer at once, or serve with a longer --timeout",
         ) from None
     except RowRefusedError as refused:
-        raise RefusedError(422, f"{names(refused.index)}{refused.problem}") from None
+        raise RefusedError(422, f"{names(refused.index)}{refused.problem}", rows=refused.indices) from None
     except UserError as error:
         raise RefusedError(500, str(error)) from None
 
@@ -259,21 +304,21 @@ def _object(body: Any) -> dict[str, Any]:
     return body
 
 
-def _read(row: Any, name: str) -> Asked:
+def _read(row: Any, name: str, index: int) -> Asked:
     if not isinstance(row, dict) and name:
-        raise RefusedError(422, f"{name}it is {shown(row)}; it must be a JSON object")
-    with _fields_told(name):
+        raise RefusedError(422, f"{name}it is {shown(row)}; it must be a JSON object", rows=[index])
+    with _fields_told(name, [index]):
         (asked,) = SCORE.read(_object(row))
     return asked
 
 
 @contextmanager
-def _fields_told(name: str = "") -> Iterator[None]:
+def _fields_told(name: str = "", rows: Sequence[int] = ()) -> Iterator[None]:
     """Turn the error of a field into a refusal."""
     try:
         yield
     except FieldError as error:
-        raise RefusedError(422, f"{name}{error}") from None
+        raise RefusedError(422, f"{name}{error}", rows=rows) from None
 
 
 def _numbered(index: int) -> str:
@@ -289,7 +334,7 @@ def _tell_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> JSONResponse:
-        return JSONResponse({"detail": error.sentence}, error.status, error.headers)
+        return JSONResponse(error.body(), error.status, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -303,6 +348,8 @@ def _tell_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, RefusedError):  # the framework's own error around one of StrictRequest
+            return JSONResponse(error.__cause__.body(), error.__cause__.status)
         path = request.url.path
         sentences = {
             400: "the body cannot be parsed as JSON; send plain objects and lists",

@@ -122,7 +122,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _answer(refused: RefusedError, send: Send) -> None:
-    content = json.dumps({"detail": refused.sentence}, ensure_ascii=False).encode("utf-8", "replace")
+    content = json.dumps(refused.body(), ensure_ascii=False).encode("utf-8", "replace")
     headers = {"content-type": "application/json", "content-length": str(len(content)), **refused.headers}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": pairs})

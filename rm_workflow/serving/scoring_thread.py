@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.row_verbs import Asked, is_score
 from rm_workflow.evaluation.scorer import Floats, Prepared, Scorer
-from rm_workflow.evaluation.steps import aggregate
+from rm_workflow.evaluation.steps import AGGREGATOR, aggregate
 from rm_workflow.models.segments import Ids, num_common
 
 logger = logging.getLogger(__name__)
@@ -26,16 +27,21 @@ NOT_FINITE = "the score is no finite number; look at the weights, or serve with 
 
 
 class RowRefusedError(Exception):
-    """A conversation cannot be scored.
+    """Conversations cannot be scored.
 
     Attributes:
-        index: 0-based position among those of its request.
-        problem: what is wrong and the mend.
+        problem: what is wrong with the first of them, and the mend.
+        indices: 0-based positions among those of their request, at least one.
     """
 
-    def __init__(self, index: int, problem: str) -> None:
+    def __init__(self, problem: str, indices: Sequence[int]) -> None:
         super().__init__(problem)
-        self.index, self.problem = index, problem
+        self.problem, self.indices = problem, indices
+
+    @property
+    def index(self) -> int:
+        """Return the position of the first."""
+        return self.indices[0]
 
 
 class QueueFullError(Exception):
@@ -89,12 +95,17 @@ class ScoringThread:
     Args:
         max_waiting: conversations that may wait; a job beyond them is refused.
         on_batch: called with the number of conversations and tokens of each forward pass.
+        aggregator: what makes one score of those of the steps.
     """
 
     def __init__(
-        self, scorer: Scorer, max_waiting: int, on_batch: Callable[[int, int], None] = lambda *_: None
+        self,
+        scorer: Scorer,
+        max_waiting: int,
+        on_batch: Callable[[int, int], None] = lambda *_: None,
+        aggregator: str = AGGREGATOR,
     ) -> None:
-        self.scorer = scorer
+        self.scorer, self._aggregator = scorer, aggregator
         self._max_waiting, self._on_batch = max_waiting, on_batch
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -135,15 +146,28 @@ class ScoringThread:
 
     def _run(self) -> None:
         while (jobs := self._waiting()) is not None:
-            try:
-                self._prepare([job for job in jobs if not job.prepared])
-                batch = self._next_batch([job for job in jobs if not job.answer.done()])
-                if batch:
-                    self._score(batch)
-            except Exception as error:  # one request must not end the server
-                logger.exception("a batch failed")
-                for job in jobs:
-                    _fail(job, error)
+            self._each_alone_if_together_fails([job for job in jobs if not job.prepared], self._prepare)
+            batch = self._next_batch([job for job in jobs if not job.answer.done()])
+            taken = list(dict.fromkeys(job for job, _ in batch))
+            self._each_alone_if_together_fails(taken, partial(self._score_of, batch))
+
+    def _score_of(self, batch: Sequence[tuple[Job, int]], jobs: Sequence[Job]) -> None:
+        self._score([one for one in batch if one[0] in jobs])
+
+    def _each_alone_if_together_fails(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], None]) -> None:
+        """Do what is done for several jobs at once; one that fails must end neither the thread nor its neighbours."""
+        if not jobs:
+            return
+        try:
+            work(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                logger.exception("a request failed")
+                _fail(jobs[0], error)
+                return
+            logger.warning("scoring %d requests together failed (%s); each is scored alone", len(jobs), error)
+            for job in jobs:
+                self._each_alone_if_together_fails([job], work)
 
     def _waiting(self) -> list[Job] | None:
         """Return the jobs that are not finished, waiting for one; None at the end."""
@@ -164,12 +188,12 @@ class ScoringThread:
             try:
                 of_texts = self.scorer.prepare_rendered(*zip(*job.rendered, strict=True)) if job.rendered else []
             except UserError as error:
-                _fail(job, RowRefusedError(0, str(error)))
+                _fail(job, RowRefusedError(str(error), range(job.size)))
                 of_texts = []
             job.prepared = [*(next(prepared) for _ in job.asked), *of_texts]
-            problems = ((index, row.problem) for index, row in enumerate(job.prepared) if row.problem)
-            for index, problem in problems:
-                _fail(job, RowRefusedError(index, problem))
+            refused = {index: row.problem for index, row in enumerate(job.prepared) if row.problem}
+            if refused:
+                _fail(job, RowRefusedError(next(iter(refused.values())), list(refused)))
             job.ids = [np.asarray(row.input_ids, dtype=np.int32) for row in job.prepared]
 
     def _next_batch(self, jobs: Sequence[Job]) -> list[tuple[Job, int]]:
@@ -191,8 +215,8 @@ class ScoringThread:
 
     def _score(self, batch: Sequence[tuple[Job, int]]) -> None:
         rows = [job.prepared[index] for job, index in batch]
-        self._on_batch(len(rows), sum(len(row.input_ids) for row in rows))
         found = self.scorer.score_reads([row.input_ids for row in rows], [row.reads for row in rows])
+        self._on_batch(len(rows), sum(len(row.input_ids) for row in rows))
         with self._changed:
             for (job, _), scores in zip(batch, found, strict=True):
                 job.found.append(scores)
@@ -201,7 +225,7 @@ class ScoringThread:
                 self._finish(job)
 
     def _finish(self, job: Job) -> None:
-        scores = [aggregate(one) for one in job.found]
+        scores = [aggregate(one, self._aggregator) for one in job.found]
         wrong = next((index for index, score in enumerate(scores) if not is_score(score)), None)
         if wrong is not None:
             _fail(job, UserError(NOT_FINITE))

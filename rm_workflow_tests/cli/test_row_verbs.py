@@ -162,6 +162,12 @@ def test_a_bad_row_of_rank_and_filter_stops_or_is_passed_over(
     assert "in.jsonl: line 2: " in told
     assert said in told
 
+    first = write_lines(tmp_path / "first.jsonl", [bad, good])
+    for name in ("first.out.jsonl", "first.parquet"):
+        assert run(monkeypatch, verb, checkpoint, first, tmp_path / name) == 1
+        assert "first.jsonl: line 1: " in error_of(capsys)
+    assert [path.name for path in tmp_path.glob("first.*")] == ["first.jsonl"]  # no row, no output
+
     assert run(monkeypatch, verb, checkpoint, file, out, "--skip-bad") == 0
     rows = read(out)
     assert len(rows) == 3

@@ -1,7 +1,9 @@
 """Where ``rmw ui`` listens; that a real one obeys is tested with the web UI itself."""
 
 import os
+import socket
 from collections.abc import Callable
+from importlib import metadata
 
 import pytest
 
@@ -56,3 +58,17 @@ def test_what_is_no_address_is_refused_before_anything_starts(
     assert "--host" in answer.error
     assert "is no IP address" in answer.error
     assert started == []
+
+
+def test_a_port_in_use_is_told_before_anything_starts(project: Project, rmw: Rmw, started: list[str]):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        answer = rmw("ui", "--port", str(port))
+    assert answer.code == 1
+    assert answer.error == f"error: port {port} of 127.0.0.1 is in use by another program; name another with --port"
+    assert started == []
+
+
+def test_the_version_is_that_of_the_package(rmw: Rmw):
+    answer = rmw("--version")
+    assert (answer.code, answer.out) == (0, f"rmw {metadata.version('rm_workflow')}\n")

@@ -22,6 +22,7 @@ from rm_workflow_tests.serving.servers import Server, start
 
 USER = [{"role": "user", "content": "Name a river."}]
 REPLIES = ["The Danube.", "No.", "The Danube is long."]
+TALK = {"prompt": "a", "response": "b"}
 TOKEN = "a-token-of-24-characters"
 
 
@@ -75,10 +76,32 @@ def test_a_reward_function_gives_trl_the_same_from_a_server_and_in_process(serve
         assert over_http(**asked, labels=[1, 2, 3]) == pytest.approx(expected(checkpoint), abs=1e-5)
         assert here(**asked) == pytest.approx(expected(checkpoint), abs=1e-5)
 
-    with pytest.raises(UserError, match=r"reward server .*: \[1\]: a text holds <\|im_end\|>"):
-        over_http(["a", "b"], ["c", "d<|im_end|>"])
     with pytest.raises(UserError, match="cannot be reached"):
         RewardFunction.of_server("http://127.0.0.1:9", patience=0.1)(["a"], ["b"])
+
+
+def test_a_completion_that_cannot_be_scored_does_not_end_a_training_unless_it_is_asked_to(
+    server: Server, checkpoint: Path
+):
+    """Two of 102, in two requests, as the server takes 100 at once."""
+    replies = [*(f"The Danube {n}." for n in range(40)), "river " * 300, "d<|im_end|>", *REPLIES * 20]
+    asked = {"prompts": [USER] * len(replies), "completions": replies}
+    good = expected(checkpoint, replies[:40] + replies[42:])
+    for made, named in ((RewardFunction.of_server, server.url), (RewardFunction.of_checkpoint, checkpoint)):
+        rewards = made(named)(**asked)
+        assert rewards[40:42] == [None, None]
+        assert rewards[:40] + rewards[42:] == pytest.approx(good, abs=1e-5)
+        lowest = made(named, unscorable="lowest")(**asked)
+        assert lowest[40:42] == [min(lowest), min(lowest)]
+        with pytest.raises(UserError, match=r"token recipe allows 128"):
+            made(named, unscorable="refuse")(**asked)
+        assert made(named, unscorable="lowest")([USER], ["d<|im_end|>"]) == [None]
+    with pytest.raises(UserError, match=r"reward server .*: \[1\]: a text holds <\|im_end\|>"):
+        RewardFunction.of_server(server.url, unscorable="refuse")(["a", "b"], ["c", "d<|im_end|>"])
+    with pytest.raises(UserError, match="unscorable is 'zero'; take one of none, lowest, refuse"):
+        RewardFunction.of_server(server.url, unscorable="zero")
+    bad = [TALK, {**TALK, "response": "d<|im_end|>"}, {**TALK, "prompt": "x " * 300}]
+    assert server.ask("/score", bad)[1]["rows"] == [1, 2]
 
 
 def test_many_clients_at_once_get_their_own_scores(server: Server, checkpoint: Path):
@@ -93,7 +116,6 @@ def test_many_clients_at_once_get_their_own_scores(server: Server, checkpoint: P
         )
 
 
-TALK = {"prompt": "a", "response": "b"}
 REFUSED: list[tuple[str, Any, int, str]] = [
     ("/score", {"prompt": "a"}, 422, "field response is missing"),
     ("/score", {"prompt": 3, "response": "b"}, 422, "field prompt must be a list"),
@@ -125,7 +147,7 @@ def test_a_bad_request_is_one_sentence_that_names_the_field(
     server: Server, path: str, body: Any, status: int, said: str
 ):
     answered, answer = server.ask(path, body)
-    assert (answered, list(answer)) == (status, ["detail"])
+    assert (answered, list(answer)[:1], set(answer) - {"rows"}) == (status, ["detail"], {"detail"})
     assert said in answer["detail"]
     assert "\n" not in answer["detail"]
 
@@ -134,6 +156,9 @@ def test_a_bad_request_is_one_sentence_that_names_the_field(
     ("raw", "headers", "status", "said"),
     [
         (b'{"prompt": ', {}, 400, "the body is no JSON (Expecting value"),
+        (b'{"prompt": "a", "response": "b", "prompt": "c"}', {}, 400, "the key 'prompt' stands twice in one object"),
+        (b'{"prompt": "a", "response": "b", "id": NaN}', {}, 400, "no JSON (NaN is no JSON number); mend it"),
+        (b'{"prompt": "a", "response": -Infinity}', {}, 400, "no JSON (-Infinity is no JSON number); mend it"),
         (b"[" * 100_000, {}, 400, "the body cannot be parsed as JSON"),
         ('{"prompt": "ä"}'.encode("latin-1"), {}, 400, "the body is not UTF-8 at byte 12"),
         ('{"prompt": "a"}'.encode("utf-16"), {}, 400, "the body is not UTF-8 at byte 0"),
