@@ -1,6 +1,7 @@
 """Tables for people and JSON for programs."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 PIPED_WIDTH = 140
+# Below this a table whose words would be cut is printed row by row.
+NARROW = 100
+PAIR = 2  # columns: a name and what is said of it, which folds well
 # Characters that a terminal obeys: C0 but for tab and line feed, DEL, C1, and what reverses the text after it; and
 # halves of surrogate pairs, as Python reads a name that is no UTF-8, which cannot be printed at all.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -38,13 +42,50 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Cells are printed as they are: square brackets in a data set's text are no markup.
     """
+    width = _width()
+    if width < NARROW and not _fits(rows, width):
+        _print_stacked(title, rows)
+        return
     table = Table(title=Text(for_terminal(title)), title_justify="left", title_style="bold")
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+    Console(width=width).print(table)
+
+
+def _width() -> int:
+    """Return the columns of the terminal; of a pipe those that COLUMNS says, else enough for most tables."""
+    asked = os.environ.get("COLUMNS", "")
+    return Console().width if sys.stdout.isatty() or asked.isdigit() else PIPED_WIDTH
+
+
+def _fits(rows: Sequence[Mapping[str, Any]], width: int) -> bool:
+    """Return whether a table can be read at this width: no word is cut, unless there are two columns."""
+    names = list(rows[0]) if rows else []
+    if len(names) <= PAIR:
+        return True
+    words = {name: [*name.split(), *(word for row in rows for word in _cell(row[name]).split())] for name in names}
+    longest = (max(map(len, of_column), default=0) for of_column in words.values())
+    return sum(longest) + 3 * len(names) + 1 <= width
+
+
+def _print_stacked(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a row below the other, each as lines of name and value; what is empty is left out."""
+    console = Console(width=_width())
+    names = list(rows[0])
+    pad = max(map(len, names))
+    console.print(Text(for_terminal(title), style="bold"))
+    for row in rows:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(width=pad)
+        grid.add_column(overflow="fold")
+        for name in names:
+            if cell := _cell(row[name]):
+                grid.add_row(Text(name), Text(cell))
+        console.print()
+        console.print(grid)
 
 
 @contextmanager

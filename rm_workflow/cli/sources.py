@@ -224,7 +224,9 @@ def find_source(catalog: Catalog, name: str) -> tuple[str, Source]:
     """
     plain = name.replace("-", "_")
     if plain not in catalog.sources:
-        raise UserError(f"source '{name}' is not in the catalogue ({nearest(plain, catalog.sources)})")
+        raise UserError(
+            f"source '{name}' is not in the catalogue ({nearest(plain, catalog.sources, 'rmw sources list')})"
+        )
     return plain, catalog.sources[plain]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from rm_workflow.cli.main import main
-from rm_workflow.cli.output import for_terminal
+from rm_workflow.cli.output import for_terminal, print_table
 from rm_workflow_tests.cli.conftest import Answer, Project, lines, row
 
 Rmw = Callable[..., Answer]
@@ -71,3 +71,47 @@ def test_terminal_escapes_in_an_error_are_never_printed(project: Project, rmw: R
     answer = rmw("sources", "check", "toy")
     assert "\x1b" not in answer.out + answer.err
     assert r"\x1b[2Jprompt" in answer.error
+
+
+WIDE = [
+    {
+        "checkpoint": f"quickstart_checkpoint@{number:032x}",
+        "benchmark": "sample_rewardbench2",
+        "score": 0.5,
+        "note": None,
+    }
+    for number in (1, 2)
+]
+
+
+def test_a_table_that_does_not_fit_a_narrow_terminal_is_printed_row_by_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_table("leaderboard", WIDE)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 60
+    assert [line.split() for line in printed.splitlines()[:6]] == [
+        ["leaderboard"],
+        [],
+        ["checkpoint", f"quickstart_checkpoint@{1:032x}"[:48]],
+        [f"quickstart_checkpoint@{1:032x}"[48:]],
+        ["benchmark", "sample_rewardbench2"],
+        ["score", "0.500"],
+    ]
+    assert "note" not in printed
+    assert "\x1b" not in printed
+
+
+def test_a_table_that_fits_stays_a_table_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(
+        "recipes", [{"name": "quickstart", "description": "some words that fold over several lines " * 3, "n": 3}]
+    )
+    assert "┃ name" in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "140")
+    print_table("leaderboard", WIDE)
+    assert "┃ checkpoint" in capsys.readouterr().out
