@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow kill-loop ui bench wheel docs audit clean
+.PHONY: run test test-slow kill-loop ui bench wheel licences docs audit clean
 
 run: .venv/installed
 	$(BIN)/rmw run quickstart
@@ -33,8 +33,13 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
 # The package for an environment without the checkout, with catalogue, SQL and schemas inside.
-wheel: .venv/installed
+wheel: .venv/installed licences
 	$(BIN)/pip wheel --quiet --no-deps -w dist .
+
+# Licences of all that is installed with it, from the packages' own metadata; part of a release.
+licences: .venv/installed
+	mkdir -p dist
+	$(BIN)/python -m rm_workflow.dependency_licences > dist/LICENCES.md
 
 # Pages, schemas and tables that are made from the code.
 docs: .venv/installed

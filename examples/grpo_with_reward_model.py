@@ -25,7 +25,8 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
 )
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rm_workflow.serving.client import RewardFunction
 
@@ -42,10 +43,16 @@ def reward_function(named: str) -> RewardFunction:
 
 def tiny_policy(vocab_size: int, pad_token_id: int, eos_token_id: int) -> PreTrainedModel:
     """Return a policy with random weights."""
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocab_size, pad_token_id=pad_token_id, eos_token_id=eos_token_id, **shape)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        pad_token_id=pad_token_id,
+        eos_token_id=eos_token_id,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
     )
+    return LlamaForCausalLM(config)
 
 
 def train(reward: str, tokenizer: str, policy: str | None, steps: int, seed: int, out: Path) -> list[float]:

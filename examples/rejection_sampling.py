@@ -39,11 +39,14 @@ def messages_of(prompt: str | list[Message]) -> list[Message]:
 def candidates(prompts: Iterable[Row], policy: str, number: int, max_tokens: int, seed: int) -> Iterator[Row]:
     """Yield each prompt with so many sampled replies; equal and empty ones are left out."""
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    model = AutoModelForCausalLM.from_pretrained(policy).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(policy)
+    model.eval()
     torch.manual_seed(seed)
     for row in prompts:
         turns = messages_of(row["prompt"])
-        asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        asked: Any = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         with torch.inference_mode():
             written = model.generate(
                 **asked,

@@ -15,6 +15,7 @@ from rm_workflow.catalog.schema import FILES
 from rm_workflow.checked_catalog import write_schemas
 from rm_workflow.cli.examples import lines as examples
 from rm_workflow.preferences import adapters, rules
+from rm_workflow_tests.docs import environment
 from rm_workflow_tests.docs.blocks import PROJECT
 from rm_workflow_tests.docs.commands import root
 from rm_workflow_tests.preferences.sources import settings
@@ -43,6 +44,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "yaml.md": _yaml(schemas),
         REFERENCE / "rules.md": _rules(),
         REFERENCE / "tables.md": _tables(),
+        REFERENCE / "environment.md": environment.page(MADE),
         PROJECT / "docs/index.md": _index(),
         data: SOURCES.sub(lambda found: found[1] + table + found[2], data.read_text("utf-8")),
     }

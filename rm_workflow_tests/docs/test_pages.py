@@ -8,6 +8,7 @@ import pytest
 from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.preferences import adapters
 from rm_workflow_tests.docs.blocks import PROJECT, documents, name
+from rm_workflow_tests.docs.environment import VARIABLES, names_in_code
 from rm_workflow_tests.docs.pages import COMMAND, pages
 from rm_workflow_tests.preferences.sources import settings
 
@@ -18,6 +19,10 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 def test_pages_that_are_made_from_the_code_are_up_to_date():
     stale = [name(path) for path, text in pages().items() if not path.exists() or path.read_text("utf-8") != text]
     assert stale == [], f"renew them: {COMMAND}"
+
+
+def test_each_environment_variable_that_the_code_reads_is_described_and_no_other():
+    assert sorted(VARIABLES) == sorted(names_in_code())
 
 
 def test_each_adapter_is_in_the_table_of_adapters():
