@@ -109,6 +109,15 @@ CODE_VERSIONS = {
     "import": CodeVersion("1", ("models/importing.py",)),
     "best": CodeVersion("2", ("evaluation/run_table.py", "evaluation/attribution.py")),
     "transfer": CodeVersion("1", ("evaluation/transfer.py",)),
+    "ranked": CodeVersion(
+        "1",
+        (
+            *("evaluation/rejection_sampling.py", "evaluation/scorer.py", "evaluation/sequences.py"),
+            *("evaluation/batching.py", "evaluation/steps.py", "models/segments.py", "models/attention.py"),
+            *("models/loading.py", "models/readout.py", "models/solutions.py", "models/reward_model.py", "keys.py"),
+        ),
+    ),
+    "sft_dpo": CodeVersion("1", ("evaluation/rejection_sampling.py",)),
     "scores": CodeVersion(
         "7",
         (

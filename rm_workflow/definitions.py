@@ -19,6 +19,7 @@ from rm_workflow.assets.overlaps import overlap_asset
 from rm_workflow.assets.pairs import pairs_asset
 from rm_workflow.assets.publishing import RecipeSettings
 from rm_workflow.assets.raw import raw_asset
+from rm_workflow.assets.rejection import ranked_asset, sft_dpo_asset
 from rm_workflow.assets.retraining import changed_sensor, ended_sensors, retraining_schedule
 from rm_workflow.assets.scores import scores_asset
 from rm_workflow.assets.sweep_jobs import whole_job
@@ -30,6 +31,7 @@ from rm_workflow.settings import load_settings
 
 ANNOTATION_ASSETS = (rollouts_asset, step_labels_asset)
 DATA_ASSETS = (mixture_asset, overlap_asset, audit_asset)
+REJECTION_ASSETS = (ranked_asset, sft_dpo_asset)
 RUN_ASSETS = (run_config_asset, checkpoint_asset, scores_asset, card_asset)
 
 
@@ -75,6 +77,8 @@ def recipe_assets(catalog: Catalog, recipe: Recipe) -> Iterator[dg.AssetsDefinit
     yield from (define(catalog, data) for data in sweeps.shared_data(recipe) for define in DATA_ASSETS)
     yield from (tokens_asset(catalog, data) for data in sweeps.shared_tokens(recipe))
     yield from (define(catalog, recipe) for define in RUN_ASSETS)
+    if recipe.rejection_sampling:
+        yield from (define(catalog, recipe) for define in REJECTION_ASSETS)
     if recipe.promoting:
         yield best_asset(catalog, recipe)
     if recipe.sweep and recipe.sweep.transfer:

@@ -17,6 +17,8 @@ TABLES = {
     "benchmark": ("items.parquet",),
     "mixture": ("labelled.parquet", "pairs.parquet"),
     "tokens": ("pairs.parquet",),
+    "ranked": ("ranked.parquet",),
+    "sft_dpo": ("dpo.parquet",),
 }
 # Columns that come from columns of another name, by kind: column -> (kind of the asset upstream, column there). Beside
 # them, a column comes from those of its own name.
@@ -33,6 +35,17 @@ RENAMED: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
         "split": (("pairs", "prompt_id"), ("raw", "prompt_id")),
         "group_id": (("pairs", "prompt_id"), ("raw", "prompt_id")),
         "leak": (("benchmark", "prompt_id"),),
+    },
+    "ranked": {
+        "response_ids": (("raw", "response_id"),),
+        "responses": (("raw", "response_id"),),
+        "messages": (("raw", "prompt_id"),),
+    },
+    "sft_dpo": {
+        "prompt": (("ranked", "messages"),),
+        "chosen": (("ranked", "responses"), ("ranked", "scores")),
+        "rejected": (("ranked", "responses"), ("ranked", "scores")),
+        "score_gap": (("ranked", "scores"),),
     },
 }
 DESCRIPTIONS = {
@@ -62,6 +75,14 @@ DESCRIPTIONS = {
     "subset": "Part of the benchmark.",
     "num_correct": "How many of the replies are correct.",
     "score": "The reward.",
+    "messages": "The turns of the prompt; of data for TRL's SFTTrainer with the reply.",
+    "responses": "The candidates.",
+    "scores": "The rewards of the candidates.",
+    "best": "Index of the highest reward, the first of equal ones.",
+    "prompt": "The turns of the prompt.",
+    "chosen": "The reply with the highest reward.",
+    "rejected": "The reply with the lowest reward.",
+    "score_gap": "Reward of the chosen reply minus that of the rejected one.",
 }
 
 

@@ -236,6 +236,22 @@ class Flow:
         upstream = (self.checkpoint(recipe), self.scores(recipe))
         return self._of_run(recipe, "card", parameters, upstream)
 
+    def ranked(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_ranked``."""
+        asked = recipe.rejection_sampling
+        assert asked is not None, "only recipes with rejection sampling rank candidates"
+        # Scores of one batch differ by rounding from those of another.
+        scoring = {"batch_tokens": recipe.evaluation.batch_tokens}
+        parameters = {**asked.model_dump(mode="json", exclude={"min_gap"}), **scoring}
+        upstream = (self.checkpoint(recipe), self.raw(asked.candidates))
+        return self._of_run(recipe, "ranked", parameters, upstream)
+
+    def sft_dpo(self, recipe: Recipe) -> Planned:
+        """Plan ``<recipe>_sft_dpo``."""
+        assert recipe.rejection_sampling is not None, "only recipes with rejection sampling choose replies"
+        parameters = {"min_gap": recipe.rejection_sampling.min_gap}
+        return self._of_run(recipe, "sft_dpo", parameters, (self.ranked(recipe),))
+
     def _of_run(
         self, recipe: Recipe, kind: str, parameters: Mapping[str, Any], upstream: tuple[Planned, ...]
     ) -> Planned:
@@ -264,7 +280,10 @@ class Flow:
         runs = list(sweeps.runs_of(recipe).values()) or [recipe]
         promoted = [self.best(recipe)] if recipe.promoting and recipe.partition is None else []
         transfer = [self.transfer(recipe)] if recipe.sweep and recipe.sweep.transfer else []
-        found = (planned for run in runs for planned in self.card(run).lineage())
+        last = [self.card(run) for run in runs]
+        if recipe.rejection_sampling:
+            last += [self.sft_dpo(run) for run in runs]
+        found = (planned for one in last for planned in one.lineage())
         audits = [self.audit(data) for data in sweeps.shared_data(recipe)] if recipe.partition is None else []
         return [*_each_once(found), *audits, *promoted, *transfer]
 

@@ -29,7 +29,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "run_config": ("base", "tokens", "run_config"),
     "checkpoint": ("checkpoint",),
     "scores": ("overlap", "scores"),
-    "card": ("card", *BEST_KINDS),
+    "card": ("card", "ranked", "sft_dpo", *BEST_KINDS),
 }
 # Kinds that can be asked for by themselves, and the stage they are made after.
 BESIDE = {"overlap": "mixture", "audit": "mixture"}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DATA_KINDS = ("raw", "rollouts", "labels", "pairs", "benchmark", "mixture", "overlap", "audit")
 # What a run of a sweep has for itself.
-RUN_KINDS = ("run_config", "checkpoint", "scores", "card")
+RUN_KINDS = ("run_config", "checkpoint", "scores", "card", "ranked", "sft_dpo")
 # What compares runs.
 BEST_KINDS = ("best", "transfer")
 # A job may not be called as an asset, so not ``_best``.

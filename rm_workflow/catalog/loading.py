@@ -414,6 +414,9 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
     if recipe.annotation:
         here: KeyPath = ("annotation", "problems")
         _require(catalog.sources, "source", recipe.annotation.problems, title, document, here)
+    if recipe.rejection_sampling:
+        here = ("rejection_sampling", "candidates")
+        _require(catalog.sources, "source", recipe.rejection_sampling.candidates, title, document, here)
     for number, name in enumerate(recipe.mixture.decontaminate_against):
         path: KeyPath = ("mixture", "decontaminate_against", number)
         _require(benchmarks, "benchmark", name, title, document, path)

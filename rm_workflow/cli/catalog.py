@@ -133,6 +133,10 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
         del shown["annotation"]
     else:
         shown["annotation"] = [f"{name} {_text(number)}" for name, number in planned["annotation"].items()]
+    if planned["rejection_sampling"] is None:
+        del shown["rejection_sampling"]
+    else:
+        shown["rejection_sampling"] = [f"{name} {_text(one)}" for name, one in planned["rejection_sampling"].items()]
     if planned["num_blocks"] is None:
         del shown["num_blocks"], shown["num_samples"]
     if planned["num_processes"] == 1:

@@ -69,8 +69,19 @@ def run_command(
     if facts:
         print_scores(finished.recipe.name, facts)
         _print_comparability(finished.recipe)
+    _print_chosen(settings, finished)
     reused = sum(asset.reused for asset in finished.assets.values())
     typer.echo(f"{len(finished.assets)} assets, {reused} of them reused; home: {settings.home}", err=True)
+
+
+def _print_chosen(settings: Settings, finished: FinishedRun) -> None:
+    """Tell where the data of rejection sampling lie, which is what a person does next with them."""
+    asset = f"{finished.recipe.name}_sft_dpo"
+    ran = finished.assets.get(asset)
+    made = ArtifactStore(settings.home).find(asset, ran.version) if ran else None
+    if made:
+        sft, dpo = made.facts["sft"], made.facts["dpo"]
+        typer.echo(f"for TRL: sft.parquet ({sft:,} rows), dpo.parquet ({dpo:,} rows) in {made.folder}", err=True)
 
 
 def _run_sweep(

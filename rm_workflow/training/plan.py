@@ -213,6 +213,7 @@ def plan(
         "hours": estimated_hours(architecture, num_tokens, training, name) if architecture and num_tokens else None,
         "licences": licences.of_recipe(recipe, catalog),
         "annotation": annotation_plan(recipe, catalog, settings, name),
+        "rejection_sampling": recipe.rejection_sampling.model_dump() if recipe.rejection_sampling else None,
         "test_problems": licences.test_problems(recipe, catalog),
     }
 

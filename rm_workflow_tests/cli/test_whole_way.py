@@ -33,6 +33,7 @@ tokens: {template: chatml, max_length: 128}
 training: {learning_rate: 1e-3, batch_size: 4, epochs: EPOCHS, logging_steps: 1, precision: fp32, save: SAVE}
 evaluation: {precision: fp32}
 promotion: {}
+rejection_sampling: {candidates: toy}
 """
 START_SECONDS = 120
 SECRETS = {"HF_TOKEN": "hf_canaryCANARYcanaryCANARY", "WANDB_API_KEY": "canary-of-another-service"}
@@ -102,6 +103,11 @@ def test_a_recipe_runs_to_scores_and_a_second_run_reuses_everything(
     kinds = {planned.asset: planned.kind for planned in Flow(catalog).of_recipe(catalog.recipes["toy"])}
     with open_instance(load_settings()) as instance:
         assert lacking(instance, kinds) == {}
+
+    chosen = ArtifactStore(tiny_project.home).require("toy_sft_dpo")
+    assert [one.asset for one in ArtifactStore(tiny_project.home).inputs_of(chosen)] == ["toy_ranked"]
+    assert chosen.facts["sft"] == chosen.facts["dpo"] + chosen.facts["dropped"]["min_gap"] > 0
+    assert {"sft.parquet", "dpo.parquet"} <= set(chosen.manifest["files"])
 
     lineage = LineageStore(ArtifactStore(tiny_project.home))
     told = contents(lineage)

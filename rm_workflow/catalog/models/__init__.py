@@ -18,6 +18,7 @@ from rm_workflow.catalog.models.mixture import (
     TrajectoryUse,
 )
 from rm_workflow.catalog.models.recipe import Catalog, PublishedFigures, Recipe, base_asset_name
+from rm_workflow.catalog.models.rejection import RejectionSampling
 from rm_workflow.catalog.models.sweep import LEAVE_ONE_OUT, Retraining, Sweep, SweepRun, Transfer
 from rm_workflow.catalog.models.training import (
     UNKEYED_TRAINING_FIELDS,
@@ -58,6 +59,7 @@ __all__ = [
     "Promotion",
     "PublishedFigures",
     "Recipe",
+    "RejectionSampling",
     "ResponseUse",
     "Retraining",
     "RuleUse",

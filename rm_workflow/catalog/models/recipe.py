@@ -10,6 +10,7 @@ from rm_workflow.catalog.models.data import Benchmark, PairSet, Source
 from rm_workflow.catalog.models.entry import ANNOTATION, TEST, Entry, Name
 from rm_workflow.catalog.models.evaluation import Evaluation, Promotion
 from rm_workflow.catalog.models.mixture import Mixture
+from rm_workflow.catalog.models.rejection import RejectionSampling
 from rm_workflow.catalog.models.sweep import Retraining, Sweep
 from rm_workflow.catalog.models.training import (
     OUTCOME_OBJECTIVES,
@@ -53,6 +54,7 @@ class Recipe(Entry):
         tokens: how a conversation becomes token ids.
         training: how it is trained.
         evaluation: what the checkpoint is scored on.
+        rejection_sampling: candidates that the checkpoint chooses among, for a policy to be trained on; or null.
         sweep: a family of runs, each with its own checkpoint, or null.
         promotion: which checkpoint becomes ``main``; null, and no sweep, has none.
         retraining: when it is made anew by itself.
@@ -69,6 +71,7 @@ class Recipe(Entry):
     tokens: TokenRecipe = TokenRecipe()
     training: Training
     evaluation: Evaluation = Evaluation()
+    rejection_sampling: RejectionSampling | None = None
     sweep: Sweep | None = None
     promotion: Promotion | None = None
     retraining: Retraining = Retraining()
