@@ -1,14 +1,18 @@
-"""Whether hub and launcher would give what a run needs, asked in its first seconds and not after hours of work."""
+"""Whether hub, launcher and gold set would give what a run needs, asked at its start and not after hours of work."""
 
 from collections.abc import Sequence
 
 import dagster as dg
 
 from rm_workflow import hub
-from rm_workflow.assets.flow import Planned
+from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.assets.instance import PROCESS_TAG
 from rm_workflow.assets.publishing import Workplace
+from rm_workflow.catalog.loading import place_in_recipe
 from rm_workflow.catalog.models import Catalog, Location, Recipe
+from rm_workflow.errors import UserError
+from rm_workflow.evaluation.transfer import fewest_candidates
 from rm_workflow.keys import content_id
 from rm_workflow.settings import Settings
 from rm_workflow.training import launchers
@@ -45,6 +49,27 @@ def check_access(planned: Sequence[Planned], catalog: Catalog, settings: Setting
         elif step.kind == "base":
             _check_base_access(step.name, settings)
     hub.check_access(locations, settings)
+
+
+def check_transfer(recipe: Recipe, catalog: Catalog, settings: Settings) -> None:
+    """Refuse a comparison of a sweep's runs with the best of more candidates than there are, before one is trained.
+
+    A gold set that is not made yet tells nothing; what runs share is made before them.
+
+    Raises:
+        UserError: a problem of the gold set has fewer candidates than ``sweep.transfer.n``.
+    """
+    transfer = recipe.sweep.transfer if recipe.sweep else None
+    if transfer is None or transfer.n is None:
+        return
+    gold = Flow(catalog).benchmark(transfer.gold).latest(ArtifactStore(settings.home))
+    fewest = fewest_candidates(gold.folder) if gold else transfer.n
+    if transfer.n > fewest:
+        where = place_in_recipe(settings, recipe.name, ("sweep", "transfer", "n"), transfer.n)
+        raise UserError(
+            f"{where} is {transfer.n}, and a problem of '{transfer.gold}' has no more than {fewest} candidates; "
+            f"lower it to {fewest}, or leave it out to choose among all"
+        )
 
 
 def _check_base_access(base: str, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from rm_workflow.artifacts import Artifact, Built, Check
+from rm_workflow.assets.access import check_transfer
 from rm_workflow.assets.flow import Flow
 from rm_workflow.assets.publishing import (
     Events,
@@ -51,6 +52,7 @@ def run_config_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
 
     def body(context: dg.AssetExecutionContext, workplace: Workplace) -> Events:
         recipe = workplace.asked(of, context)
+        check_transfer(workplace.recipe(of.name), workplace.catalog, workplace.settings)
         planned = workplace.flow.run_config(recipe)
         inputs = planned.inputs(workplace.store)
         tokens = inputs[planned.upstream[0].asset]

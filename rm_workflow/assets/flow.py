@@ -129,7 +129,7 @@ class Flow:
 
     def benchmark(self, name: str) -> Planned:
         """Plan ``bench_<name>``."""
-        keyed = {"files", "scoring", "step_separator", "only_test_of"}
+        keyed = {"files", "scoring", "step_separator", "only_test_of", "max_problems", "max_candidates"}
         # What is not set is left out, so that the keys of other benchmarks stay as they are.
         parameters = self.catalog.benchmarks[name].model_dump(mode="json", include=keyed, exclude_none=True)
         return Planned(f"bench_{name}", "benchmark", name, parameters)

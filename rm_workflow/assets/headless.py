@@ -10,7 +10,7 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from rm_workflow.artifacts import Artifact, ArtifactStore, prepare_home
-from rm_workflow.assets.access import check_access
+from rm_workflow.assets.access import check_access, check_transfer
 from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.assets.instance import open_instance, process_tags, storage_told
@@ -140,6 +140,7 @@ def run_sweep(
     trained = [p for p in chain(*planned.values()) if p.kind == "checkpoint"]
     check_access([*shared, *trained], catalog, settings)
     made = _execute(settings, definitions.resolve_job_def(f"{recipe.name}_data"), shared, overrides)
+    check_transfer(changed, catalog, settings)
     finished, failed = {}, {}
     for number, (key, run) in enumerate(runs.items(), start=1):
         own = [p for p in planned[key] if p.kind in RUN_KINDS]

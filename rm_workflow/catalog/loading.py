@@ -8,13 +8,25 @@ An entry of the user's folder replaces the built-in entry of the same name whole
     mixture: {sample: null}              # null removes
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rm_workflow.catalog.models import ANNOTATION, PARTS, TEST, Benchmark, Catalog, PairSet, Recipe, Source, Split
+from rm_workflow.catalog.models import (
+    ANNOTATION,
+    BEST_OF_N,
+    PARTS,
+    TEST,
+    Benchmark,
+    Catalog,
+    PairSet,
+    Recipe,
+    Source,
+    Split,
+)
 from rm_workflow.catalog.names import nearest
 from rm_workflow.catalog.sweeps import runs_of
 from rm_workflow.catalog.typed import EntryType, field_names, typed
@@ -39,6 +51,7 @@ __all__ = [
     "nearest",
     "override_recipe",
     "parse_overrides",
+    "place_in_recipe",
     "recipe_with_origins",
     "resolve_recipe",
 ]
@@ -48,7 +61,6 @@ FILES = ("sources.yaml", "pair_sets.yaml", "benchmarks.yaml")
 SET = "--set"
 # The rule of benchmarks that are problems alone (rm_workflow/evaluation/benchmarks/problems.py).
 PROBLEMS = "problems"
-BEST_OF_N = "best_of_n"
 NAME_FIELDS = ("name", "extends")
 # Lists of files in a recipe, relative to it.
 TEXT_FILES: tuple[KeyPath, ...] = (("mixture", "decontaminate_files"), ("mixture", "guard", "boilerplate_files"))
@@ -243,6 +255,19 @@ def recipe_with_origins(settings: Settings, name_or_path: str, overrides: Mappin
     return "\n".join([f"# {header}", *_lines(data, (), document.origins)]) + "\n"
 
 
+def place_in_recipe(settings: Settings, name: str, path: KeyPath, value: Any) -> str:
+    """Return where a recipe of the catalogue gives a key its value, or its name where it stands in no file of it."""
+    recipes = _recipe_documents(_folders(settings), None)
+    title = f"recipe '{name}': {dotted(path)}"
+    if name not in recipes:
+        return title
+    document = _resolved(name, recipes)
+    found: Any = document.data
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return f"{document.origin(path)}: {title}" if found == value else title
+
+
 def _folders(settings: Settings) -> list[Path]:
     """Return the catalogue folders; a later one replaces entries of an earlier one."""
     if settings.catalog is None:
@@ -370,7 +395,7 @@ def _overridden(document: Document, values: Mapping[str, Any]) -> Document:
     for dotted_path, value in values.items():
         path = tuple(dotted_path.split("."))
         text = f"{SET} {dotted_path}={dump_value(value)}"
-        _check_path(path, text)
+        _check_path(path, text, document.data)
         data = value
         for key in reversed(path):
             data = {key: data}
@@ -379,14 +404,27 @@ def _overridden(document: Document, values: Mapping[str, Any]) -> Document:
     return document
 
 
-def _check_path(path: tuple[str, ...], text: str) -> None:
+def _check_path(path: tuple[str, ...], text: str, recipe: Mapping[str, Any]) -> None:
     for depth, key in enumerate(path):
         fields = field_names(Recipe, path[:depth])
         if not fields:
             raise UserError(f"{text}: '{dotted(path[:depth])}' has no keys of its own; set it whole")
         settable = [field for field in fields if depth or field not in NAME_FIELDS]
         if key not in settable:
-            raise UserError(f"{text}: '{dotted(path[: depth + 1])}' cannot be set ({nearest(key, settable)})")
+            mend = _deeper(key, recipe) if depth == 0 else None
+            raise UserError(f"{text}: '{dotted(path[: depth + 1])}' cannot be set ({mend or nearest(key, settable)})")
+
+
+def _deeper(key: str, recipe: Mapping[str, Any]) -> str | None:
+    """Return where a key stands one level down, that of the sweep where each of its runs has its own; None: nowhere."""
+    own = recipe.get("sweep") or {}
+    if own.get(key):
+        return f"each run of the sweep has its own; set sweep.{key}"
+    if any(run.get(key) is not None for run in own.get("runs") or ()):
+        return "each run of the sweep has its own; set it under sweep.runs"
+    above = [name for name in field_names(Recipe, ()) if name != "sweep" and key in field_names(Recipe, (name,))]
+    above = [name for name in above if recipe.get(name)] or above
+    return f"write {' or '.join(f'{name}.{key}' for name in above)}" if above else None
 
 
 def _key_paths(data: Any, path: KeyPath) -> list[KeyPath]:
@@ -434,6 +472,13 @@ def _check_references(recipe: Recipe, catalog: Catalog, document: Document) -> N
             raise UserError(
                 f"{document.origin(path)}: {title}: {dotted(path)}: '{name}' has no candidates with gold labels; name "
                 f"a benchmark with scoring {BEST_OF_N}"
+            )
+        if transfer and transfer.gold == name and (transfer.n or 0) > (benchmarks[name].max_candidates or math.inf):
+            path = ("sweep", "transfer", "n")
+            raise UserError(
+                f"{document.origin(path)}: {title}: {dotted(path)}: {transfer.n} is more than the "
+                f"{benchmarks[name].max_candidates} candidates that '{name}' keeps of each problem; lower it, or raise "
+                "max_candidates in benchmarks.yaml"
             )
         if name != TEST:
             _check_same_split(recipe, catalog, name, f"{document.origin(path)}: {title}: {dotted(path)}")

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.assets.access import check_transfer
 from rm_workflow.assets.flow import Flow
 from rm_workflow.catalog.loading import (
     is_recipe_path,
@@ -72,6 +73,7 @@ def plan_command(
         return
     resolved = override_recipe(resolve_recipe(catalog, recipe), overrides, catalog)
     check_overrides(resolved, overrides)
+    check_transfer(resolved, catalog, settings)
     runs = runs_of(resolved) or {resolved.name: resolved}
     plans = {key: _planned(run, catalog, settings, device) for key, run in runs.items()}
     planned = plan_of_sweep(plans) if resolved.sweep else plans[resolved.name]

@@ -12,9 +12,12 @@ which a side is the same for all checkpoints has no correlation and is left out.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from rm_workflow.artifacts import ArtifactStore
@@ -91,6 +94,12 @@ def picked_right(row: Row, n: int | None, name: str) -> float:
     scores = [one["score"] if "score" in one else float(np.mean(one["step_scores"])) for one in candidates]
     right = [float(one["correct"]) for one in candidates]
     return float(expected_best(np.array([scores]), np.array([right]), [n or len(candidates)])[0, 0])
+
+
+def fewest_candidates(gold: Path) -> int:
+    """Return how many candidates the problem with the fewest has, of the folder of a gold set."""
+    items = pq.read_table(gold / "items.parquet", columns=["response_ids"])
+    return int(pc.min(pc.list_value_length(items["response_ids"])).as_py())
 
 
 def transfer_rows(points: Sequence[Point]) -> list[dict[str, Any]]:

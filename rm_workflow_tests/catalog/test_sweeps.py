@@ -209,6 +209,29 @@ def test_data_of_pair_sets_that_there_are_not_is_refused_where_it_is_loaded(cata
         swept(catalog, data={"typo": {"pair_sets": ["sample_dialogs"]}})
 
 
+def test_a_word_for_the_data_that_is_misspelt_is_told_the_right_one(catalog: Catalog):
+    with pytest.raises(UserError, match=r"sweep\.data is 'leave_one' \(did you mean 'leave_one_out'\?\)"):
+        swept(catalog, data="leave_one")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "path", "mend"),
+    [
+        ({"seed": [0, 1]}, "seed", r"'seed' cannot be set \(each run of the sweep has its own; set sweep\.seed\)"),
+        ({"runs": [{"seed": 0}]}, "seed", r"'seed' cannot be set \(each run .* its own; set it under sweep\.runs\)"),
+        ({"seed": [0, 1]}, "epochs", r"'epochs' cannot be set \(write training\.epochs\)"),
+        ({"seed": [0, 1]}, "training.seed", r"has its own seed; set sweep\.seed instead"),
+        ({"runs": [{"seed": 0}, {"seed": 1}]}, "training.seed", r"has its own seed; set it under sweep\.runs instead"),
+    ],
+)
+def test_a_setting_that_each_run_has_for_itself_is_told_where_it_is_set(
+    catalog: Catalog, sweep: dict[str, Any], path: str, mend: str
+):
+    recipe = swept(catalog, **sweep)
+    with pytest.raises(UserError, match=mend):
+        check_overrides(override_recipe(recipe, {path: 5}, catalog), {path: 5})
+
+
 def test_benchmarks_are_compared_with_a_set_that_has_gold_labels_and_is_scored(catalog: Catalog):
     def asked(gold: str, evaluate_on: list[str]) -> Recipe:
         sweep = {"seed": [0, 1], "transfer": {"gold": gold}}
@@ -228,3 +251,15 @@ def test_benchmarks_are_compared_with_a_set_that_has_gold_labels_and_is_scored(c
         asked("test", ["test"])
     with pytest.raises(UserError, match="'test' has no candidates with gold labels; name a"):
         asked("test", ["test", gold])
+    capped = {"sweep": {"seed": [0], "transfer": {"gold": "mistral_math500_best_of_16", "n": 17}}}
+    scored = {"evaluation.evaluate_on": ["test", "mistral_math500_best_of_16"]}
+    with pytest.raises(UserError, match=r"sweep\.transfer\.n: 17 is more than the 16 candidates .*; lower it, or"):
+        override_recipe(catalog.recipes["quickstart"], {**capped, **scored}, catalog)
+
+
+def test_the_sweeps_of_the_catalogue_are_compared_with_gold_that_they_can_score(catalog: Catalog):
+    compared = {name: recipe.sweep.transfer for name, recipe in catalog.recipes.items() if recipe.sweep}
+    assert {name: (transfer.gold, transfer.n) for name, transfer in compared.items() if transfer} == {
+        "rb2_llama31_70b": ("mistral_math500_best_of_16", 16),
+        "rb2_llama31_70b_mini": ("gsm8k_rollouts_best_of_4_small", 4),
+    }

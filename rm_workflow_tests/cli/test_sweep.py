@@ -14,6 +14,7 @@ import pytest
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.assets.access import RECIPE_TAG
 from rm_workflow.assets.instance import open_instance
+from rm_workflow.catalog.yaml_file import shown_path
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.definitions import build_definitions
 from rm_workflow.evaluation import promotion
@@ -143,6 +144,32 @@ def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, r
     refused = rmw("compare", "toy_checkpoint", "toy_checkpoint")
     assert "has 3 runs; name one, for instance toy_checkpoint[all__s0]" in refused.error
     assert "no run all__s9" in rmw("promote", "toy_checkpoint[all__s9]").error
+
+    more_candidates_than_there_are_are_refused(swept, rmw)
+
+
+def more_candidates_than_there_are_are_refused(swept: Project, rmw: Rmw) -> None:
+    """Ask for the best of 8 of 2 candidates: a table of the runs that are there is printed, no other run is trained."""
+    recipe = swept.folder / "catalog/recipes/toy.yaml"
+    recipe.write_text(recipe.read_text().replace("n: 2", "n: 8").replace("learning_rate: 1e-3", "learning_rate: 2e-3"))
+    trained = sorted((swept.home / "artifacts/toy_checkpoint").iterdir())
+    refused = rmw("run", "toy", "--sweep").err.splitlines()[-1]
+    line = next(number for number, text in enumerate(recipe.read_text().splitlines(), start=1) if "n: 8" in text)
+    assert refused == (
+        f"error: {shown_path(recipe)}:{line}: recipe 'toy': sweep.transfer.n is 8, and a problem of 'toy_gold' has no "
+        "more than 2 candidates; lower it to 2, or leave it out to choose among all"
+    )
+    assert rmw("plan", "toy").error == refused
+    assert rmw("run", "toy", "--key", "all__s0").err.splitlines()[-1] == refused
+    assert sorted((swept.home / "artifacts/toy_checkpoint").iterdir()) == trained
+
+    recipe.write_text(recipe.read_text().replace("learning_rate: 2e-3", "learning_rate: 1e-3"))
+    answer = rmw("runs", "toy")
+    (warning,) = (line for line in answer.err.splitlines() if line.startswith("warning: "))
+    assert "sweep.transfer.n is 8" in warning
+    assert "of the gold set has 2 candidates; lower it" in warning
+    assert "correlation over runs" not in answer.out
+    assert "main of toy: " in answer.out
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ Only shapes are checked here; names of adapters, rules and objectives are checke
 """
 
 from rm_workflow.catalog.models.annotation import Annotation
-from rm_workflow.catalog.models.data import Benchmark, Location, Lookup, PairSet, RuleUse, Source, Split
+from rm_workflow.catalog.models.data import BEST_OF_N, Benchmark, Location, Lookup, PairSet, RuleUse, Source, Split
 from rm_workflow.catalog.models.entry import ANNOTATION, TEST, Entry, Name, Words
 from rm_workflow.catalog.models.evaluation import Evaluation, Probes, Promotion
 from rm_workflow.catalog.models.mixture import (
@@ -34,6 +34,7 @@ from rm_workflow.catalog.models.training import (
 
 __all__ = [
     "ANNOTATION",
+    "BEST_OF_N",
     "LEAVE_ONE_OUT",
     "PARTS",
     "TEST",

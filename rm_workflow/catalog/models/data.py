@@ -6,7 +6,19 @@ from pydantic import GetJsonSchemaHandler, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from rm_workflow.catalog.models.entry import Entry, Language, Name, Share, Words, add_short_forms, refuse_repeats
+from rm_workflow.catalog.models.entry import (
+    Entry,
+    Language,
+    Name,
+    Positive,
+    Share,
+    Words,
+    add_short_forms,
+    refuse_repeats,
+)
+
+# The rule of solutions that a model chooses among (rm_workflow/evaluation/benchmarks/best_of_n.py).
+BEST_OF_N = "best_of_n"
 
 
 class Location(Entry):
@@ -204,6 +216,9 @@ class Benchmark(Location):
         step_separator: for rules of worked solutions: what stands between two steps, as in a source.
         only_test_of: of problems that a recipe trains on too, only those are kept that its split puts into test; the
             same ``split`` as in the recipe's mixture, by hash.
+        max_problems: of candidates to choose among (scoring ``best_of_n``): at most so many problems, the first ones by
+            a hash; null takes all.
+        max_candidates: the same: at most so many candidates of each problem, the first ones by a hash; null takes all.
         licence: of the items.
         description: one line for people.
     """
@@ -211,8 +226,20 @@ class Benchmark(Location):
     scoring: Name
     step_separator: Words | None = None
     only_test_of: Split | None = None
+    max_problems: Positive | None = None
+    max_candidates: Positive | None = None
     licence: str
     description: str = ""
+
+    @model_validator(mode="after")
+    def _capped_candidates(self) -> "Benchmark":
+        for field in ("max_problems", "max_candidates"):
+            if getattr(self, field) is not None and self.scoring != BEST_OF_N:
+                raise ValueError(
+                    f"'{field}' is for candidates to choose among (scoring {BEST_OF_N}), and the items of "
+                    f"{self.scoring} are published as a whole; take it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _test_by_hash(self) -> "Benchmark":

@@ -126,6 +126,7 @@ def build_benchmark(name: str, benchmark: Benchmark, files: "Sequence[SourceFile
     """
     reader = rule_with_data(benchmark.scoring)
     tables = _Tables(name)
+    found_items: list[tuple[Item, int]] = []
     rows, used, passed_over = 0, 0, 0
     for file in files:
         before = used
@@ -136,12 +137,17 @@ def build_benchmark(name: str, benchmark: Benchmark, files: "Sequence[SourceFile
             if benchmark.only_test_of and not is_test_group(group_of(item.messages), benchmark.only_test_of):
                 passed_over += num_rows
                 continue
-            tables.add(item)
+            found_items.append((item, num_rows))
             used += num_rows
         if used == before:
             what = "a test problem" if benchmark.only_test_of and mine else f"an item of {benchmark.scoring}"
             why = f"none of its {len(found):,} rows is {what}" if found else "it has no row"
             raise UserError(f"benchmark {name}: {file.name}: {why}; look at the file, or fetch it again")
+    kept = _capped(found_items, benchmark.max_problems)
+    beyond = used - sum(num_rows for _, num_rows in kept)
+    used, passed_over = used - beyond, passed_over + beyond
+    for item, _ in kept:
+        tables.add(item)
     tables.write(out)
     description = {"name": name, "scoring": benchmark.scoring}
     (out / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", "utf-8")
@@ -154,6 +160,15 @@ def build_benchmark(name: str, benchmark: Benchmark, files: "Sequence[SourceFile
     subsets = Counter(item["subset"] for item in tables.items.values())
     facts = {"items": len(tables.items), "passed_over": passed_over, "subsets": dict(sorted(subsets.items()))}
     return Built(facts=facts, checks=(accounted,))
+
+
+def _capped(found: list[tuple[Item, int]], most: int | None) -> list[tuple[Item, int]]:
+    """Return the first so many items by a hash of their prompts, in the order of the file."""
+    if most is None or len(found) <= most:
+        return found
+    drawn = [content_id(["max_problems", item.messages]) for item, _ in found]
+    chosen = set(sorted(range(len(found)), key=drawn.__getitem__)[:most])
+    return [one for place, one in enumerate(found) if place in chosen]
 
 
 def _is_mine(reader: RuleWithData, row: Row) -> bool:

@@ -71,7 +71,8 @@ def read_item_of(row: Row, benchmark: Benchmark) -> Item:
 
     A separator that is a word is a mark and no part of the solution: it is cut out, with the white space before it.
     """
-    prompt, texts, correct, generators = _labelled_answers(row) if "answers" in row else _rollouts(row)
+    candidates = _labelled_answers(row) if "answers" in row else _rollouts(row)
+    prompt, texts, correct, generators = _capped(candidates, benchmark.max_candidates)
     cut = [without_marks(text, benchmark.step_separator) for text in texts]
     messages = [{"role": "user", "content": prompt}]
     responses = [text for text, _ in cut]
@@ -88,6 +89,22 @@ def read_item_of(row: Row, benchmark: Benchmark) -> Item:
 
 
 Candidates = tuple[str, list[str], list[bool], list[str] | None]  # problem, texts, right or wrong, generators
+
+
+def _capped(candidates: Candidates, most: int | None) -> Candidates:
+    """Return the first so many candidates by a hash of problem and text, in the order of the file."""
+    prompt, texts, correct, generators = candidates
+    if most is None or len(texts) <= most:
+        return candidates
+    seen: Counter[str] = Counter()
+    drawn = []
+    for text in texts:
+        # Equal texts are drawn apart, so that what is kept is a sample of what the generator says.
+        drawn.append(content_id(["max_candidates", prompt, text, seen[text]]))
+        seen[text] += 1
+    places = sorted(sorted(range(len(texts)), key=drawn.__getitem__)[:most])
+    of_generators = [generators[place] for place in places] if generators else None
+    return prompt, [texts[place] for place in places], [correct[place] for place in places], of_generators
 
 
 def _labelled_answers(row: Row) -> Candidates:

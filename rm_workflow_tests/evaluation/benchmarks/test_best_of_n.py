@@ -323,6 +323,46 @@ def test_real_rollouts_are_written_as_the_rows_that_models_are_trained_on(shared
             assert key not in outcomes or outcomes[key] == correct
 
 
+def test_capped_problems_and_candidates_are_chosen_by_content_whatever_their_order(tmp_path: Path):
+    answers = [f"It is {number % 5}." for number in range(9)]
+    labels = [answer == "It is 1." for answer in answers]
+    rows = [{"prompt": f"{number} + 3?", "answers": answers, "label": labels} for number in range(30)]
+    capped = ENTRY.model_copy(update={"max_problems": 7, "max_candidates": 4})
+    kept = []
+    for folder, given in (("there", rows), ("back", rows[::-1])):
+        (tmp_path / folder).mkdir()
+        built, out = build(tmp_path / folder, given, capped)
+        assert (built.facts["items"], built.facts["passed_over"], built.checks[0].passed) == (7, 23, True)
+        kept.append({name: (out / f"{name}.parquet").read_bytes() for name in ("prompts", "responses", "items")})
+    assert kept[0] == kept[1]
+    items = read(out, "items")
+    assert [len(item["response_ids"]) for item in items] == [4] * 7
+    texts = {row["response_id"]: row["text"] for row in read(out, "responses")}
+    for item in items:
+        meta = json.loads(item["meta"])
+        assert meta["correct"] == [texts[key] == "It is 1." for key in item["response_ids"]]
+    # Other problems keep other candidates.
+    assert len({tuple(texts[key] for key in item["response_ids"]) for item in items}) > 1
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    built, out = build(whole, rows, ENTRY.model_copy(update={"max_problems": 30, "max_candidates": 9}))
+    assert (built.facts["items"], len(read(out, "items")[0]["response_ids"])) == (30, 9)
+
+
+def test_only_candidates_to_choose_among_are_capped():
+    with pytest.raises(ValueError, match=r"'max_problems' is for candidates .* the items of rewardbench2 are"):
+        Benchmark(path="x", files={"test": ["a"]}, scoring="rewardbench2", licence="MIT", max_problems=5)
+
+
+def test_generators_stay_beside_their_candidates(tmp_path: Path):
+    names = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"]
+    row = {"question": "2 + 3?", **{name: {"is_correct": True, "solution": f"{name}\nA: 5"} for name in names}}
+    item = best_of_n.read_item_of(row, ENTRY.model_copy(update={"max_candidates": 2}))
+    assert [text.split()[2] for text in item.responses] == item.meta["generators"]
+    assert len(item.responses) == 2
+
+
 @pytest.mark.parametrize("split", [Split(by="hash", test_share=0.35), Split(by="hash", test_share=0.02, seed=3)])
 def test_the_split_outside_sql_is_that_of_mixtures(split: Split):
     con = duckdb.connect()
