@@ -134,7 +134,7 @@ CODE_VERSIONS = {
         ),
     ),
     "card": CodeVersion(
-        "5",
+        "6",
         (
             *("reporting/evidence.py", "reporting/fit_for_use.py", "reporting/model_card.py", "reporting/tables.py"),
             *("reporting/words.py", "reporting/plots.py", "reporting/html_report.py", "reporting/worst_pairs.py"),

@@ -25,6 +25,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.evaluation.attribution import earned_by_parts
 from rm_workflow.evaluation.promotion import Decision, consider, ranked, selection_told
 from rm_workflow.evaluation.run_table import Run, flat_row, run_rows, seed_rows, settings_of
+from rm_workflow.pages import addresses
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
 
@@ -68,7 +69,8 @@ def best_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
         kinds={"json"},
         description=(
             f"The runs of `{of.name}` side by side, and which of them is main: the best on "
-            f"`{_promotion(of).metric}` that is not worse than the present main."
+            f"`{_promotion(of).metric}` that is not worse than the present main. "
+            f"[Runs with their intervals]({addresses.recipe(of.name)})"
         ),
         checks=(),
     )

@@ -24,6 +24,7 @@ from rm_workflow.assets.publishing import (
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.evaluation.checkpoint_scores import checkpoint_of
+from rm_workflow.pages import addresses
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
 
@@ -73,7 +74,10 @@ def scores_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
         body,
         group=of.name,
         kinds={"pytorch", "parquet"},
-        description="Scores with 95 % intervals on " + ", ".join(f"`{name}`" for name in of.evaluation.evaluate_on),
+        description=(
+            f"Scores with 95 % intervals on {', '.join(f'`{name}`' for name in of.evaluation.evaluate_on)}. "
+            f"[Runs, and the rows behind each score]({addresses.recipe(of.name)})"
+        ),
         checks=CHECKS,
         partitions=sweeps.partition_keys(of),
     )

@@ -127,7 +127,8 @@ def check_overrides(recipe: Recipe, values: Mapping[str, Any]) -> None:
         return
     for field, path in {**SWEPT, **NAMED}.items():
         if path in values and all(getattr(run, field) is not None for run in _asked(recipe, recipe.sweep)):
-            raise UserError(f"--set {path}: each run of the sweep has its own {field}; set sweep.{field} instead")
+            where = "it under sweep.runs" if recipe.sweep.runs else f"sweep.{field}"
+            raise UserError(f"--set {path}: each run of the sweep has its own {field}; set {where} instead")
     changes = _data(recipe, recipe.sweep).values()
     for path in values:
         field, _, own = path.partition(".")

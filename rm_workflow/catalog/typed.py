@@ -40,12 +40,19 @@ def typed(model: type[EntryType], document: Document, title: str) -> EntryType:
         return model.model_validate(document.data)
     except ValidationError as error:
         problems = [(_written(problem, document), problem) for problem in error.errors(include_url=False)]
-        # A misspelt key is also a missing one: the misspelling is what a person wants to hear of.
-        path, first = min(
-            problems, key=lambda found: (found[1]["type"] == "missing", document.origin(found[0]).line or 0)
-        )
+        path, first = min(problems, key=lambda found: _rank(found[1], document.origin(found[0]).line))
         origin = document.origin(path)
         raise UserError(f"{origin}: {title}: {_sentence(model, path, first)}") from None
+
+
+def _rank(problem: ErrorDetails, line: int | None) -> tuple[bool, int, bool]:
+    """Return by what the problem to tell is the least.
+
+    A misspelt key is also a missing one: the misspelling is what a person wants to hear of. A misspelt word where a
+    mapping may stand too is also no mapping: the word is what is meant.
+    """
+    is_word = problem["type"] == "literal_error" and isinstance(problem["input"], str)
+    return problem["type"] == "missing", line or 0, not is_word
 
 
 def _written(problem: ErrorDetails, document: Document) -> KeyPath:

@@ -20,6 +20,8 @@ from rm_workflow.reporting.words import artifact_name, duration, fraction, inter
 
 PAGE_ROWS = 50
 EXCERPT_CHARACTERS = 160
+# The others are found by their mark.
+MOST_LEAKED = 10
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 
 
@@ -117,7 +119,8 @@ def scores_page(site: Site, name: str, benchmark: str, page: int) -> dict[str, A
         NotFoundError: there is no such checkpoint, benchmark or page.
     """
     scored = scored_on(site, name, benchmark)
-    number_of, rows = (_pairs if benchmark == TEST else _items)(site, scored, benchmark, page)
+    leaked = set(scored.leaked(benchmark))
+    number_of, rows = (_pairs if benchmark == TEST else _items)(site, scored, benchmark, page, leaked)
     pages = max(1, -(-number_of // PAGE_ROWS))
     if not 1 <= page <= pages:
         raise NotFoundError(f"there is no page {page} of the scores on {benchmark}; they have {plural(pages, 'page')}")
@@ -129,6 +132,9 @@ def scores_page(site: Site, name: str, benchmark: str, page: int) -> dict[str, A
         "headline": _score(scored, benchmark),
         "number": number(number_of),
         "what": "pairs" if benchmark == TEST else "items",
+        "leaked": number(len(leaked)) if leaked else None,
+        "first_leaked": [_row_link(scored, benchmark, one) for one in sorted(leaked)[:MOST_LEAKED]],
+        "leaves_out": leaves_out(scored.headline(benchmark)),
         "rows": rows,
         "page": page,
         "pages": pages,
@@ -137,11 +143,21 @@ def scores_page(site: Site, name: str, benchmark: str, page: int) -> dict[str, A
     }
 
 
+def _row_link(scored: ScoredCheckpoint, benchmark: str, name: str) -> Link:
+    """Return a link to the page of a test pair or of an item."""
+    return Link(name[:12], addresses.pair(name) if benchmark == TEST else addresses.item(scored.id, benchmark, name))
+
+
+def leaves_out(headline: Mapping[str, Any]) -> bool:
+    """Return whether a score is of the items alone that are not in the train data."""
+    return bool(headline.get("all_items")) and headline["n"] != headline["all_items"]["n"]
+
+
 def _bounds(page: int) -> dict[str, int]:
     return {"limit": PAGE_ROWS, "offset": min(max(page - 1, 0), 2**31) * PAGE_ROWS}
 
 
-def _pairs(site: Site, scored: ScoredCheckpoint, benchmark: str, page: int) -> tuple[int, list[Row]]:
+def _pairs(site: Site, scored: ScoredCheckpoint, benchmark: str, page: int, leaked: set[str]) -> tuple[int, list[Row]]:
     """Return how many test pairs were scored, and a page of them."""
     scores = scored.scores[benchmark]
     table = read_table(scores.file(TEST_PAIRS))
@@ -156,10 +172,16 @@ def _pairs(site: Site, scored: ScoredCheckpoint, benchmark: str, page: int) -> t
             "margin": f"{row['margin']:+.3f}",
             "chosen": f"{row['score_chosen']:+.3f}",
             "rejected": f"{row['score_rejected']:+.3f}",
+            **_marked(row["pair_id"], leaked),
             "prompt": asked.get(row["pair_id"], ""),
         }
         for row in found
     ]
+
+
+def _marked(name: str, leaked: set[str]) -> Row:
+    """Return the cell that marks a row of which a text stands in the train data; other rows' cells are empty."""
+    return {"train data": "leaked" if name in leaked else ""} if leaked else {}
 
 
 def prompts_of_pairs(site: Site, scores: Artifact, pair_ids: Sequence[str]) -> Mapping[str, str]:
@@ -179,7 +201,7 @@ def prompts_of_pairs(site: Site, scores: Artifact, pair_ids: Sequence[str]) -> M
     return {row["pair_id"]: excerpt(conversation(row["messages"])) for row in found}
 
 
-def _items(site: Site, scored: ScoredCheckpoint, benchmark: str, page: int) -> tuple[int, list[Row]]:
+def _items(site: Site, scored: ScoredCheckpoint, benchmark: str, page: int, leaked: set[str]) -> tuple[int, list[Row]]:
     """Return how many items of a benchmark were scored, and a page of them."""
     scores = scored.scores[benchmark]
     names = item_tables(site, scores, benchmark)
@@ -190,11 +212,12 @@ def _items(site: Site, scored: ScoredCheckpoint, benchmark: str, page: int) -> t
         (number_of,) = con.execute(count, {"benchmark": benchmark}).fetchone() or (0,)
     return number_of, [
         {
-            "item": Link(row["item_id"], addresses.item(scored.id, benchmark, row["item_id"])),
+            "item": Link(row["item_id"][:12], addresses.item(scored.id, benchmark, row["item_id"])),
             "part": row["subset"] or "",
             "margin": "" if row["margin"] is None else f"{row['margin']:+.3f}",
             "correct": "" if row["correct"] is None else f"{row['correct']:+.3f}",
             "others": "" if row["others"] is None else f"{row['others']:+.3f}",
+            **_marked(row["item_id"], leaked),
             "prompt": excerpt(conversation(row["messages"])) if row["messages"] else "",
         }
         for row in found

@@ -43,6 +43,8 @@ def pair_page(site: Site, pair_id: str) -> dict[str, Any]:
     site.lineage.catch_up()
     trained = questions.checkpoints_trained_on(site.lineage, site.store, [*found["pairs"], *found["labels"]])
     texts = {name: whole(found[name]) for name in ("prompt", "chosen", "rejected", "response", "excerpt")}
+    if texts["chosen"] is not None:
+        texts["response"] = None  # a row that shows one side alone: the side stands there already
     return {
         "id": pair_id,
         "texts": {name: text for name, text in texts.items() if text is not None},

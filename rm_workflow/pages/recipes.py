@@ -1,6 +1,7 @@
 """The page of a recipe: its funnel by source and rule, pair counts over time, its runs and which of them is main."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rm_workflow.artifacts import Artifact
@@ -15,8 +16,8 @@ from rm_workflow.pages.site import Bar, Link, NotFoundError, Row, Site
 from rm_workflow.reporting.words import artifact_name, fraction, interval, number
 
 KEPT = "kept"
-# A person sees a change at one glance in so many runs.
-MOST_RUNS = 40
+# A person sees a change at one glance in so many versions.
+MOST_VERSIONS = 40
 
 
 def recipe_page(site: Site, name: str) -> dict[str, Any]:
@@ -80,22 +81,26 @@ def _step(site: Site, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _over_time(site: Site, asset: str) -> list[Row]:
-    """Return how many rows were kept of each source at each of the latest runs, oldest first."""
+    """Return how many rows were kept of each source by the latest versions, oldest first.
+
+    Runs one after the other that had the same version are one row.
+    """
     kept = questions.counts_over_runs(site.lineage, asset, rule=KEPT)
     by_run: dict[int, list[Row]] = {}
     for row in kept:
         by_run.setdefault(row["sequence"], []).append(row)
-    latest = list(by_run.values())[-MOST_RUNS:]
-    most = max((sum(row["num_rows"] for row in rows) for rows in latest), default=0) or 1
-    return [_run(rows, most) for rows in latest]
+    stretches = [list(runs) for _, runs in groupby(by_run.values(), key=lambda rows: rows[0]["version"])]
+    latest = stretches[-MOST_VERSIONS:]
+    most = max((sum(row["num_rows"] for row in runs[0]) for runs in latest), default=0) or 1
+    return [_version(runs[0], len(runs), most) for runs in latest]
 
 
-def _run(rows: Sequence[Row], most: int) -> Row:
+def _version(rows: Sequence[Row], num_runs: int, most: int) -> Row:
     total = sum(row["num_rows"] for row in rows)
     return {
         "when": f"{rows[0]['recorded']:%Y-%m-%d %H:%M}",
-        "what": rows[0]["event"],
         "version": artifact_name(f"{rows[0]['asset']}@{rows[0]['version']}").partition("@")[2],
+        "runs": number(num_runs),
         "rows": number(total),
         "": Bar(total / most),
         "by source": ", ".join(f"{row['source']} {number(row['num_rows'])}" for row in rows),
@@ -104,19 +109,24 @@ def _run(rows: Sequence[Row], most: int) -> Row:
 
 def _runs(site: Site, recipe: Recipe, metric: str, main: str | None) -> list[Row]:
     rows = run_rows(newest_runs(site.store, recipe), [metric])[metric]
-    return [_run_row(row, metric, main) for row in rows]
+    varied = [name for name in SETTINGS if len({row[name] for row in rows}) > 1]
+    return [_run_row(row, varied, metric, main) for row in rows]
 
 
-def _run_row(row: Row, metric: str, main: str | None) -> Row:
+def _run_row(row: Row, settings: Sequence[str], metric: str, main: str | None) -> Row:
     checkpoint, scored = row["checkpoint"], row["score"] is not None
     return {
         "run": row["run"],
-        **{name: number(row[name]) if row[name] is not None else "" for name in SETTINGS},
+        **{name: number(row[name]) if row[name] is not None else "" for name in settings},
         "score": Link(fraction(row["score"]), addresses.benchmark(checkpoint, metric)) if scored else "",
         "95 % interval": interval(row),
         "n": number(row["n"]) if row["n"] else "",
         "train data": row["contamination"] or "",
         "state": row["state"],
-        "checkpoint": Link(artifact_name(checkpoint), addresses.checkpoint(checkpoint)) if checkpoint else "",
+        "checkpoint": _version_link(checkpoint) if checkpoint else "",
         "main": "main" if checkpoint and checkpoint == main else "",
     }
+
+
+def _version_link(checkpoint: str) -> Link:
+    return Link(artifact_name(checkpoint).partition("@")[2], addresses.checkpoint(checkpoint))

@@ -15,7 +15,7 @@ from rm_workflow.pages import addresses, search
 from rm_workflow.pages.checkpoints import checkpoint_page, curves, scores_page
 from rm_workflow.pages.pairs import item_page, pair_page
 from rm_workflow.pages.recipes import recipe_page
-from rm_workflow.pages.site import Bar, Link, NotFoundError, Site, open_site
+from rm_workflow.pages.site import Bar, Link, NotFoundError, Site, numeric_columns, open_site
 from rm_workflow.pages.start import start
 from rm_workflow.reporting import html_report
 
@@ -31,10 +31,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-NUMERIC = (
-    *("n", "ties", "score", "margin", "chosen", "rejected", "correct", "others", "rows", "kept", "train", "test"),
-    *("learning_rate", "epochs", "seed"),
-)
 LAST_PAGE = 10**9
 
 logger = logging.getLogger("rm_workflow")
@@ -54,6 +50,7 @@ def routes() -> list[Route]:
         "/search": ("search", _search),
     }
     return [
+        Route(f"{addresses.START}/", _endpoint(*shown[""])),
         Route(f"{addresses.START}/look.css", _look),
         Route(f"{addresses.START}/checkpoints/{{id}}/curves.png", _curves),
         *(Route(addresses.START + path, _endpoint(template, show)) for path, (template, show) in shown.items()),
@@ -130,6 +127,7 @@ def _environment() -> "Environment":
     folder = resources.files(__package__).joinpath("templates")
     templates = {file.name: file.read_text("utf-8") for file in folder.iterdir() if file.name.endswith(".jinja")}
     environment = html_report.environment_of(templates)
-    environment.globals.update(numeric=NUMERIC, start=addresses.START, search=addresses.search())
+    environment.globals.update(start=addresses.START, search=addresses.search())
+    environment.filters.update(numeric=numeric_columns)
     environment.tests.update(link=lambda value: isinstance(value, Link), bar=lambda value: isinstance(value, Bar))
     return environment

@@ -1,21 +1,24 @@
 """What every page reads: the store, the lineage index and the catalogue, as they are at the time of the request."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rm_workflow.artifacts import Artifact, ArtifactStore
+from rm_workflow.catalog.loading import BUILT_IN
 from rm_workflow.catalog.models import Catalog
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.checkpoint_scores import ScoredCheckpoint, scored_checkpoints
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.reporting import html_report
-from rm_workflow.settings import load_settings
+from rm_workflow.settings import Settings, load_settings
 
+# As people write numbers: 0.583, +1.25, 12,345, 5e-4. Ids are longer or have letters.
+NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d{1,9})(\.\d+)?(e[+-]?\d+)?")
 ARTIFACT = re.compile(r"(?P<asset>[A-Za-z0-9_-]+)@(?P<version>[0-9a-f]{32})")
 
 Row = dict[str, Any]
@@ -47,6 +50,13 @@ class Bar:
 
     share: float
     kind: str = "kept"
+
+
+def numeric_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of a table whose cells are numbers, which stand right; empty cells may be among them."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    cells = {name: [str(row[name]) for row in rows if row.get(name) not in (None, "")] for name in names}
+    return [name for name, found in cells.items() if found and all(NUMBER.fullmatch(cell) for cell in found)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,21 @@ def open_site() -> Site:
     """
     settings = load_settings()
     store = ArtifactStore(settings.home)
-    return Site(store, LineageStore(store), load_checked_catalog(settings))
+    return Site(store, LineageStore(store), _catalog(settings, _stamps(settings)))
+
+
+def _stamps(settings: Settings) -> tuple[tuple[Path, int, int], ...]:
+    """Return the files of the catalogue with what changes where one of them does."""
+    folders = [BUILT_IN, *([settings.catalog] if settings.catalog else [])]
+    files = sorted(file for folder in folders for file in folder.rglob("*.y*ml"))
+    found = [(file, file.stat()) for file in files]
+    return tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in found)
+
+
+@lru_cache(maxsize=2)
+def _catalog(settings: Settings, stamps: tuple[tuple[Path, int, int], ...]) -> Catalog:
+    """Return the catalogue as its files are: to read all of them for each page takes longer than the page."""
+    return load_checked_catalog(settings)
 
 
 # What is kept holds until the next event: each publish, reuse, promotion and removal is one with a number of its own.

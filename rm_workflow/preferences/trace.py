@@ -64,10 +64,11 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
     Returns:
         ``pair_id`` (null where the row has no pair or several), ``pairs`` (all pair_ids that the row takes part in),
         ``labels`` (label_ids of its responses in mixtures that train on labels), ``prompt``, ``chosen``, ``rejected``
-        (texts), ``response`` (the text of a row that shows one alone), ``excerpt`` (of a row that could not be used),
-        ``source``, ``file``, ``row``, ``drops`` (asset, rule, reason, detail, pair_id in data-flow order: within an
-        asset by its rules, then by pair_id), ``dropped_by`` (rule of the first of them), ``reason``, ``pair_sets`` and
-        ``mixtures`` (assets that keep it), ``trained_on`` (tokens assets that have it in their train split).
+        (texts), ``response`` (the text that a label_id is of, or that of a row that shows one alone), ``excerpt`` (of a
+        row that could not be used), ``source``, ``file``, ``row``, ``drops`` (asset, rule, reason, detail, pair_id in
+        data-flow order: within an asset by its rules, then by pair_id), ``dropped_by`` (rule of the first of them),
+        ``reason``, ``pair_sets`` and ``mixtures`` (assets that keep it), ``trained_on`` (tokens assets that have it in
+        their train split).
 
     Raises:
         UserError: nothing is known by that name, or several sources are.
@@ -85,6 +86,8 @@ def trace(target: str, artifacts: Mapping[str, Sequence[Artifact]]) -> dict[str,
         pair_ids, label_ids = ({place[name] for place in places if place[name]} for name in ("pair_id", "label_id"))
         tokens = [one for one in artifacts.get("tokens", ()) if has_train_row(one, [*pair_ids, *label_ids])]
         texts = _texts(con, places, sorted(pair_ids))
+        if PAIR_ID.fullmatch(target) and label_ids:
+            texts["response"] = _labelled(con, places)
         return {**texts, "labels": sorted(label_ids), **_fate(places), "trained_on": [one.asset for one in tokens]}
 
 
@@ -205,6 +208,13 @@ def _only_response(con: duckdb.DuckDBPyConnection, at: Row) -> str | None:
     """
     found = con.execute(query, at).fetchall()
     return str(found[0][0]) if len(found) == 1 else None
+
+
+def _labelled(con: duckdb.DuckDBPyConnection, places: Sequence[Row]) -> str | None:
+    """Return the text of the one response that a label is of, whatever else its row shows."""
+    response_id = next(place["chosen_id"] for place in places if place["label_id"])
+    found = con.execute("select text from responses where response_id = ?", [response_id]).fetchone()
+    return str(found[0]) if found else None
 
 
 def _sides(con: duckdb.DuckDBPyConnection, places: Sequence[Row]) -> tuple[str | None, str | None]:

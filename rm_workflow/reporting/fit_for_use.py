@@ -13,7 +13,7 @@ of the analysis leave such items out. Where nobody looked, the score supports no
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rm_workflow.reporting.evidence import BEST_OF_N, TEST, Evidence
@@ -40,6 +40,8 @@ class Figure:
     Attributes:
         of: what it is, as words.
         leaked: share of the items that train pairs hold, taken off before it is compared.
+        is_worse_than_chance: the whole interval lies below what choosing at random reaches, half of the ties of pairs
+            given to it: the model knows something and says the opposite.
     """
 
     of: str
@@ -48,6 +50,7 @@ class Figure:
     ci_high: float | None = None
     n: int | None = None
     leaked: float = 0.0
+    is_worse_than_chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,8 @@ def fit_for_use(evidence: Evidence) -> dict[str, Any]:
 
     Returns:
         ``{"uses": [{"use", "title", "verdict", "rules": [{"figure", "value", "ci_low", "ci_high", "n", "leaked",
-        "side", "threshold", "outcome", "why"}]}], "warnings": [{"name", "sentence"}]}``; a number that was not measured
-        is None.
+        "side", "threshold", "outcome", "is_worse_than_chance", "why"}]}], "warnings": [{"name", "sentence"}]}``; a
+        number that was not measured is None.
     """
     measured = figures(evidence)
     uses = []
@@ -154,6 +157,7 @@ def judge(rule: Rule, measured: Mapping[str, Figure | None]) -> dict[str, Any]:
         "side": rule.side,
         "threshold": threshold,
         "outcome": _outcome(rule.side, figure, threshold),
+        "is_worse_than_chance": bool(figure and figure.is_worse_than_chance),
         "why": rule.why,
     }
 
@@ -185,15 +189,16 @@ NOT_MEASURED = {
 def figures(evidence: Evidence) -> dict[str, Figure | None]:
     """Return every figure that rules and warnings look at; one that was not measured is None."""
     best_of_4 = _best_of_4(evidence)
+    chance = _chance(evidence, best_of_4) if best_of_4 else 0.0
     return {
-        "test_accuracy": _scored(evidence, TEST, NOT_MEASURED["test_accuracy"]),
+        "test_accuracy": _scored(evidence, TEST, NOT_MEASURED["test_accuracy"], CHANCE[TEST]),
         "test_null": _null(evidence, TEST, CHANCE[TEST]) if TEST in evidence.headlines else None,
         "shorter_accuracy": _part_of_test(evidence, NOT_MEASURED["shorter_accuracy"], "length", "chosen_shorter"),
         "longer_accuracy": _part_of_test(
             evidence, "accuracy on test pairs whose chosen reply is the longer one", "length", "chosen_longer"
         ),
-        "best_of_4": _scored(evidence, best_of_4, _best_words(evidence, best_of_4)) if best_of_4 else None,
-        "best_of_4_null": _null(evidence, best_of_4, _chance(evidence, best_of_4)) if best_of_4 else None,
+        "best_of_4": _scored(evidence, best_of_4, _best_words(evidence, best_of_4), chance) if best_of_4 else None,
+        "best_of_4_null": _null(evidence, best_of_4, chance) if best_of_4 else None,
         "ece": _ece(evidence),
         # Nothing measures it yet: it needs replies of a policy and a second judge.
         "gold_gain": None,
@@ -223,12 +228,16 @@ def _chance(evidence: Evidence, benchmark: str) -> float:
     return CHANCE[BEST_OF_4]
 
 
-def _scored(evidence: Evidence, benchmark: str, of: str) -> Figure | None:
+def _scored(evidence: Evidence, benchmark: str, of: str, chance: float) -> Figure | None:
     found = evidence.headlines.get(benchmark)
-    if not _is_verdict_known(evidence, benchmark):
+    if not found or not _is_verdict_known(evidence, benchmark):
         return None
     leaked = 0.0 if evidence.is_of_clean_items(benchmark) else leaked_share(evidence, benchmark)
-    return _figure(of, found, leaked) if found else None
+    figure = _figure(of, found, leaked)
+    # The accuracy of pairs is strict, so that ties alone may hold it below a coin; several replies that tie share.
+    half_of_ties = (found.get("ties") or 0) / found["n"] / 2 if benchmark == TEST and found.get("n") else 0.0
+    is_worse = found.get("ci_high") is not None and found["ci_high"] + half_of_ties < chance
+    return replace(figure, is_worse_than_chance=is_worse) if figure else None
 
 
 def _part_of_test(evidence: Evidence, of: str, *keys: str) -> Figure | None:

@@ -20,6 +20,8 @@ from rm_workflow.reporting.words import (
 )
 
 Rows = list[dict[str, Any]]
+# Of a figure whose whole interval lies below what choosing at random reaches.
+WORSE = "worse than chance"
 BEST_OF_N_METHODS = ("pass", "majority", "weighted_majority", "best_of_n")
 
 PROMPT_ABLATED = "prompt_ablated"
@@ -407,7 +409,7 @@ def fit_rules(use: Mapping[str, Any]) -> Rows:
             "figure": rule["figure"],
             "measured": _measured(rule),
             "needed": "" if rule["threshold"] is None else f"{rule['side']} {rule['threshold']:.3f}",
-            "outcome": rule["outcome"],
+            "outcome": f"{rule['outcome']}: {WORSE}" if rule["is_worse_than_chance"] else rule["outcome"],
             "why": rule["why"],
         }
         for rule in use["rules"]
@@ -513,9 +515,18 @@ def best_of_n_words(evidence: Evidence, benchmark: str) -> str:
         drop = curve["drop"]
         if drop and drop["ci_low"] > 0:
             of = "" if name == "score" else f" (by {name})"
-            told += (
-                f" Best-of-n{of} is best at {curve['peak_n']} candidates and {drop['score']:.3f} lower at all of them."
-            )
+            most = result["counts"]["least_candidates"]
+            fall = f"{drop['score']:.3f} ({drop['ci_low']:.3f} to {drop['ci_high']:.3f})"
+            if curve["peak_n"] == 1:
+                told += (
+                    f" Ranking by this model does not help{of}: the best of {most:,} is right less often than one "
+                    f"candidate at random, by {fall}."
+                )
+            else:
+                told += (
+                    f" Best-of-n{of} is right most often with {curve['peak_n']:,} candidates; with {most:,} it is "
+                    f"lower by {fall}."
+                )
     return told
 
 

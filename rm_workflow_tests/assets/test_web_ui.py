@@ -17,17 +17,12 @@ from rm_workflow.artifacts import Artifact
 from rm_workflow.assets.checkpoints import describe_checkpoint
 from rm_workflow.assets.instance import open_instance
 from rm_workflow.assets.publishing import presented
-from rm_workflow.catalog.loading import load_catalog
-from rm_workflow.catalog.sweeps import partition_keys
 from rm_workflow.settings import load_settings
 from rm_workflow_tests.assets.browser import CHROMIUM, chromium_page
 from rm_workflow_tests.assets.web import LAUNCH, WebUi, graphql, wait_until, web_ui_of
 from rm_workflow_tests.cli.lived_in import live_in
-from rm_workflow_tests.preferences.sources import settings
 
 pytestmark = pytest.mark.browser
-
-RUN_IDS = "{ runsOrError { ... on Runs { results { runId } } } }"
 
 SCHEDULE = """
 query ($name: String!) {
@@ -36,8 +31,7 @@ query ($name: String!) {
   }) { ... on Schedule { scheduleState { status } } }
 }
 """
-TAGS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { tags { key value } } } }"
-SCHEDULED, SWEPT = "quickstart", "rb2_llama31_70b_mini"
+SCHEDULED = "quickstart"
 
 # Every way in which a page can make a browser ask another server; its title tells when all are through.
 FORGING_PAGE = """
@@ -181,30 +175,6 @@ def schedule_status(web_ui: WebUi, name: str) -> str:
     return found["scheduleState"]["status"]
 
 
-def test_one_run_of_a_sweep_is_launched_by_its_key(web_ui: WebUi, page: Page):
-    before = run_ids(web_ui)
-    page.goto(f"{web_ui.address}/locations/rm_workflow/jobs/{SWEPT}")
-    page.get_by_role("button", name="Materialize").first.click()
-    # The page warns that the sweep's data were not made yet.
-    page.get_by_role("button", name="Confirm").click()
-    (key, *_) = partition_keys(load_catalog(settings(Path("nowhere"))).recipes[SWEPT])
-    page.get_by_text("Select a partition or create one").click()
-    page.get_by_text(key, exact=True).locator("visible=true").first.click()
-    page.get_by_text("Launch runs to materialize").click()
-    page.get_by_role("button", name="Launch 1 run").click()
-    wait_until(lambda: run_ids(web_ui) > before, "a run started by the button")
-    (run_id,) = run_ids(web_ui) - before
-    assert web_ui.wait_for_end(run_id) == "FAILURE"
-    tags = {tag["key"]: tag["value"] for tag in graphql(web_ui.address, TAGS, {"id": run_id})["runOrError"]["tags"]}
-    assert tags["dagster/partition"] == key
-    assert tags["rm_workflow/recipe"] == SWEPT
-    assert len(tags["rm_workflow/recipe_version"]) == 12
-
-
-def run_ids(web_ui: WebUi) -> set[str]:
-    return {run["runId"] for run in graphql(web_ui.address, RUN_IDS, {})["runsOrError"]["results"]}
-
-
 @contextlib.contextmanager
 def served(text: str) -> Iterator[str]:
     """Serve one page from another server of this machine, as evil.example, and return its address."""
@@ -223,14 +193,14 @@ def served(text: str) -> Iterator[str]:
 
 
 def test_a_page_of_another_server_can_start_nothing(web_ui: WebUi, page: Page):
-    before = run_ids(web_ui)
+    before = web_ui.run_ids()
     forged = {"query": LAUNCH, "variables": json.dumps({"job": "quickstart_data"})}
     text = FORGING_PAGE.replace("ADDRESS", web_ui.address).replace("WEBSOCKET", web_ui.address.replace("http", "ws"))
     text = text.replace("FORGED", html.escape(urlencode(forged))).replace("BODY", json.dumps(json.dumps(forged)))
     with served(text) as address:
         page.goto(address)
         page.wait_for_function("document.title == 'asked'")
-    assert run_ids(web_ui) == before
+    assert web_ui.run_ids() == before
 
 
 def test_a_name_that_is_let_point_here_shows_nothing(web_ui: WebUi, page: Page):
@@ -239,11 +209,11 @@ def test_a_name_that_is_let_point_here_shows_nothing(web_ui: WebUi, page: Page):
 
 
 def test_its_own_page_materializes(web_ui: WebUi, page: Page):
-    before = run_ids(web_ui)
+    before = web_ui.run_ids()
     page.goto(f"{web_ui.address}/assets/raw_sample_ratings")
     page.get_by_role("button", name="Materialize").first.click()
-    wait_until(lambda: run_ids(web_ui) > before, "a run started by the button")
-    (run_id,) = run_ids(web_ui) - before
+    wait_until(lambda: web_ui.run_ids() > before, "a run started by the button")
+    (run_id,) = web_ui.run_ids() - before
     assert web_ui.wait_for_end(run_id) == "SUCCESS"
 
 

@@ -34,6 +34,8 @@ mutation ($id: String!) {
   terminateRun(runId: $id) { __typename ... on TerminateRunFailure { message } ... on PythonError { message } }
 }
 """
+RUN_IDS = "{ runsOrError { ... on Runs { results { runId } } } }"
+TAGS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { tags { key value } } } }"
 STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
@@ -103,6 +105,15 @@ class WebUi:
     def status(self, run_id: str) -> str:
         """Return how far a run is."""
         return graphql(self.address, STATUS, {"id": run_id})["runOrError"]["status"]
+
+    def run_ids(self) -> set[str]:
+        """Return the runs there are."""
+        return {run["runId"] for run in graphql(self.address, RUN_IDS, {})["runsOrError"]["results"]}
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return the tags of a run."""
+        found = graphql(self.address, TAGS, {"id": run_id})["runOrError"]["tags"]
+        return {tag["key"]: tag["value"] for tag in found}
 
     def terminate(self, run_id: str) -> None:
         """Cancel a run as the button does."""

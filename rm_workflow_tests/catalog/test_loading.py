@@ -524,6 +524,8 @@ def test_parts_of_pair_sets_may_be_set_and_are_written_as_people_write_them(cata
         ("training.learning_rte=1", "'training.learning_rte' cannot be set (did you mean 'learning_rate'?)"),
         ("training.lr=1", "'training.lr' cannot be set (did you mean 'learning_rate'?)"),
         ("trainign.seed=1", "'trainign' cannot be set (did you mean 'training'?)"),
+        ("seed=5", "'seed' cannot be set (write training.seed)"),
+        ("pair_sets=[x]", "'pair_sets' cannot be set (write mixture.pair_sets)"),
         ("name=other", "'name' cannot be set"),
         ("extends=other", "'extends' cannot be set"),
         ("mixture.pair_sets.0=x", "'mixture.pair_sets' has no keys of its own; set it whole"),

@@ -72,7 +72,7 @@ class Daemon:
     def wait_for_sentence(self, name: str, part: str) -> None:
         wait_until(lambda: any(part in said for said in self.sentences(name)), f"{name} to say {part!r}", RUN_SECONDS)
 
-    def wait_for_run(self, name: str, number: int) -> dict[str, str]:
+    def wait_for_run(self, name: str, number: int, status: str = "SUCCESS") -> dict[str, str]:
         """Wait for the end of the run that a schedule or sensor has asked for as its so manyth, and return its tags."""
         asked: list[str] = []
 
@@ -81,7 +81,7 @@ class Daemon:
             return len(asked) >= number
 
         wait_until(is_asked, f"run {number} of {name}", RUN_SECONDS)
-        assert self.web_ui.wait_for_end(asked[number - 1], RUN_SECONDS) == "SUCCESS"
+        assert self.web_ui.wait_for_end(asked[number - 1], RUN_SECONDS) == status
         (run,) = [run for run in self.runs() if run["runId"] == asked[number - 1]]
         return {tag["key"]: tag["value"] for tag in run["tags"]}
 
@@ -142,4 +142,13 @@ def test_changed_rows_are_retrained_on_and_the_gate_decides(toy: Project):
         assert of_kind(promotion.PROMOTION) == [first, promotion.main_of(store, "toy")]
         assert len(set(of_kind(promotion.PROMOTION))) == 2
         daemon.wait_for_sentence("retraining_succeeded", "; not worse than main on test)")
-        assert len([run for run in daemon.runs() if run["status"] == "SUCCESS"]) == len(daemon.runs()) == 3
+        assert [run["status"] for run in daemon.runs()] == ["SUCCESS"] * 3
+
+        main = promotion.main_of(store, "toy")
+        toy.write_rows("no row at all\n" * 5)
+        assert daemon.wait_for_run("toy_changed", 3, "FAILURE")[WHY_TAG] == "toy: raw_toy changed"
+        daemon.wait_for_sentence("retraining_failed", "toy: the retraining failed, so main stays: raw_toy: ")
+        (failed,) = store.events(kinds=("failed_run",))
+        assert failed["asset"] == "raw_toy"
+        assert daemon.sentences("retraining_failed")[0].endswith(failed["error"])
+        assert promotion.main_of(store, "toy") == main

@@ -14,6 +14,7 @@ from rm_workflow.database import connect
 from rm_workflow.errors import UserError
 from rm_workflow.pages import addresses, search
 from rm_workflow.pages.checkpoints import PAGE_ROWS
+from rm_workflow.pages.site import Link, numeric_columns
 from rm_workflow_tests.cli.lived_in import LivedIn
 from rm_workflow_tests.hostile import NAMES
 
@@ -56,6 +57,25 @@ def margins(lived_in: LivedIn, checkpoint: str) -> dict[str, float]:
     rows = pq.read_table(scores.file("test_pairs.parquet")).to_pylist()
     ordered = sorted((row["score_chosen"] - row["score_rejected"], row["pair_id"]) for row in rows)
     return {pair_id: margin for margin, pair_id in ordered}
+
+
+def test_the_start_page_is_there_with_a_slash_too(lived_in: LivedIn, client: TestClient):
+    assert words(shown(client, f"{addresses.START}/")) == words(shown(client, addresses.START))
+
+
+def test_columns_of_numbers_stand_right_and_no_ids():
+    rows = [
+        {
+            "score": Link("0.583", "x"),
+            "n": "1,200",
+            "margin": "-0.5",
+            "rate": "5e-4",
+            "id": "12345678901",
+            "run": "s0",
+        },
+        {"score": "", "n": "7", "margin": "+12.250", "rate": None, "id": "1", "run": "1", "empty": ""},
+    ]
+    assert numeric_columns(rows) == ["score", "n", "margin", "rate"]
 
 
 def test_every_link_leads_to_a_page_that_runs_and_fetches_nothing(lived_in: LivedIn, client: TestClient):

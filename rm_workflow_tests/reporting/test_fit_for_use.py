@@ -110,6 +110,49 @@ def test_a_score_that_leaves_leaked_items_out_is_compared_as_it_is(home: Home):
     assert "its score leaves them out" in warnings(home)["contamination"]
 
 
+@pytest.mark.parametrize(
+    ("ci_high", "ties", "is_worse"), [(0.5, 0, False), (0.499, 0, True), (0.499, 4, False), (None, 0, False)]
+)
+def test_a_score_that_is_surely_below_a_coin_is_called_worse_than_chance(
+    home: Home, ci_high: float | None, ties: int, is_worse: bool
+):
+    home.scores["test"].update(score=0.4, ci_low=0.3 if ci_high else None, ci_high=ci_high, ties=ties)
+    use = fit_for_use.fit_for_use(home.evidence())["uses"][1]
+    outcome = tables.fit_rules(use)[0]["outcome"]
+    assert (outcome == "does not hold: worse than chance") == is_worse
+    assert ("worse than chance" in outcome) == is_worse
+
+
+def test_choosing_worse_than_at_random_is_called_so(home: Home):
+    home.add_best_of_n("mistral_gsm8k_best_of_n")
+    use = fit_for_use.fit_for_use(home.evidence())["uses"][0]
+    assert not any(rule["is_worse_than_chance"] for rule in use["rules"])
+    # One of four candidates taken at random is right.
+    home.scores["mistral_gsm8k_best_of_n"].update(ci_low=0.1, ci_high=0.24)
+    use = fit_for_use.fit_for_use(home.evidence())["uses"][0]
+    worse = [row["figure"] for row in tables.fit_rules(use) if row["outcome"] == "does not hold: worse than chance"]
+    assert worse == ["best-of-4 score on mistral_gsm8k_best_of_n"]
+
+
+@pytest.mark.parametrize(
+    ("peak", "told"),
+    [
+        (
+            1,
+            "Ranking by this model does not help: the best of 4 is right less often than one candidate at random",
+        ),
+        (2, "Best-of-n is right most often with 2 candidates; with 4 it is lower"),
+    ],
+)
+def test_a_choice_that_gets_worse_with_more_candidates_is_told_by_what_it_means(home: Home, peak: int, told: str):
+    home.add_best_of_n("mistral_gsm8k_best_of_n")
+    curve = home.details["mistral_gsm8k_best_of_n"]["over_optimisation"]["score"]
+    curve.update(peak_n=peak, drop={"score": 0.05, "ci_low": 0.01, "ci_high": 0.09})
+    words = tables.best_of_n_words(home.evidence(), "mistral_gsm8k_best_of_n")
+    assert told in words
+    assert words.endswith("by 0.050 (0.010 to 0.090).")
+
+
 def test_every_rule_has_a_figure_a_reason_and_a_use():
     measured = fit_for_use.NOT_MEASURED
     for rule in RULES:
