@@ -123,6 +123,7 @@ CODE_VERSIONS = {
         (
             *("evaluation/scores.py", "evaluation/scorer.py", "evaluation/statistics.py", "evaluation/test_split.py"),
             *("evaluation/sequences.py", "evaluation/batching.py", "models/segments.py", "models/attention.py"),
+            "evaluation/pass_batches.py",
             *("models/loading.py", "models/published.py", "models/readout.py", "models/solutions.py"),
             *("evaluation/steps.py", "evaluation/best_of_n.py"),
             *("evaluation/analysis.py", "evaluation/bias.py", "evaluation/calibration.py", "evaluation/stored.py"),

@@ -20,6 +20,7 @@ from rm_workflow.training import launchers
 RECIPE_TAG = "rm_workflow/recipe"
 RECIPE_VERSION_TAG = "rm_workflow/recipe_version"
 VERSION_DIGITS = 12
+LAUNCHED = ("tokens", "checkpoint", "scores")
 ROOTS = ("raw", "benchmark", "base")
 # The run of this process that may go on: its steps follow each other here, or each has a process of its own.
 _CHECKED: dict[str, str] = {}
@@ -38,7 +39,7 @@ def check_access(planned: Sequence[Planned], catalog: Catalog, settings: Setting
         UserError: a model or data set is gated, private or not there, the hub cannot be reached, or there is no such
             launcher or it is not installed.
     """
-    if any(step.kind == "checkpoint" for step in planned):
+    if any(step.kind in LAUNCHED for step in planned):
         launchers.get(settings.launcher)
     locations: dict[str, Location] = {}
     for step in planned:

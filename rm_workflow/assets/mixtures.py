@@ -32,6 +32,7 @@ from rm_workflow.preferences.mixture import Member
 from rm_workflow.preferences.response_mixture import build_response_mixture
 from rm_workflow.preferences.trajectory_mixture import build_trajectory_mixture
 from rm_workflow.reporting import plots
+from rm_workflow.training import launchers
 
 CONTENTS = {
     "pairs": "Pairs",
@@ -174,10 +175,11 @@ def tokens_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
 
             raws = raw_folders(workplace, mixture_artifact)
             inputs_of = mixture_artifact.folder, raws, model_folder(base.folder), recipe.tokens, out
+            map_batches = launchers.get(workplace.settings.launcher).mapper()
             if recipe.objective in KINDS:
-                return build_solution_tokens(*inputs_of, recipe.objective, recipe.mixture.kind)
+                return build_solution_tokens(*inputs_of, recipe.objective, recipe.mixture.kind, map_batches)
             build_it = build_response_tokens if recipe.mixture.kind == "responses" else build_tokens
-            return build_it(*inputs_of)
+            return build_it(*inputs_of, map_batches)
 
         def describe(artifact: Artifact) -> Metadata:
             return _describe_tokens(artifact, recipe.mixture.kind)

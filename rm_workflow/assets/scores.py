@@ -27,6 +27,7 @@ from rm_workflow.evaluation.checkpoint_scores import checkpoint_of
 from rm_workflow.pages import addresses
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
+from rm_workflow.training import launchers
 
 CHECKS = (
     ("no_score_is_missing_or_nan", "Every item has a finite score."),
@@ -59,8 +60,9 @@ def scores_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
             raws = raw_folders(workplace, mixture)
             work = workplace.store.work_folder(request.asset, request.version)
             leaked = leaked_items(overlap.folder, tokens.folder)
+            map_batches = launchers.get(workplace.settings.launcher).mapper()
             built = build_scores(
-                model, tokens.folder, raws, benchmarks, recipe.evaluation, device, out, None, work, leaked
+                model, tokens.folder, raws, benchmarks, recipe.evaluation, device, out, None, work, leaked, map_batches
             )
             return with_verdicts(built, verdicts(overlap), leaked, benchmarks, out)
 

@@ -1,44 +1,20 @@
 """Runs a training under its launcher within Dagster Pipes, so that it never outlives its step."""
 
-import collections
 import dataclasses
 import signal
-import sys
 from collections.abc import Sequence
 
 import dagster as dg
 
 from rm_workflow.errors import UserError
 from rm_workflow.training.launchers import Launcher, Training
+from rm_workflow.training.launchers._told import Told
 
-KEPT_LINES = 30
-ERROR = "error: "
 KILLED = (
     "the trainer was ended by signal SIGKILL, most likely because memory ran out (the kernel's log tells); lower "
     "training.micro_batch_tokens, set training.activation_checkpointing or take a smaller base, and run the recipe "
     "again: it goes on from its last state"
 )
-
-
-class Told:
-    """What a training prints: passed on to stderr, but for errors, which whoever ran the step says.
-
-    Attributes:
-        last_lines: of all of it.
-        errors: kept however many lines of its own a launcher prints after them.
-    """
-
-    def __init__(self) -> None:
-        self.last_lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
-        self.errors: list[str] = []
-
-    def __call__(self, line: str) -> None:
-        """Take a line."""
-        self.last_lines.append(line)
-        if line.startswith(ERROR):
-            self.errors.append(line.removeprefix(ERROR))
-        else:
-            print(line, file=sys.stderr, flush=True)
 
 
 def run_trainer(context: dg.AssetExecutionContext, launcher: Launcher, training: Training) -> None:

@@ -28,6 +28,7 @@ from rm_workflow.errors import UserError
 from rm_workflow.evaluation import benchmarks
 from rm_workflow.keys import content_id
 from rm_workflow.settings import load_settings
+from rm_workflow.training import launchers
 
 TEST = "test"
 WORK = "evaluate"
@@ -62,6 +63,7 @@ def evaluate_command(
     if output:
         refuse_other_than_scores(Path(output))
     named = find_checkpoint(checkpoint)
+    map_batches = launchers.get(settings.launcher).mapper()
 
     from rm_workflow.assets.headless import run_benchmark
     from rm_workflow.definitions import build_definitions
@@ -78,7 +80,7 @@ def evaluate_command(
     key = content_id([named.identity, artifact.version, device, resolved, batch_tokens, deterministic])
     work = store.work_folder(WORK, key)
     with _alone(work, named.label, name):
-        evaluated = evaluate_benchmark(scorer, name, artifact.folder, work)
+        evaluated = evaluate_benchmark(scorer, name, artifact.folder, work, map_batches=map_batches)
         if output:
             with replaced(Path(output)) as file:
                 write_score_file(file, evaluated.rows)

@@ -5,9 +5,10 @@ at the explicit end of its sequence by the fp32 head, so it depends on its neigh
 1e-5), and under ``deterministic`` not by a bit.
 """
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Conversation = tuple[Sequence[Message], str]
 StepEnds = Sequence[int] | None
+# (sequences, passes, places that are read of each sequence) -> the number of each pass with its scores, as they come.
+ComputePasses = Callable[
+    [Sequence[Ids], Sequence[Pass], Sequence[Sequence[int]]], Generator[tuple[int, Sequence[float]]]
+]
 
 DEFAULT_BATCH_TOKENS = 4096
 # On a GPU attention by segments is compiled first (unslothai/unsloth#6871: 15 s for a length of rows), which saving
@@ -91,6 +96,7 @@ class Scorer:
         deterministic: no bit of a score depends on any other sequence.
         readout: how scores are read; of outcome and process models they are probabilities.
         layout: how the latest sequences lay in rows, and ``layout_reason`` why.
+        loaded_from: folder and hub id by which another process loads the same model; None where it was given.
         num_computed: tokens of all passes so far, padding included.
         num_answered: sequences so far whose score was computed and not taken from parts, equal ones counted each.
     """
@@ -118,6 +124,7 @@ class Scorer:
         self.window: int = model.config.get_text_config().max_position_embeddings
         self.layout: Layout = layout or "padded"
         self.layout_reason = "asked for" if layout else "nothing was scored yet"
+        self.loaded_from: tuple[Path, str | None] | None = None
         self.num_computed = 0
         self.num_answered = 0
         self._encoder = encoder
@@ -147,7 +154,7 @@ class Scorer:
             UserError: no head or several labels, pickled weights, no pad token, an adapter whose base is not there.
         """
         loaded = load_checkpoint(folder, hub_id)
-        return cls(
+        scorer = cls(
             loaded.model,
             loaded.pad_token_id,
             loaded.encoder,
@@ -158,6 +165,8 @@ class Scorer:
             loaded.recipe_origin,
             loaded.readout,
         )
+        scorer.loaded_from = (folder, hub_id)
+        return scorer
 
     @property
     def scale(self) -> str | None:
@@ -196,6 +205,7 @@ class Scorer:
         reads: Sequence[Sequence[int]],
         progress: Progress | None = None,
         parts: Parts | None = None,
+        compute: ComputePasses | None = None,
     ) -> list[Floats]:
         """Return the scores [reads] at the tokens of each sequence that are read, all in one pass over it.
 
@@ -204,6 +214,7 @@ class Scorer:
 
         Args:
             reads: indices of tokens; a sequence without any is not computed.
+            compute: has the passes done elsewhere; None does them here.
         """
         keys = [self._key(index, sequence) for index, sequence in enumerate(sequences)]
         asked = Counter(key for key, places in zip(keys, reads, strict=True) if places)
@@ -215,20 +226,31 @@ class Scorer:
         places_of = [sorted(wanted[key]) for key in unique]
         scores: dict[bytes, float] = {}
         num_done = 0
+
+        def take(one: Pass, read_keys: list[bytes], found: Sequence[float]) -> None:
+            nonlocal num_done
+            scores.update(zip(read_keys, found, strict=True))
+            num_done += len(one.members)
+            if progress:
+                progress(num_done, len(unique))
+
+        left: list[tuple[Pass, list[bytes]]] = []
+        for one in self._plan(ids):
+            read_keys = [_read_key(unique[member], place) for member in one.members for place in places_of[member]]
+            known = parts.find(read_keys) if parts else None
+            if known is None:
+                left.append((one, read_keys))
+            else:
+                take(one, read_keys, known)
         try:
-            for one in self._plan(ids):
-                read_keys = [_read_key(unique[member], place) for member in one.members for place in places_of[member]]
-                found = parts.find(read_keys) if parts else None
-                if found is None:
-                    found = self._compute(ids, one, places_of)
+            with contextlib.closing((compute or self.compute)(ids, [one for one, _ in left], places_of)) as computed:
+                for number, found in computed:
+                    one, read_keys = left[number]
                     self.num_computed += num_computed(ids, [one])
                     self.num_answered += sum(asked[unique[member]] for member in one.members)
                     if parts:
                         parts.add(read_keys, found)
-                scores.update(zip(read_keys, found, strict=True))
-                num_done += len(one.members)
-                if progress:
-                    progress(num_done, len(unique))
+                    take(one, read_keys, found)
         finally:
             if parts:
                 parts.flush()
@@ -236,6 +258,13 @@ class Scorer:
             np.array([scores[_read_key(key, place)] for place in places], dtype=np.float64)
             for key, places in zip(keys, reads, strict=True)
         ]
+
+    def compute(
+        self, ids: Sequence[Ids], planned: Sequence[Pass], reads: Sequence[Sequence[int]]
+    ) -> Generator[tuple[int, list[float]]]:
+        """Yield the number of each pass with its scores, member after member, of each at the places that are read."""
+        for number, one in enumerate(planned):
+            yield number, self._compute(ids, one, reads)
 
     def score_texts(
         self, conversations: Sequence[Conversation], progress: Progress | None = None

@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rm_workflow.evaluation.analysis import write_analysis
 from rm_workflow.evaluation.batching import Layout
 from rm_workflow.evaluation.items import scored_item
 from rm_workflow.evaluation.parts import Parts
+from rm_workflow.evaluation.pass_batches import elsewhere
 from rm_workflow.evaluation.probes.effects import write_effects
 from rm_workflow.evaluation.probes.sample import Probing, add_probes, answered
 from rm_workflow.evaluation.progress import Progress, progress_bar
@@ -36,6 +38,7 @@ from rm_workflow.evaluation.scorer import Floats, Scorer
 from rm_workflow.evaluation.sequences import Rows, Work, item_rows, test_rows
 from rm_workflow.evaluation.steps import AGGREGATOR, aggregate, step_accuracy
 from rm_workflow.evaluation.test_split import ScoredPairs
+from rm_workflow.map_batches import MapBatches
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ def build_scores(
     progress: Progress | None = None,
     work_folder: Path | None = None,
     leaked: Mapping[str, Sequence[str]] | None = None,
+    map_batches: MapBatches | None = None,
 ) -> Built:
     """Score a checkpoint on the test split and on benchmarks.
 
@@ -100,6 +104,7 @@ def build_scores(
         progress: called with (scored, total); None shows a bar on stderr.
         work_folder: of this very scoring, where scores are kept as they come; None keeps none.
         leaked: items by benchmark, pair ids for the test split, that the analysis and the probes leave out.
+        map_batches: has other processes score; None does it here.
 
     Raises:
         UserError: the checkpoint cannot be loaded, or the test split is asked for and empty.
@@ -118,7 +123,7 @@ def build_scores(
     leaked_pairs = set((leaked or {}).get(TEST, ()))
     clean = [row for row in of_test if row["pair_id"] not in leaked_pairs]
     probing = add_probes(clean, tokens, raws, evaluation.probes, scorer, work)
-    values, facts = score_work(scorer, work, work_folder, progress)
+    values, facts = score_work(scorer, work, work_folder, progress, map_batches)
     facts["num_probed"] = len(values) - num_items
     checks = _checks(values, work, 2 * len(of_test) + len(solutions) + facts["num_probed"], of_items)
     if not all(check.passed for check in checks):
@@ -161,20 +166,26 @@ class Evaluated:
 
 
 def evaluate_benchmark(
-    scorer: Scorer, name: str, folder: Path, work_folder: Path, progress: Progress | None = None
+    scorer: Scorer,
+    name: str,
+    folder: Path,
+    work_folder: Path,
+    progress: Progress | None = None,
+    map_batches: MapBatches | None = None,
 ) -> Evaluated:
     """Score any reward model on one benchmark artifact.
 
     Args:
         work_folder: of this model on this benchmark, where scores are kept as they come.
         progress: called with (scored, total); None shows a bar on stderr.
+        map_batches: has other processes score; None does it here.
 
     Raises:
         UserError: an item cannot be scored, or its score is no finite number.
     """
     work = Work()
     rows = item_rows(name, folder, scorer, work)
-    values, facts = score_work(scorer, work, work_folder, progress)
+    values, facts = score_work(scorer, work, work_folder, progress, map_batches)
     wrong = _not_finite(values)
     if wrong:
         _, item_id, response_id = work.keys[wrong[0]]
@@ -188,13 +199,18 @@ def evaluate_benchmark(
 
 
 def score_work(
-    scorer: Scorer, work: Work, work_folder: Path | None = None, progress: Progress | None = None
+    scorer: Scorer,
+    work: Work,
+    work_folder: Path | None = None,
+    progress: Progress | None = None,
+    map_batches: MapBatches | None = None,
 ) -> tuple[list[Floats], dict[str, Any]]:
     """Return the scores of every sequence, one or one for each of its steps, and how they were scored.
 
     Args:
         work_folder: of this very scoring, where scores are kept as they come and taken up again; None keeps none.
         progress: called with (scored, total); None shows a bar on stderr.
+        map_batches: has other processes score where there is a work folder; None does it here.
 
     Seconds, speed and computed tokens are of this run alone; ``num_continued`` sequences were scored by an earlier one.
     """
@@ -202,11 +218,9 @@ def score_work(
     parts = Parts(work_folder) if work_folder else None
     answered_before = scorer.num_answered
     started = time.perf_counter()
-    if progress:
-        values = scorer.score_reads(work.sequences, work.reads, progress, parts)
-    else:
-        with progress_bar("scoring") as shown:
-            values = scorer.score_reads(work.sequences, work.reads, shown, parts)
+    compute = elsewhere(map_batches, scorer, work_folder) if map_batches and work_folder else None
+    with nullcontext(progress) if progress else progress_bar("scoring") as shown:
+        values = scorer.score_reads(work.sequences, work.reads, shown, parts, compute)
     seconds = time.perf_counter() - started
     num_answered = scorer.num_answered - answered_before
     return values, {

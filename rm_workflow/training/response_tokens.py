@@ -15,6 +15,7 @@ from rm_workflow.artifacts import Built, Check
 from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.database import connect, quote_literal, write_parquet
 from rm_workflow.errors import UserError
+from rm_workflow.map_batches import MapBatches
 from rm_workflow.models.tokens import Encoder
 from rm_workflow.training import tokens
 
@@ -103,7 +104,12 @@ group by is_ranking
 
 
 def build_response_tokens(
-    mixture: Path, raws: Sequence[Path], model_folder: Path, recipe: TokenRecipe, out: Path
+    mixture: Path,
+    raws: Sequence[Path],
+    model_folder: Path,
+    recipe: TokenRecipe,
+    out: Path,
+    map_batches: MapBatches | None = None,
 ) -> Built:
     """Tokenise a mixture of responses under a token recipe into ``out``.
 
@@ -111,6 +117,7 @@ def build_response_tokens(
         mixture: folder with the mixture's ``labelled.parquet`` and ``pairs.parquet``.
         raws: folders of the raw artifacts that the mixture's texts come from.
         model_folder: the base model in the form of the Hugging Face hub.
+        map_batches: has other processes tokenise; None does it here.
 
     Returns:
         facts as of tokens of pairs, where ``responses`` and all other numbers count labelled responses; and
@@ -120,10 +127,11 @@ def build_response_tokens(
     Raises:
         UserError: the template refuses a conversation, or no train response is left.
     """
-    encoder = Encoder.load(model_folder, recipe)
+    tokeniser = tokens.Tokeniser(str(model_folder), recipe.model_dump_json())
+    encoder = tokeniser.encoder
     with tempfile.TemporaryDirectory(dir=out) as scratch, connect(Path(scratch)) as con:
         _open_inputs(con, mixture, raws)
-        tokens.encode_all(con, encoder, Path(scratch) / "encoded.parquet")
+        tokens.encode_all(con, tokens.TEXTS, tokeniser, Path(scratch) / "encoded.parquet", map_batches)
         tokens.fit(con, encoder)
         con.execute(JUDGED, {"max_length": recipe.max_length})
         _write(con, encoder, out)

@@ -13,7 +13,6 @@ Nothing is cut through a label: under ``truncate_prompt_left`` an over-long solu
 beginning of its problem, one of a process model its last steps with their labels, which is counted.
 """
 
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,17 +20,15 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rm_workflow.artifacts import Built, Check
 from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.database import connect, quote_literal, write_parquet
 from rm_workflow.errors import UserError
+from rm_workflow.map_batches import MapBatches
 from rm_workflow.models.solutions import Marked, Solution, SolutionEncoder
 from rm_workflow.models.tokens import Encoder
 from rm_workflow.training import tokens
-
-logger = logging.getLogger(__name__)
 
 OUTCOME = "outcome"
 RULES = ("too_long", "collapsed", "special_token", "no_label")
@@ -164,8 +161,37 @@ where rule is null
 """
 
 
+class SolutionTokeniser:
+    """Labelled solutions with their problems -> rows of ``ENCODED``, batch by batch.
+
+    Args:
+        model_folder: the base model in the form of the Hugging Face hub.
+        recipe: a token recipe as JSON.
+        objective: ``generative_orm``, ``generative_prm`` or ``token_prm``.
+    """
+
+    schema = ENCODED
+    rows = "solutions"
+
+    def __init__(self, model_folder: str, recipe: str, objective: str) -> None:
+        self.arguments = {"model_folder": model_folder, "recipe": recipe, "objective": objective}
+        loaded = Encoder.load(Path(model_folder), TokenRecipe.model_validate_json(recipe))
+        self.encoder = SolutionEncoder(loaded, objective)
+
+    def __call__(self, texts: pa.RecordBatch) -> pa.Table:
+        """Return a row for each solution."""
+        return pa.Table.from_pylist(list(_encoded_rows(texts.to_pylist(), self.encoder)), self.schema)
+
+
 def build_solution_tokens(
-    mixture: Path, raws: Sequence[Path], model_folder: Path, recipe: TokenRecipe, out: Path, objective: str, kind: str
+    mixture: Path,
+    raws: Sequence[Path],
+    model_folder: Path,
+    recipe: TokenRecipe,
+    out: Path,
+    objective: str,
+    kind: str,
+    map_batches: MapBatches | None = None,
 ) -> Built:
     """Tokenise the labelled solutions of a mixture for an objective into ``out``.
 
@@ -175,6 +201,7 @@ def build_solution_tokens(
         model_folder: the base model in the form of the Hugging Face hub.
         objective: ``generative_orm``, ``generative_prm`` or ``token_prm``.
         kind: of the mixture, ``responses`` or ``trajectories``; the fact that counts all solutions is called so.
+        map_batches: has other processes tokenise; None does it here.
 
     Returns:
         facts as of tokens of pairs, in solutions; and ``test_pairs``, ``train_labels`` and ``train_labels_wrong`` (an
@@ -184,10 +211,12 @@ def build_solution_tokens(
         UserError: the template refuses a conversation, one solution has two sets of labels, or no train solution is
             left.
     """
-    encoder = SolutionEncoder(Encoder.load(model_folder, recipe), objective)
+    tokeniser = SolutionTokeniser(str(model_folder), recipe.model_dump_json(), objective)
+    encoder = tokeniser.encoder
     with tempfile.TemporaryDirectory(dir=out) as scratch, connect(Path(scratch)) as con:
         _open_inputs(con, mixture, raws)
-        _encode_all(con, encoder, kind, Path(scratch) / "encoded.parquet")
+        texts = TEXTS.format(labels=LABELS_OF[kind])
+        tokens.encode_all(con, texts, tokeniser, Path(scratch) / "encoded.parquet", map_batches)
         con.execute("create table reasons (rule varchar, reason varchar)")
         con.executemany("insert into reasons values (?, ?)", list(REASONS.items()))
         con.execute(JUDGED, {"max_length": recipe.max_length})
@@ -220,19 +249,6 @@ def _open_inputs(con: duckdb.DuckDBPyConnection, mixture: Path, raws: Sequence[P
             f"labelled.parquet: response {twice[0]} has labels more than once; rebuild the mixture, whose rules leave "
             "one of them"
         )
-
-
-def _encode_all(con: duckdb.DuckDBPyConnection, encoder: SolutionEncoder, kind: str, path: Path) -> None:
-    """Create ``encoded``, batch by batch in a scratch file, whatever the number of solutions."""
-    batches: Any = con.sql(TEXTS.format(labels=LABELS_OF[kind])).to_arrow_reader(tokens.ROWS_AT_ONCE)
-    done = 0
-    with pq.ParquetWriter(path, ENCODED, compression="zstd") as writer:
-        for batch in batches:
-            rows = batch.to_pylist()
-            writer.write_table(pa.Table.from_pylist(list(_encoded_rows(rows, encoder)), ENCODED))
-            done += len(rows)
-            logger.info("tokenised %s solutions", f"{done:,}")
-    con.execute(f"create view encoded as select * from read_parquet({quote_literal(str(path))})")
 
 
 def _encoded_rows(rows: Sequence[Mapping[str, Any]], encoder: SolutionEncoder) -> Iterator[dict[str, Any]]:

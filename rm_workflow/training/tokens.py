@@ -3,12 +3,13 @@
 One row of ``responses.parquet``: ``{"response_id": "5f..", "input_ids": [1, 9690, ..], "prompt_length": 41}``.
 """
 
+import contextlib
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import numpy as np
@@ -19,6 +20,7 @@ from rm_workflow.artifacts import Built, Check
 from rm_workflow.catalog.models import TokenRecipe
 from rm_workflow.database import connect, quote_literal, write_parquet
 from rm_workflow.errors import UserError
+from rm_workflow.map_batches import MapBatches, Work
 from rm_workflow.models.tokens import Encoder
 
 logger = logging.getLogger(__name__)
@@ -172,21 +174,67 @@ order by all
 """
 
 
-def build_tokens(mixture: Path, raws: Sequence[Path], model_folder: Path, recipe: TokenRecipe, out: Path) -> Built:
+class Tokeniser:
+    """Responses with their prompts -> rows of ``ENCODED``, batch by batch.
+
+    Args:
+        model_folder: the base model in the form of the Hugging Face hub.
+        recipe: a token recipe as JSON.
+    """
+
+    schema = ENCODED
+    rows = "responses"
+
+    def __init__(self, model_folder: str, recipe: str) -> None:
+        self.arguments = {"model_folder": model_folder, "recipe": recipe}
+        self.encoder = Encoder.load(Path(model_folder), TokenRecipe.model_validate_json(recipe))
+
+    def __call__(self, texts: pa.RecordBatch) -> pa.Table:
+        """Return a row for each response."""
+        return pa.Table.from_pylist(list(_encode_rows(texts.to_pylist(), self.encoder)), self.schema)
+
+
+class AnyTokeniser(Protocol):
+    """What turns rows of texts into rows of token ids, here or where ``map_batches`` makes another one like it.
+
+    Attributes:
+        schema: of the rows of token ids.
+        rows: what they are, for the log.
+        arguments: by which one is made, as JSON has them.
+    """
+
+    schema: pa.Schema
+    rows: str
+    arguments: dict[str, Any]
+
+    def __call__(self, texts: pa.RecordBatch) -> pa.Table:
+        """Return the token ids of a batch."""
+
+
+def build_tokens(
+    mixture: Path,
+    raws: Sequence[Path],
+    model_folder: Path,
+    recipe: TokenRecipe,
+    out: Path,
+    map_batches: MapBatches | None = None,
+) -> Built:
     """Tokenise a mixture under a token recipe into ``out``.
 
     Args:
         mixture: folder with the mixture's ``pairs.parquet``.
         raws: folders of the raw artifacts that the mixture's texts come from.
         model_folder: the base model in the form of the Hugging Face hub.
+        map_batches: has other processes tokenise; None does it here.
 
     Raises:
         UserError: the template refuses a conversation, or no train pair is left.
     """
-    encoder = Encoder.load(model_folder, recipe)
+    tokeniser = Tokeniser(str(model_folder), recipe.model_dump_json())
+    encoder = tokeniser.encoder
     with tempfile.TemporaryDirectory(dir=out) as scratch, connect(Path(scratch)) as con:
         _open_inputs(con, mixture, raws)
-        encode_all(con, encoder, Path(scratch) / "encoded.parquet")
+        encode_all(con, TEXTS, tokeniser, Path(scratch) / "encoded.parquet", map_batches)
         fit(con, encoder)
         con.execute(JUDGED, {"max_length": recipe.max_length})
         counts = con.execute(COUNTS).fetchall()
@@ -220,17 +268,42 @@ def open_texts(con: duckdb.DuckDBPyConnection, raws: Sequence[Path]) -> None:
         con.execute(f"create view raw_{table} as select * from read_parquet([{files}], union_by_name = true)")
 
 
-def encode_all(con: duckdb.DuckDBPyConnection, encoder: Encoder, path: Path) -> None:
-    """Create ``encoded`` for the responses in ``pairs``, batch by batch in a scratch file, whatever their number."""
-    batches: Any = con.sql(TEXTS).to_arrow_reader(ROWS_AT_ONCE)
+def encode_all(
+    con: duckdb.DuckDBPyConnection,
+    texts: str,
+    tokeniser: AnyTokeniser,
+    path: Path,
+    map_batches: MapBatches | None = None,
+) -> None:
+    """Create ``encoded`` for what a query gives, batch by batch in a scratch file, whatever the number of rows.
+
+    Args:
+        map_batches: has other processes tokenise; None does it here.
+    """
+    reader: Any = con.sql(texts).to_arrow_reader(ROWS_AT_ONCE)
     done = 0
-    with pq.ParquetWriter(path, ENCODED, compression="zstd") as writer:
-        for batch in batches:
-            rows = batch.to_pylist()
-            writer.write_table(pa.Table.from_pylist(list(_encode_rows(rows, encoder)), ENCODED))
-            done += len(rows)
-            logger.info("tokenised %s responses", f"{done:,}")
+    with (
+        pq.ParquetWriter(path, tokeniser.schema, compression="zstd") as writer,
+        contextlib.closing(_tokenised(reader, tokeniser, path.parent, map_batches)) as tables,
+    ):
+        for table in tables:
+            writer.write_table(table)
+            done += len(table)
+            logger.info("tokenised %s %s", f"{done:,}", tokeniser.rows)
     con.execute(f"create view encoded as select * from read_parquet({quote_literal(str(path))})")
+
+
+def _tokenised(
+    reader: Any, tokeniser: AnyTokeniser, folder: Path, map_batches: MapBatches | None
+) -> Generator[pa.Table]:
+    """Yield tables of token ids, in no order: each row names what it is of."""
+    if map_batches is None:
+        yield from map(tokeniser, reader)
+        return
+    worker = f"{type(tokeniser).__module__}:{type(tokeniser).__name__}"
+    with contextlib.closing(map_batches(Work(worker, tokeniser.arguments, reader.schema), reader, folder)) as found:
+        for _, table in found:
+            yield table
 
 
 def _encode_rows(rows: Sequence[Mapping[str, Any]], encoder: Encoder) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""Launchers, one file each: where the processes that train a checkpoint run. ``RMW_LAUNCHER`` names one.
+"""Launchers, one file each: where the processes that train, tokenise and score run. ``RMW_LAUNCHER`` names one.
 
 A launcher runs ``python -m rm_workflow.training.entry`` as often as the recipe's ``training.distributed`` asks for, so
-files, resuming and keys of a checkpoint are the same under each. To add one, add a file with ``check`` and ``start``.
+files, resuming and keys of a checkpoint are the same under each. To add one, add a file with ``check``, ``start`` and
+``mapper``.
 """
 
 import importlib
@@ -14,6 +15,7 @@ from typing import Protocol, cast
 from rm_workflow.catalog.models import Distributed
 from rm_workflow.catalog.names import nearest
 from rm_workflow.errors import UserError
+from rm_workflow.map_batches import MapBatches
 
 Tell = Callable[[str], None]
 
@@ -66,6 +68,9 @@ class Launcher(Protocol):
         Raises:
             UserError: it cannot run here.
         """
+
+    def mapper(self) -> MapBatches | None:
+        """Return what has other processes tokenise and score; None where whoever asks does it itself."""
 
 
 def names() -> list[str]:

@@ -24,9 +24,15 @@ STDERR_DESCRIPTOR = 2
 
 
 class ProcessGroup:
-    """A running command; its stdout goes to our stderr."""
+    """A running command; its stdout goes to our stderr.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], tell: Tell) -> None:
+    Args:
+        descriptors: open files of this process that the command gets under the same numbers.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], tell: Tell, descriptors: Sequence[int] = ()
+    ) -> None:
         self._asked: list[float] = []
         self._process = subprocess.Popen(
             command,
@@ -34,6 +40,7 @@ class ProcessGroup:
             stdout=STDERR_DESCRIPTOR,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=descriptors,
         )
         self._reader = threading.Thread(target=self._read, args=(tell,), daemon=True)
         self._reader.start()

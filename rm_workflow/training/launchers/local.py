@@ -11,6 +11,10 @@ def check() -> None:
     """Need nothing beside what the project itself needs."""
 
 
+def mapper() -> None:
+    """Tokenise and score in the process that asks for it: its libraries use all cores, or the GPU, already."""
+
+
 def start(training: Training, tell: Tell) -> Running:
     """Start the trainer as a group of processes that ends with this one.
 

@@ -1,19 +1,19 @@
-"""Trains on a Ray cluster: the one at ``RAY_ADDRESS`` (``auto`` finds one), else one of its own on this machine.
+"""Trains, tokenises and scores on a Ray cluster.
+
+It is the one at ``RAY_ADDRESS`` (``auto`` finds one), else one of its own on this machine.
 
 Ray places one actor a machine of ``training.distributed``, which starts there what ``local`` starts here: the trainer,
 or ``accelerate launch`` with its place among the machines. Ray Train is not used: it runs training as a function in a
 thread of Ray's worker, where no signal arrives, so that a trainer could not write its state when it is ended.
 
-Ray itself runs in a process of its own, ``python -m rm_workflow.training.launchers.ray``: a cluster that vanishes may
-take the processes that are connected to it along, and that must not be Dagster's.
+Ray itself runs in a process of its own, ``python -m rm_workflow.training.launchers.ray``. ``_ray_cluster.py`` says how
+the cluster is joined, ``_ray_data.py`` tokenises and scores.
 """
 
 import argparse
 import importlib
-import math
 import os
 import queue
-import secrets
 import signal
 import socket
 import sys
@@ -27,25 +27,11 @@ from typing import Any
 
 from rm_workflow.catalog.models import Distributed
 from rm_workflow.errors import UserError
+from rm_workflow.map_batches import MapBatches
 from rm_workflow.training import launch, process, training_state
 from rm_workflow.training.entry import dagster_log
-from rm_workflow.training.launchers import Running, Tell, Training
+from rm_workflow.training.launchers import Running, Tell, Training, _ray_cluster, _ray_data
 from rm_workflow.training.launchers._process_group import ProcessGroup
-
-ADDRESS = "RAY_ADDRESS"
-# What a trainer on another machine needs to know of this one.
-CARRIED = ("RMW_", "HF_", "WANDB_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "CUDA_DEVICE_ORDER", "OMP_", "GOMP_")
-# Secrets of this project that no trainer needs.
-KEPT_BACK = ("RMW_SERVE_TOKEN", "RMW_ENDPOINT_API_KEY")
-POLL_SECONDS = 0.5
-LEAVING_SECONDS = 15.0
-CONNECTING_SECONDS = 60.0
-NO_CLUSTER = (
-    "no Ray cluster answers at RAY_ADDRESS {address} ({why}); start one there, unset the variable for a cluster of "
-    "this machine alone, or, if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-)
-# A cluster that is too small now may grow.
-WAIT_VARIABLE, WAIT_SECONDS = "RMW_RAY_WAIT", 300.0
 
 
 def check() -> None:
@@ -69,9 +55,12 @@ def start(training: Training, tell: Tell) -> Running:
         *("--parent-pid", str(os.getpid())),
     ]
     command = [sys.executable, "-m", __name__, *options, "--", *training.arguments]
-    # Without an address the cluster is of this run alone, and so is the token that its processes show each other.
-    own = {} if os.environ.get(ADDRESS) else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    return ProcessGroup(command, {"RAY_USAGE_STATS_ENABLED": "0", **own, **training.environment}, tell)
+    return ProcessGroup(command, {**_ray_cluster.variables_of_driver(), **training.environment}, tell)
+
+
+def mapper() -> MapBatches:
+    """Return what tokenises and scores by Ray Data on the cluster."""
+    return _ray_data.map_batches
 
 
 class Machine:
@@ -105,10 +94,7 @@ class Machine:
         """
         missing = [path for path in arguments[1::2] if not Path(path).exists()]
         if missing:
-            yield (
-                f"error: the machine {socket.gethostname()} of the Ray cluster has no {missing[0]}; put RMW_HOME on a "
-                "file system that all its machines see at the same path"
-            )
+            yield f"error: {_ray_cluster.not_seen(missing[0])}"
             yield 1
             return
         with self._lock:
@@ -171,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         stop = Stop()
         try:
-            _connect(options.machines * options.processes)
+            _ray_cluster.connect(options.machines * options.processes)
             stop.listen()
             return _train(options, stop, tell)
         except UserError as error:
@@ -179,17 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ray.exceptions.RayError, ConnectionError) as error:
             tell(f"error: {_lost(error, options.out)}")
         finally:
-            _leave()
+            _ray_cluster.leave()
         return 1
-
-
-def _leave() -> None:
-    """Part from the cluster, which ends one of our own; a lost one does not answer."""
-    import ray
-
-    leaving = threading.Thread(target=ray.shutdown, daemon=True)
-    leaving.start()
-    leaving.join(LEAVING_SECONDS)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -204,46 +181,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _connect(num_processes: int) -> None:
-    """Join the cluster, or start one of this machine alone that takes so many processes.
-
-    Raises:
-        UserError: there is no cluster at the address.
-    """
-    import ray
-
-    address = os.environ.get(ADDRESS)
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if not address:
-        # CPUs are what Ray counts, not what it gives: processes share the machine as they do without it.
-        num_cpus = max(num_processes, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-        return
-    # To an address where nothing answers Ray itself goes on asking for many minutes.
-    giving_up = threading.Timer(CONNECTING_SECONDS, _give_up, (address,))
-    giving_up.daemon = True
-    giving_up.start()
-    try:
-        _check_port(address)
-        ray.init(address=address, **quiet)
-    except Exception as error:
-        raise UserError(NO_CLUSTER.format(address=address, why=_first_line(error))) from None
-    finally:
-        giving_up.cancel()
-
-
-def _check_port(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING_SECONDS).close()
-
-
-def _give_up(address: str) -> None:
-    why = f"not within {CONNECTING_SECONDS:.0f} s"
-    print(f"error: {NO_CLUSTER.format(address=address, why=why)}", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
 def _train(options: argparse.Namespace, stop: Stop, tell: Tell) -> int:
     import ray
     from ray.util.placement_group import placement_group
@@ -251,16 +188,17 @@ def _train(options: argparse.Namespace, stop: Stop, tell: Tell) -> int:
 
     each = {"CPU": float(options.processes)} | ({"GPU": float(options.processes)} if options.device == "cuda" else {})
     group = placement_group([each] * options.machines, strategy="SPREAD")
-    if not _is_placed(group, each, options.machines, stop, tell):
+    wanted = {name: number * options.machines for name, number in each.items()}
+    asked = "the training", "lower training.distributed"
+    if not _ray_cluster.is_placed(group, wanted, lambda: stop.number > 0, tell, *asked):
         return 128 + stop.number
     # `run` waits for lines while `stop` waits for the end.
     resources = {"num_cpus": each["CPU"], "num_gpus": each.get("GPU", 0.0), "max_concurrency": 4}
-    python_path = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
     machines = [
         ray.remote(Machine)
         .options(
             **resources,
-            runtime_env={"env_vars": python_path},
+            runtime_env=_ray_cluster.runtime_environment(),
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number),
         )
         .remote()
@@ -268,58 +206,13 @@ def _train(options: argparse.Namespace, stop: Stop, tell: Tell) -> int:
     ]
     first = ray.get(machines[0].address.remote())
     distributed = Distributed(machines=options.machines, processes=options.processes, strategy=options.strategy)
-    environment = {name: os.environ[name] for name in os.environ if name.startswith(CARRIED) and name not in KEPT_BACK}
     streams = [
         machine.run.options(num_returns="streaming").remote(
-            distributed.model_dump(), options.arguments, environment, (number, *first)
+            distributed.model_dump(), options.arguments, _ray_cluster.carried_variables(), (number, *first)
         )
         for number, machine in enumerate(machines)
     ]
     return _follow(machines, streams, stop, tell)
-
-
-def _longest_wait() -> float:
-    """Return how many seconds a cluster that is too small may take to grow.
-
-    Raises:
-        UserError: the variable holds no such number.
-    """
-    text = os.environ.get(WAIT_VARIABLE, str(WAIT_SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise UserError(f"{WAIT_VARIABLE} is {text!r}, which is no number of seconds; set it to one, as 300")
-    return seconds
-
-
-def _is_placed(group: Any, each: Mapping[str, float], machines: int, stop: Stop, tell: Tell) -> bool:
-    """Wait for the cluster's resources and return whether they are ours; where not, a signal came.
-
-    Raises:
-        UserError: the whole cluster has less and did not grow in time.
-    """
-    import ray
-
-    wanted = {name: number * machines for name, number in each.items()}
-    longest = _longest_wait()
-    started, has_told = time.monotonic(), False
-    while not group.wait(POLL_SECONDS):
-        if stop.number:
-            return False
-        present = ray.cluster_resources()
-        short = [name for name, number in wanted.items() if present.get(name, 0.0) < number]
-        asked = " and ".join(f"{number:.0f} {name}s" for name, number in wanted.items())
-        if not has_told:
-            tell(f"waiting for {asked} of the Ray cluster")
-            has_told = True
-        if short and time.monotonic() - started > longest:
-            raise UserError(
-                f"the Ray cluster has {present.get(short[0], 0.0):.0f} {short[0]}s and the training asks for {asked}; "
-                f"add machines to it, or lower training.distributed (waited {longest:.0f} s, {WAIT_VARIABLE})"
-            )
-    return True
 
 
 def _follow(machines: Sequence[Any], streams: Sequence[Any], stop: Stop, tell: Tell) -> int:
@@ -331,7 +224,7 @@ def _follow(machines: Sequence[Any], streams: Sequence[Any], stop: Stop, tell: T
 
     running, code, is_stopping = list(streams), 0, False
     while running:
-        ready, _ = ray.wait(running, num_returns=1, timeout=POLL_SECONDS)
+        ready, _ = ray.wait(running, num_returns=1, timeout=_ray_cluster.POLL_SECONDS)
         for stream in ready:
             told = ray.get(next(stream))
             if isinstance(told, str):
@@ -351,7 +244,7 @@ def _lost(error: Exception, out: Path) -> str:
     """Return what to say where the cluster is gone, after its trainer, which noticed, has written its state."""
     deadline = time.monotonic() + process.SAVING_GRACE_SECONDS
     while time.monotonic() < deadline and _is_held(out):
-        time.sleep(POLL_SECONDS)
+        time.sleep(_ray_cluster.POLL_SECONDS)
     return (
         f"the Ray cluster no longer answers ({type(error).__name__}); start it again and run the recipe again"
         f"{training_state.goes_on(out)}"
@@ -364,10 +257,6 @@ def _is_held(out: Path) -> bool:
             return False
     except UserError:
         return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 if __name__ == "__main__":
