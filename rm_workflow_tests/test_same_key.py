@@ -86,6 +86,11 @@ def machine(_: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return ()
 
 
+def launcher(_: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    monkeypatch.setenv("RMW_LAUNCHER", "ray")
+    return ()
+
+
 # What changes, and which assets it makes again; all others must be reused.
 CHANGES: dict[str, tuple[Change, list[str]]] = {
     "nothing": (option(), []),
@@ -106,10 +111,11 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
     "a licence": (catalogue("sources.yaml", "CC0-1.0", "MIT"), []),
     "a description": (catalogue("pair_sets.yaml", "source: toy", "source: toy\n  description: x"), []),
     "the machine": (machine, []),
+    "the launcher": (launcher, []),
 }
 
 
-FEW = ["a row of a source", "code of the rules", "a licence"]
+FEW = ["a row of a source", "code of the rules", "a licence", "the launcher"]
 
 
 @pytest.mark.parametrize("names", [FEW, pytest.param(list(CHANGES), marks=pytest.mark.slow)], ids=["few", "all"])

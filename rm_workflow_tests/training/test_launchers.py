@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from inspect import signature
 
 import pytest
 
@@ -14,7 +15,15 @@ from rm_workflow.catalog.models import Distributed
 from rm_workflow.errors import UserError
 from rm_workflow.settings import load_settings
 from rm_workflow.training import launchers
-from rm_workflow.training.launchers import Training, _process_group, local, ray
+from rm_workflow.training.launchers import (
+    Launcher,
+    Training,
+    _process_group,
+    _ray_cluster,
+    _ray_data,
+    local,
+    ray,
+)
 from rm_workflow.training.launchers._process_group import ProcessGroup
 from rm_workflow.training.process import GRACE_LINE
 
@@ -24,9 +33,14 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
 
 
-def test_there_is_a_launcher_for_each_file():
-    assert launchers.names() == ["local", "ray"]
-    assert launchers.get("local") is local
+def test_every_file_without_an_underscore_offers_all_that_is_asked_of_a_launcher():
+    asked = {name: signature(function) for name, function in vars(Launcher).items() if not name.startswith("_")}
+    assert {"local", "ray"} <= set(launchers.names())
+    for name in launchers.names():
+        launcher = launchers.get(name)
+        for function, of_launcher in asked.items():
+            parameters = list(signature(getattr(launcher, function)).parameters)
+            assert ["self", *parameters] == list(of_launcher.parameters), f"{name}.{function}"
 
 
 def test_local_is_the_launcher_where_none_is_named(monkeypatch):
@@ -53,13 +67,47 @@ def test_a_launcher_that_is_not_installed_is_told_before_any_work_with_how_to_in
     check_access([flow.mixture(recipe)], catalog, settings)
 
 
-def test_the_launcher_is_part_of_no_key(monkeypatch):
-    keys = set()
-    for name in launchers.names():
-        monkeypatch.setenv("RMW_LAUNCHER", name)
-        catalog = load_catalog(load_settings())
-        keys.add(Flow(catalog).checkpoint(catalog.recipes["quickstart"]).requested)
-    assert len(keys) == 1
+@pytest.mark.parametrize("kind", ["tokens", "checkpoint", "scores"])
+def test_all_that_a_launcher_does_asks_for_it_first(monkeypatch, kind):
+    monkeypatch.setattr(ray, "find_spec", lambda name: None)
+    monkeypatch.setenv("RMW_LAUNCHER", "ray")
+    settings = load_settings()
+    catalog = load_catalog(settings)
+    step = getattr(Flow(catalog), kind)(catalog.recipes["quickstart"])
+    with pytest.raises(UserError, match="RMW_LAUNCHER is ray, whose package is not installed"):
+        check_access([step], catalog, settings)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "inf", "nan", ""])
+def test_a_wait_for_a_cluster_that_is_no_number_of_seconds_is_refused(monkeypatch, text):
+    monkeypatch.setenv("RMW_RAY_WAIT", text)
+    with pytest.raises(UserError, match=rf"^RMW_RAY_WAIT is '{text}', which is no number of seconds; set it to one"):
+        _ray_cluster.longest_wait()
+    monkeypatch.setenv("RMW_RAY_WAIT", "0.5")
+    assert _ray_cluster.longest_wait() == 0.5
+    monkeypatch.delenv("RMW_RAY_WAIT")
+    assert _ray_cluster.longest_wait() == 300
+
+
+@pytest.mark.parametrize("text", ["half", "0", "1.5", "-2", ""])
+def test_cpus_of_a_worker_that_are_no_number_of_them_are_refused(monkeypatch, text):
+    monkeypatch.setenv("RMW_RAY_CPUS", text)
+    with pytest.raises(UserError, match=rf"^RMW_RAY_CPUS is '{text}', which is no number of CPUs; set it to one"):
+        _ray_data.resources("cpu")
+    monkeypatch.setenv("RMW_RAY_CPUS", "4")
+    assert _ray_data.resources("cuda") == {"CPU": 4, "GPU": 1}
+
+
+def test_the_machines_of_a_cluster_get_our_variables_but_for_secrets_that_they_do_not_need(monkeypatch):
+    secret = {"RMW_SERVE_TOKEN": "of the server", "RMW_ENDPOINT_API_KEY": "of a generator", "AWS_SECRET": "of another"}
+    of_training = {"HF_TOKEN": "of the hub", "WANDB_API_KEY": "of the tracker"}
+    for name, value in {**secret, **of_training, "RMW_THREADS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    of_trainers, of_workers = _ray_cluster.carried_variables(), _ray_data.carried_variables()
+    assert of_trainers.items() >= {**of_training, "RMW_THREADS": "2"}.items()
+    assert of_workers["RMW_THREADS"] == "2"
+    assert not secret.keys() & of_trainers.keys()
+    assert not {**secret, **of_training}.keys() & of_workers.keys()
 
 
 def test_of_several_machines_local_starts_none(tmp_path):
@@ -98,6 +146,6 @@ def test_a_trainer_that_asks_for_time_to_save_gets_it(monkeypatch, asked, code):
     told: list[str] = []
     group = ProcessGroup([sys.executable, "-c", script], {}, told.append)
     while not told:
-        pass
+        time.sleep(0.02)
     group.stop()
     assert group.wait() == code

@@ -1,33 +1,30 @@
 """Trainings on real Ray clusters of this machine: what they train, how they end, and what is said when one vanishes."""
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rm_workflow.catalog.models import Distributed
 from rm_workflow.training import launchers, training_state
+from rm_workflow.training.launch import TRAINER
 from rm_workflow.training.launchers import Running, Training
 from rm_workflow_tests.training import toy
+from rm_workflow_tests.training.ray_cluster import running_cluster
 
 pytestmark = pytest.mark.slow
 
 SECONDS = 120.0
 LONG = {"epochs": 1000, "logging_steps": 1, "save": {"steps": 5}}
-PORT = "6390"
-HEAD = (
-    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", PORT, "--num-cpus", "2"),
-    *("--include-dashboard", "false", "--disable-usage-stats"),
-)
 # In the environment of what a launcher starts, and of a cluster of its own; no name that the trainer would be given.
 MARK = "A_MARK_OF_THE_TEST"
 
@@ -61,6 +58,18 @@ class Started:
                 found.append(command.replace(b"\0", b" ").decode())
         return found
 
+    def trainers(self) -> list[bytes]:
+        """Return the environments of the two processes that train."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                command = process.cmdline()
+                is_trainer = TRAINER in command and "accelerate.commands.launch" not in command
+                if is_trainer and str(self.out) in command:
+                    found.append(Path(f"/proc/{process.pid}/environ").read_bytes())
+        assert len(found) == 2
+        return found
+
     def last_step(self) -> float:
         steps = self.steps()
         return steps[-1]["step"] if steps else 0
@@ -71,19 +80,8 @@ class Started:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """The variables under which a cluster of two CPUs answers; it is killed whole by its group."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    head = subprocess.Popen(
-        HEAD, env={**os.environ, **token}, start_new_session=True, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert head.stdout is not None
-        said = next(found for line in head.stdout if (found := re.search(r"Local node IP: (\S+)", line)))
-        next(line for line in head.stdout if "Ray runtime started" in line)
-        yield {**token, "RAY_ADDRESS": f"{said[1]}:{PORT}", "HEAD": str(head.pid)}
-    finally:
-        os.killpg(head.pid, signal.SIGKILL)
-        head.wait()
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -160,9 +158,15 @@ def test_a_training_is_ended_without_a_process_left_goes_on_and_survives_its_clu
     assert f"ended by SIGTERM; nothing is published; the same command goes on after step {reached}" in started.told
 
     # The cluster is killed whole, as a machine that loses its power.
-    again = starting("ray", "long", cluster, machines=1, processes=2, **LONG)
+    secrets_of_others = {"RMW_SERVE_TOKEN": "of-the-server", "RMW_ENDPOINT_API_KEY": "of-a-generator"}
+    carried = {"RMW_THREADS": "1"}
+    variables = {**cluster, **secrets_of_others, **carried}
+    again = starting("ray", "long", variables, machines=1, processes=2, **LONG)
     again.wait_until(lambda: any(f"resuming after step {reached}" in line for line in again.told))
     again.wait_until(lambda: again.last_step() > reached + 6)
+    for environment in again.trainers():
+        assert b"RMW_THREADS=1" in environment
+        assert not [secret for secret in secrets_of_others.values() if secret.encode() in environment]
     os.killpg(int(cluster["HEAD"]), signal.SIGKILL)
     assert again.running.wait() == 1
     again.running.stop()
