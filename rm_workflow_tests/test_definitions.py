@@ -10,7 +10,7 @@ from rm_workflow.catalog.sweeps import runs_of
 from rm_workflow.definitions import build_definitions
 from rm_workflow.settings import load_settings
 
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "matplotlib", "rensa")
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "matplotlib", "rensa", "scipy")
 PRINT_HEAVY = f"import sys, rm_workflow.definitions; print([m for m in {HEAVY} if m in sys.modules])"
 
 QUICKSTART = [

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.stats import rankdata
 
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.errors import UserError
@@ -169,6 +168,9 @@ def _percentiles(values: Floats) -> tuple[float, float] | None:
 
 def _correlations(left: Floats, right: Floats) -> dict[str, Floats]:
     """Return the correlations of each row, NaN where a side of it has no spread; shape [rows, n] -> [rows]."""
+    # Definitions load this module, and scipy.stats takes a second.
+    from scipy.stats import rankdata
+
     ranks = (rankdata(side, axis=1) for side in (_rounded(left), _rounded(right)))
     return {"spearman": _pearson(*ranks), "pearson": _pearson(left, right)}
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from loky import ProcessPoolExecutor
 
 from rm_workflow.artifacts import Built, Check
 from rm_workflow.catalog.models import Source
@@ -44,6 +43,9 @@ from rm_workflow.preferences.understanding import (
     refuse_bad_file,
     with_rows,
 )
+
+if TYPE_CHECKING:
+    from loky import ProcessPoolExecutor
 
 # While reading, a label stands at a character of the text: rows may cut one text into different steps.
 LABELS_READ = LABELS.set(LABELS.get_field_index("step"), pa.field("step_end", pa.int32()))
@@ -202,12 +204,14 @@ def build_understood(
 
 
 @contextmanager
-def _readers(files: Sequence[SourceFile]) -> Iterator[ProcessPoolExecutor | None]:
+def _readers(files: Sequence[SourceFile]) -> Iterator["ProcessPoolExecutor | None"]:
     """Yield processes that understand rows, or None where no file is worth their start."""
     most = max((len(_shares(file)) for file in files), default=1)
     if most == 1:
         yield None
         return
+    from loky import ProcessPoolExecutor
+
     # loky's processes are neither forked, which is unsafe beside Dagster's threads, nor do they import the main script.
     with ProcessPoolExecutor(most) as readers:
         yield readers
