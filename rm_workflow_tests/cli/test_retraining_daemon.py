@@ -112,6 +112,7 @@ def checkpoints(store: ArtifactStore) -> Callable[[str], list[str]]:
     return lambda kind: [f"{one['asset']}@{one['version']}" for one in store.events(kinds=(kind,))]
 
 
+@pytest.mark.timeout(1200)
 def test_changed_rows_are_retrained_on_and_the_gate_decides(toy: Project):
     with web_ui_of(toy.home, toy.folder) as web_ui:
         daemon, store = Daemon(web_ui), ArtifactStore(toy.home)
