@@ -40,7 +40,7 @@ BLOCKS = all_blocks()
 FILE_NAME = re.compile(r"# (\S+\.yaml)\b")
 # What runs nothing but is shown in bash blocks beside rmw.
 SHELL_WORDS = (
-    *("cd", "echo", "cat", "mkdir", "make", "ls", "git", "pip", "python", ".", "accelerate", "docker", "curl"),
+    *("cd", "echo", "cat", "mkdir", "make", "ls", "git", "pip", "python", ".", "accelerate", "docker", "curl", "ray"),
     "vllm",
 )
 
