@@ -138,7 +138,8 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     if planned["rejection_sampling"] is None:
         del shown["rejection_sampling"]
     else:
-        shown["rejection_sampling"] = [f"{name} {_text(one)}" for name, one in planned["rejection_sampling"].items()]
+        asked = planned["rejection_sampling"].items()
+        shown["rejection_sampling"] = [f"{name} {'all' if one is None else _text(one)}" for name, one in asked]
     if planned["num_blocks"] is None:
         del shown["num_blocks"], shown["num_samples"]
     if planned["num_processes"] == 1:
