@@ -24,7 +24,7 @@ from rm_workflow.code_versions import CODE_VERSIONS
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.attribution import earned_by_parts
 from rm_workflow.evaluation.promotion import Decision, consider, ranked, selection_told
-from rm_workflow.evaluation.run_table import Run, flat_row, run_rows, seed_rows, settings_of
+from rm_workflow.evaluation.run_table import Run, flat_rows, run_rows, seed_rows, settings_of
 from rm_workflow.pages import addresses
 from rm_workflow.reporting import plots
 from rm_workflow.reporting.words import with_interval
@@ -162,10 +162,7 @@ def _describe_runs(artifact: Artifact) -> Metadata:
     drawn = {"plot_runs": image(plots.scores_with_intervals(scored, facts["metric"]), "runs")} if scored else {}
     return {
         **drawn,
-        **{
-            f"runs_on_{name}": table([flat_row(row) for row in of_benchmark])
-            for name, of_benchmark in facts["runs"].items()
-        },
+        **{f"runs_on_{name}": table(flat_rows(of_benchmark)) for name, of_benchmark in facts["runs"].items()},
         **({"what_each_part_earns": table(facts["attribution"])} if facts["attribution"] else {}),
         **{f"seeds_on_{name}": table(of_benchmark) for name, of_benchmark in facts["seeds"].items() if of_benchmark},
         "reading": markdown(

@@ -21,12 +21,15 @@ from rm_workflow.errors import UserError
 from rm_workflow.evaluation import promotion
 from rm_workflow.evaluation.attribution import earned_by_parts
 from rm_workflow.evaluation.promotion import Decision, selection_told
-from rm_workflow.evaluation.run_table import SETTINGS, Run, flat_row, run_rows, seed_rows
+from rm_workflow.evaluation.run_table import INTERVAL, SETTINGS, Run, flat_rows, run_rows, seed_rows
 from rm_workflow.lineage.store import LineageStore
 from rm_workflow.reporting.words import artifact_name
 from rm_workflow.settings import Settings, load_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
+
+# Settings by the names that the keys of runs have, which are short.
+HEADERS = {"learning_rate": "lr", "epochs": "ep"}
 
 
 def register(app: typer.Typer) -> None:
@@ -192,10 +195,43 @@ def _print_decision(store: ArtifactStore, recipe: str, decision: Decision, json_
 def _print_tables(rows: Mapping[str, list[dict[str, Any]]], seeds: Mapping[str, list[dict[str, Any]]]) -> None:
     for name, of_benchmark in rows.items():
         varied = [key for key in SETTINGS if len({row[key] for row in of_benchmark}) > 1]
-        shown = [_without(flat_row(row), [key for key in SETTINGS if key not in varied]) for row in of_benchmark]
-        print_table(f"{name}: runs with 95 % intervals over items", shown)
+        print_table(_runs_title(name, of_benchmark), [_shown(row, varied) for row in flat_rows(of_benchmark)])
         if seeds.get(name):
             print_table(f"{name}: mean over seeds, with its 95 % interval", seeds[name])
+
+
+def _runs_title(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = sorted({row["n"] for row in rows if row["n"] is not None})
+    told = f" (n {', '.join(f'{count:,}' for count in counts)})" if counts else ""
+    return f"{benchmark}: runs with 95 % intervals over items{told}"
+
+
+def _shown(row: Mapping[str, Any], varied: Sequence[str]) -> dict[str, Any]:
+    """Return a run's row for a terminal: the settings that vary, the interval in one column, no name of a version."""
+    left_out = (*SETTINGS, *INTERVAL, "run", "contamination", "checkpoint")
+    told = row["state"] if row["contamination"] in (None, "clean") else f"{row['state']}, {row['contamination']}"
+    return {
+        "run": row["run"],
+        **{HEADERS.get(name, name): _setting(row[name]) for name in varied},
+        "score": row["score"],
+        "interval": _interval(row["ci_low"], row["ci_high"]),
+        **{name: value for name, value in row.items() if name not in left_out},
+        "state": told,
+    }
+
+
+def _setting(value: Any) -> Any:
+    """Return a setting for a table, which gives three digits after the point; a learning rate has none there."""
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def _interval(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str | None:
+    interval = _interval(low, high)
+    return interval and f"{value:.3f} ({interval})"
 
 
 def print_attribution(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -214,15 +250,16 @@ def print_transfer(rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         gold = f"best of {rows[0]['best_of'] or 'all'} on {rows[0]['gold']}"
         title = f"correlation over runs with {gold}, with 95 % intervals"
-        hidden = ("gold", "best_of", "points")
-        print_table(title, [{key: value for key, value in row.items() if key not in hidden} for row in rows])
+        print_table(title, [_shown_transfer(row) for row in rows])
 
 
-def _without(row: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
-    shown = {key: value for key, value in row.items() if key not in left_out and key != "checkpoint"}
-    # A table shows three digits after the point, which a learning rate has not.
-    rates = {name: f"{shown[name]:g}" for name in ("learning_rate",) if shown.get(name) is not None}
-    return {**shown, **rates, "checkpoint": artifact_name(row["checkpoint"] or "none")}
+def _shown_transfer(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: row[name] for name in ("benchmark", "figure", "n", "problems")}
+    figures = {
+        f"{figure} (interval)": _with_interval(row[figure], row[f"{figure}_low"], row[f"{figure}_high"])
+        for figure in ("spearman", "pearson")
+    }
+    return {**kept, **figures, "verdict": row["verdict"]}
 
 
 def _change(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,11 +120,15 @@ def _row(run: Run, benchmark: str) -> Row:
     }
 
 
-def flat_row(row: Row) -> Row:
-    """Return a run's row with its parts as columns; every row of a table has the same ones."""
-    shown = {key: value for key, value in row.items() if key not in ("parts", "state", "checkpoint")}
-    parts = {name: part["score"] for name, part in row["parts"].items()}
-    return {**shown, **parts, "state": row["state"], "checkpoint": row["checkpoint"]}
+def flat_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a benchmark with parts as columns, the same in all: a run without scores has them too."""
+    names = sorted({name for row in rows for name in row["parts"]})
+    flat = []
+    for row in rows:
+        shown = {key: value for key, value in row.items() if key not in ("parts", "state", "checkpoint")}
+        parts = {name: row["parts"].get(name, {}).get("score") for name in names}
+        flat.append({**shown, **parts, "state": row["state"], "checkpoint": row["checkpoint"]})
+    return flat
 
 
 def seed_rows(rows: Iterable[Row]) -> list[Row]:

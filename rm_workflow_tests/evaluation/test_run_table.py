@@ -9,7 +9,7 @@ from scipy.stats import t
 
 from rm_workflow.artifacts import Artifact, ArtifactStore
 from rm_workflow.evaluation.attribution import attribution_rows
-from rm_workflow.evaluation.run_table import MISSING, RETIRED, SCORED, Run, run_rows, seed_rows
+from rm_workflow.evaluation.run_table import MISSING, RETIRED, SCORED, Run, flat_rows, run_rows, seed_rows
 from rm_workflow_tests.evaluation.stored_scores import publish_scores
 
 
@@ -49,6 +49,17 @@ def test_the_best_run_is_first_and_one_without_scores_last(store: ArtifactStore,
     ]
     assert rows[0]["checkpoint"].startswith("toy_checkpoint@")
     assert rows[0]["ci_low"] < 0.9 < rows[0]["ci_high"]
+
+
+def test_rows_of_a_half_finished_sweep_have_the_same_columns(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch):
+    part = {"score": 0.25, "n": 4, "ci_low": 0.1, "ci_high": 0.6}
+    monkeypatch.setattr(Run, "parts", lambda run, benchmark: {"Maths": part} if run.scores else {})
+    rows = flat_rows(
+        rows_of([Run("a__s0", settings("a", 0), scored(store, 150)), Run("b__s0", settings("b", 0), None)])
+    )
+
+    assert list(rows[0]) == list(rows[1])
+    assert [row["Maths"] for row in rows] == [0.25, None]
 
 
 def test_the_spread_of_seeds_is_students_interval_of_their_mean(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch):
