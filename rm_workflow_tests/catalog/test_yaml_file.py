@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from rm_workflow.catalog.loading import BUILT_IN
 from rm_workflow.catalog.yaml_file import Document, Origin, dump_value, merge, parse_value, read_yaml
 from rm_workflow.errors import UserError
 
@@ -123,3 +124,16 @@ def test_merging_keeps_where_each_value_came_from(tmp_path: Path, monkeypatch):
     assert origins["b", 0] == Origin("child.yaml", 3)
     assert ("b", 1) not in origins
     assert ("d", "w") not in origins
+
+
+@pytest.mark.parametrize("path", sorted(BUILT_IN.rglob("*.yaml")), ids=lambda path: str(path.relative_to(BUILT_IN)))
+def test_a_file_of_the_package_is_read_as_a_copy_in_a_folder_of_ones_own(path: Path, tmp_path: Path):
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+
+    packaged, own = read_yaml(path), read_yaml(copy)
+
+    assert packaged.data == own.data
+    assert {key: origin.line for key, origin in packaged.origins.items()} == {
+        key: origin.line for key, origin in own.origins.items()
+    }
