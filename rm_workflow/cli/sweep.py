@@ -28,6 +28,8 @@ from rm_workflow.settings import Settings, load_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout.")]
 
+# Of a time, 2026-11-22T14:49:03.
+SECONDS = 19
 # Settings by the names that the keys of runs have, which are short.
 HEADERS = {"learning_rate": "lr", "epochs": "ep"}
 
@@ -197,7 +199,7 @@ def _print_tables(rows: Mapping[str, list[dict[str, Any]]], seeds: Mapping[str, 
         varied = [key for key in SETTINGS if len({row[key] for row in of_benchmark}) > 1]
         print_table(_runs_title(name, of_benchmark), [_shown(row, varied) for row in flat_rows(of_benchmark)])
         if seeds.get(name):
-            print_table(f"{name}: mean over seeds, with its 95 % interval", seeds[name])
+            print_table(f"{name}: mean over seeds, with its 95 % interval", list(map(_shown_seeds, seeds[name])))
 
 
 def _runs_title(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -218,6 +220,13 @@ def _shown(row: Mapping[str, Any], varied: Sequence[str]) -> dict[str, Any]:
         **{name: value for name, value in row.items() if name not in left_out},
         "state": told,
     }
+
+
+def _shown_seeds(row: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {HEADERS.get(name, name): _setting(row[name]) for name in SETTINGS if row.get(name) is not None}
+    left_out = (*SETTINGS, "ci_low", "ci_high")
+    rest = {name: value for name, value in row.items() if name not in left_out}
+    return {**settings, **rest, "interval": _interval(row["ci_low"], row["ci_high"])}
 
 
 def _setting(value: Any) -> Any:
@@ -264,11 +273,9 @@ def _shown_transfer(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _change(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "when": event["time"],
+        "when": event["time"][:SECONDS],
         "what": event["kind"],
         "checkpoint": artifact_name(f"{event['asset']}@{event['version']}", event["partition"]),
-        "run": event["partition"],
-        **{key: event.get(key) for key in ("metric", "score", "ci_low", "ci_high")},
         "why": event["reason"],
     }
 
