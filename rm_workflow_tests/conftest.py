@@ -16,6 +16,10 @@ from rm_workflow.keys import content_id
 from rm_workflow.models import saved_config, smollm2
 from rm_workflow_tests.hub.hub_server import NEW, OLD, FakeHub, serve
 
+# pytest imports readline, which tells its workers of a terminal of 80 columns where there is none.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_collections() -> Iterator[None]:

@@ -42,8 +42,7 @@ def long_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = Project(tmp_path_factory.mktemp("project"))
     write_tiny_model(project.folder / "base", tiny_tokenizer())
     project.write_rows(lines(range(20)))
-    recipe = RECIPE.replace("BASE", str(project.folder / "base"))
-    project.write_catalog(recipe=recipe.replace("EPOCHS", "400"))
+    write_recipe(project, epochs=400)
     for name, epochs in (("short", 1), ("long", 400)):
         swept = SWEPT.replace("EPOCHS", str(epochs))
         (project.folder / f"catalog/recipes/{name}.yaml").write_text(swept)
@@ -54,6 +53,11 @@ def long_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         patch.setenv("RMW_CATALOG", str(project.folder / "catalog"))
         patch.delenv("RMW_HUB_MIRROR", raising=False)
         yield project
+
+
+def write_recipe(project: Project, epochs: int) -> None:
+    recipe = RECIPE.replace("BASE", str(project.folder / "base"))
+    project.write_catalog(recipe=recipe.replace("EPOCHS", str(epochs)))
 
 
 @pytest.fixture(scope="module")

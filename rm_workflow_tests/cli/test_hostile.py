@@ -116,7 +116,8 @@ def test_hostile_yaml_is_refused_with_its_file_and_runs_nothing(small: Project, 
         seconds = time.monotonic() - began
     refused(answer)
     assert file in answer.error
-    assert seconds < 5
+    # A quarter of that on a quiet machine; what takes a time that grows with the square of the file takes hours.
+    assert seconds < 20
     assert small.published() == []
 
 

@@ -219,4 +219,4 @@ def test_own_data_leave_out_a_parents_sweep_over_other_data_and_the_promotion_by
     recipe = load_catalog(load_settings()).recipes["on_rivers"]
     assert recipe.sweep is None
     assert recipe.promotion is None
-    assert recipe.evaluation.evaluate_on == ["test", "hh_helpful_base"]
+    assert recipe.evaluation.evaluate_on == ["test", "hh_helpful_base", "gsm8k_rollouts_best_of_4_small"]

@@ -17,6 +17,7 @@ VARIABLES = {
     "RMW_ROWS": "A folder with rows that no hub has, as solutions of problems. Default: `data/rows` of the project.",
     "RMW_LAUNCHER": "What runs the processes that train: `local` (default), `ray`, or one of your own.",
     "RMW_RAY_WAIT": "Seconds that a training waits for machines of a Ray cluster.",
+    "RMW_RAY_CPUS": "Processors of each worker that tokenises or scores on a Ray cluster, 1 by default.",
     "RMW_MEMORY_LIMIT": "What DuckDB may take of the memory, as `4GB`. Default: a share of what the machine has.",
     "RMW_THREADS": "Threads of DuckDB. Default: the processors of the machine.",
     "RMW_SERVE_TOKEN": "A token that requests to `rmw serve` must bear.",
