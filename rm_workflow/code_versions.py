@@ -106,7 +106,13 @@ CODE_VERSIONS = {
             *("training/solutions.py", "training/solution_trainer.py", "models/readout.py"),
         ),
     ),
-    "import": CodeVersion("1", ("models/importing.py",)),
+    "import": CodeVersion(
+        "1",
+        (
+            *("models/importing.py", "models/loading.py", "models/published.py"),
+            *("models/tokens.py", "models/readout.py"),
+        ),
+    ),
     "best": CodeVersion("2", ("evaluation/run_table.py", "evaluation/attribution.py")),
     "transfer": CodeVersion("1", ("evaluation/transfer.py",)),
     "ranked": CodeVersion(

@@ -9,6 +9,7 @@ import typer
 
 from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
 from rm_workflow.cli.aggregate import aggregate_rows, read_score_rows, scoring_rule
+from rm_workflow.cli.checkpoints import IMPORTED
 from rm_workflow.cli.output import for_terminal, print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.cli.targets import find_artifact
@@ -90,7 +91,12 @@ def _side(store: ArtifactStore, text: str) -> Side:
     name = artifact.id
     checkpoint = scored_checkpoints(store).get(name)
     if checkpoint is None:
-        raise UserError(f"checkpoint {name} has no stored scores; run its recipe to scores, or compare score files")
+        mend = (
+            "rmw evaluate it with -o FILE, and compare"
+            if IMPORTED in artifact.facts
+            else "run its recipe to scores, or compare"
+        )
+        raise UserError(f"checkpoint {name} has no stored scores; {mend} score files")
     return Side(name, checkpoint)
 
 

@@ -42,7 +42,8 @@ def import_command(
     settings = load_settings()
     asset = _asset(name, settings)
     named = find_checkpoint(path)
-    if named.artifact is not None:
+    is_here = named.folder.resolve().is_relative_to(ArtifactStore(settings.home).artifacts.resolve())
+    if named.artifact is not None or is_here:
         raise UserError(f"{path} is a checkpoint under RMW_HOME already; name a folder, or hub:org/name")
     artifact, reused = _take_over(settings, named, asset)
     if json_:
@@ -67,9 +68,11 @@ def _asset(name: str, settings: Settings) -> str:
 def _take_over(settings: Settings, named: NamedCheckpoint, asset: str) -> tuple[Artifact, bool]:
     from rm_workflow.lineage.store import LineageStore
     from rm_workflow.models import importing
+    from rm_workflow.models.published import published
 
     files = importing.model_files(named.folder, named.folder.name)
-    parameters = {"hub_id": named.hub_id if named.label.startswith("hub:") else None}
+    # A published token recipe goes with the name; that of any other model stands in its files.
+    parameters = {"hub_id": named.hub_id if published(named.hub_id) else None}
     prepare_home(settings.home)
     store = ArtifactStore(settings.home)
     request = Request(

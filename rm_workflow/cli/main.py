@@ -22,9 +22,16 @@ INTERRUPTED = 130
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
+def _version() -> str:
+    try:
+        return metadata.version("rm_workflow")
+    except metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"rmw {metadata.version('rm_workflow')}")
+        typer.echo(f"rmw {_version()}")
         raise typer.Exit
 
 

@@ -114,7 +114,8 @@ def understand_file(name: str, file: Path, said: Said) -> OwnData:
     plain = [row for row in rows if isinstance(row, dict)]
     number, first = numbered[0]
     if isinstance(first, BrokenLine) and not plain:
-        problem = f"line {number} cannot be read ({first.reason}), nor can the next ones"
+        rest = ", nor can the next ones" if len(numbered) > 1 else ""
+        problem = f"line {number} cannot be read ({first.reason}){rest}"
         raise UserError(f"{file}: {problem}; {_mend(file, first)}")
     tried = [said.adapter] if said.adapter else [adapter for adapter in FORMS if _has_fields(adapter, said)]
     sources: dict[str, Source] = {}

@@ -68,7 +68,7 @@ def _checkpoints(store: ArtifactStore, catalog: Catalog, target: str | None) -> 
     newest = filter(None, (_of_recipe(store, recipe) for recipe in recipes))
     found = [artifact for artifact in newest if IMPORTED not in artifact.facts]
     if not found:
-        raise UserError(f"there is no checkpoint under RMW_HOME ({store.home}); make one: rmw run quickstart")
+        raise UserError(f"there is no trained checkpoint under RMW_HOME ({store.home}); make one: rmw run quickstart")
     return found
 
 

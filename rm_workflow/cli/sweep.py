@@ -14,7 +14,7 @@ from rm_workflow.catalog.loading import nearest, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Promotion, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli import completion
-from rm_workflow.cli.checkpoints import checkpoint_artifact
+from rm_workflow.cli.checkpoints import IMPORTED, checkpoint_artifact
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.targets import existing_store
 from rm_workflow.errors import UserError
@@ -139,6 +139,8 @@ def promote_command(
     settings = load_settings()
     store = ArtifactStore(settings.home)
     artifact = checkpoint_artifact(store, checkpoint)
+    if IMPORTED in artifact.facts:
+        raise UserError(f"checkpoint {artifact.id} was imported and belongs to no recipe, so it is main of none")
     name = artifact.asset.removesuffix("_checkpoint")
     store, _, resolved, runs = _runs(recipe or name)
     wanted = next((run for run in runs if run.checkpoint == artifact.id), None) or _older_run(store, artifact.id, name)

@@ -202,7 +202,7 @@ def opened_output(output: str) -> Iterator[IO[bytes]]:
         with part.open("ab") as file:
             yield file
     except BaseException:
-        if is_new and part.stat().st_size == 0:
+        if is_new and part.is_file() and part.stat().st_size == 0:
             part.unlink()  # nothing was written before the first row failed
         raise
     if is_parquet(output):

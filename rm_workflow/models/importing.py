@@ -12,7 +12,8 @@ from rm_workflow.artifacts import Built, Check, ExternalFile
 from rm_workflow.errors import UserError
 from rm_workflow.keys import file_sha256
 from rm_workflow.models.base import ADAPTER_CONFIG
-from rm_workflow.models.loading import LoadedCheckpoint, load_checkpoint
+from rm_workflow.models.loading import LoadedCheckpoint, base_of, load_checkpoint
+from rm_workflow.models.readout import READOUT
 from rm_workflow.models.reward_model import transformers_model
 from rm_workflow.models.saved_config import carry_older_keys, read_object
 from rm_workflow.models.tokens import TOKEN_RECIPE, Encoder
@@ -24,8 +25,14 @@ LOADS_AGAIN = "The copied folder loads as a reward model with its own tokenizer 
 
 
 def model_files(folder: Path, named: str) -> tuple[ExternalFile, ...]:
-    """Return the files of a saved reward model with their hashes."""
-    return tuple(ExternalFile(f"{named}/{path.name}", path, file_sha256(path)) for path in _paths(folder))
+    """Return the files that a saved reward model is made of with their hashes; of an adapter those of its base too."""
+    own = [(f"{named}/{path.name}", path) for path in _paths(folder)]
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = base_of(folder)
+        own += [(f"{named}/base/{path.name}", path) for path in _paths(base)]
+        beside = (folder.parent / MODEL / name for name in (TOKEN_RECIPE, READOUT))
+        own += [(f"{named}/beside/{path.name}", path) for path in beside if path.is_file()]
+    return tuple(ExternalFile(name, path, file_sha256(path)) for name, path in own)
 
 
 def import_model(folder: Path, hub_id: str | None, label: str, out: Path) -> Built:
@@ -54,13 +61,15 @@ def import_model(folder: Path, hub_id: str | None, label: str, out: Path) -> Bui
     loaded.readout.write(target)
     facts = {
         "base": _base(folder),
-        "objective": loaded.readout.objective,
+        # One reward at the end tells nothing of the loss that it was trained with.
+        "objective": None if loaded.readout.kind == "end" else loaded.readout.objective,
         "imported_from": label,
         "token_recipe_origin": loaded.recipe_origin,
         "template_hash": loaded.encoder.template_hash,
         # Nothing is known of its training.
         **dict.fromkeys(("num_train_pairs", "num_steps", "seconds")),
     }
+    del loaded  # two copies of a model in fp32 may not fit
     again = load_checkpoint(target)
     return Built(facts, (Check("loads_again", isinstance(again.encoder, Encoder), LOADS_AGAIN),))
 

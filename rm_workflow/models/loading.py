@@ -73,7 +73,7 @@ def load_checkpoint(folder: Path, hub_id: str | None = None) -> LoadedCheckpoint
     readout = _readout(folder, hub_id)
     if (folder / ADAPTER_CONFIG).is_file():
         _refuse_pickled_adapter(folder)
-        base = _base_of(folder)
+        base = base_of(folder)
         if readout.has_drawn_head:
             _check_head(folder, base)
         model = _merged(folder, base, readout.kind)
@@ -238,7 +238,7 @@ def _weight_names(folder: Path) -> Iterator[str]:
             raise UserError(f"{path}: it is no whole safetensors file ({reason}); fetch or save it again") from error
 
 
-def _base_of(folder: Path) -> Path:
+def base_of(folder: Path) -> Path:
     """Return the folder of an adapter's base: the one that its artifact was made from, else the one that it names."""
     config = read_object(folder / ADAPTER_CONFIG)
     named, revision = config.get("base_model_name_or_path"), config.get("revision")

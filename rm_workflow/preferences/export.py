@@ -13,8 +13,10 @@ which TRL adds to its loss without being asked, is chosen_score - rejected_score
 """
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -87,38 +89,60 @@ def export_mixture(
     out: Path,
     form: Format = "trl",
     margin: bool = False,
+    describe: Callable[[Path], object] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, int]:
     """Write a mixture's splits as Parquet files into a new or empty folder; a split without rows has no file.
+
+    The folder is there whole or not at all.
 
     Args:
         folder: of the mixture's artifact.
         raw_folders: where its texts are.
         margin: write ``margin``, of pairs alone.
+        describe: called with the folder of the Parquet files before it gets its name, to write beside them.
         progress: called with the number of rows of a split written so far, and 0, as their total is not known.
 
     Returns:
         the rows of each split that was written.
 
     Raises:
-        UserError: OUT holds something, the mixture has no pairs (or labels), or a pair has no scores for its margin.
+        UserError: OUT holds something or cannot be written, the mixture has no pairs (or labels), or a pair has no
+            scores for its margin.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out} is there and not an empty folder; name a new one")
     with connect() as con:
         query = _query(con, folder, form, margin)
         load_texts(con, raw_folders)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Files of an export that was killed are in no folder that somebody loads.
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as staging:
-            num_rows = {split: _write(con, query, split, Path(staging), progress) for split in SPLITS}
+        with _staged(out) as staging:
+            num_rows = {split: _write(con, query, split, staging, progress) for split in SPLITS}
             if not any(num_rows.values()):
                 raise UserError(f"mixture {folder.parent.name}: it has nothing to write as {form}; {_other(form)}")
-            out.mkdir(exist_ok=True)
             for split in SPLITS:
-                if num_rows[split]:
-                    os.replace(Path(staging) / f"{split}.parquet", out / f"{split}.parquet")
+                if not num_rows[split]:
+                    (staging / f"{split}.parquet").unlink()
+            if describe:
+                describe(staging)
     return {split: number for split, number in num_rows.items() if number}
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``out`` when the block ends well; what was killed is in no folder that is loaded."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); name another folder") from error
+    try:
+        yield staging
+        staging.chmod(0o755)
+        # In place of an empty folder too.
+        os.replace(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def _query(con: duckdb.DuckDBPyConnection, folder: Path, form: Format, margin: bool) -> str:

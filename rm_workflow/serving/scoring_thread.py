@@ -222,7 +222,7 @@ class ScoringThread:
                 job.found.append(scores)
         for job in dict.fromkeys(job for job, _ in batch):
             if len(job.found) == job.size:
-                self._finish(job)
+                self._each_alone_if_together_fails([job], lambda one: self._finish(one[0]))
 
     def _finish(self, job: Job) -> None:
         scores = [aggregate(one, self._aggregator) for one in job.found]

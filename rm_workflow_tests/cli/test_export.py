@@ -1,6 +1,7 @@
 """``rmw export`` and ``rmw import`` through the real command line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,11 @@ def test_a_mixture_is_exported_by_its_recipes_name(rmw: Rmw, project: Project, t
     assert json.loads((tmp_path / "flat/croissant.json").read_text())["license"] == ["CC0-1.0"]
     assert "not an empty folder" in rmw("export", found["mixture"], "flat").error
     assert "take one of trl, standard, labelled" in rmw("export", "toy", "other", "--format", "csv").error
-    assert "make it first: rmw run nothing --until mixture" in rmw("export", "nothing", "other").error
+    assert "there is no recipe or mixture 'nothing'" in rmw("export", "nothing", "other").error
+    assert "asset pairs_toy is no mixture but of kind pairs" in rmw("export", "pairs_toy", "other").error
+    assert "make it first: rmw run quickstart --until mixture" in rmw("export", "quickstart", "other").error
+    assert "rb2_llama31_70b_mini_hh_mixture" in rmw("export", "rb2_llama31_70b_mini", "other").error
+    assert "cannot be written" in rmw("export", "toy", "/proc/nowhere").error
 
 
 def test_an_imported_model_scores_as_its_folder_and_stands_in_the_lineage(rmw: Rmw, project: Project, tmp_path: Path):
@@ -71,6 +76,37 @@ def test_importing_the_same_files_again_copies_nothing(rmw: Rmw, project: Projec
     first, second = (json.loads(rmw("import", str(folder), "mine", "--json").out) for _ in range(2))
 
     assert (first["checkpoint"], second["reused"]) == (second["checkpoint"], True)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_same_files_under_the_name_of_a_published_model_are_another_checkpoint(
+    rmw: Rmw, project: Project, tmp_path: Path, first: int
+):
+    names = ("Skywork/Skywork-Reward-Llama-3.1-8B", "mine/model")
+    made = write_published(tmp_path / "made")
+    for name in names:
+        shutil.copytree(made, tmp_path / name)
+    origins = {}
+    for name in (names[first], names[1 - first]):
+        origins[name] = json.loads(rmw("import", name, "one", "--json").out)["token_recipe_origin"]
+
+    assert origins == {names[0]: "published", names[1]: "guessed"}
+
+
+def test_a_folder_of_the_home_is_no_model_from_elsewhere(rmw: Rmw, project: Project, tmp_path: Path):
+    found = json.loads(rmw("import", str(write_checkpoint(tmp_path / "model")), "mine", "--json").out)
+    folder = project.home / "artifacts" / found["checkpoint"].replace("@", "/")
+
+    assert "is a checkpoint under RMW_HOME already" in rmw("import", str(folder), "again").error
+
+
+def test_an_adapter_on_a_changed_base_is_imported_anew(rmw: Rmw, project: Project, tmp_path: Path):
+    base = write_tiny_model(tmp_path / "base", tiny_tokenizer(LLAMA_LIKE))
+    adapter = write_adapter(tmp_path / "adapter", base, str(base))
+    before = json.loads(rmw("import", str(adapter), "tuned", "--json").out)["checkpoint"]
+    write_tiny_model(base, tiny_tokenizer(LLAMA_LIKE), seed=1)
+
+    assert json.loads(rmw("import", str(adapter), "tuned", "--json").out)["checkpoint"] != before
 
 
 def test_a_model_without_token_recipe_gets_one_that_is_called_guessed(rmw: Rmw, project: Project, tmp_path: Path):

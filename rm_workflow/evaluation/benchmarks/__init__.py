@@ -126,7 +126,7 @@ def build_benchmark(name: str, benchmark: Benchmark, files: "Sequence[SourceFile
     """
     reader = rule_with_data(benchmark.scoring)
     tables = _Tables(name)
-    found_items: list[tuple[Item, int]] = []
+    drawn: list[tuple[Item, int]] = []
     rows, used, passed_over = 0, 0, 0
     for file in files:
         before = used
@@ -137,14 +137,17 @@ def build_benchmark(name: str, benchmark: Benchmark, files: "Sequence[SourceFile
             if benchmark.only_test_of and not is_test_group(group_of(item.messages), benchmark.only_test_of):
                 passed_over += num_rows
                 continue
-            found_items.append((item, num_rows))
+            if benchmark.max_problems is None:
+                tables.add(item)
+            else:
+                drawn.append((item, num_rows))
             used += num_rows
         if used == before:
             what = "a test problem" if benchmark.only_test_of and mine else f"an item of {benchmark.scoring}"
             why = f"none of its {len(found):,} rows is {what}" if found else "it has no row"
             raise UserError(f"benchmark {name}: {file.name}: {why}; look at the file, or fetch it again")
-    kept = _capped(found_items, benchmark.max_problems)
-    beyond = used - sum(num_rows for _, num_rows in kept)
+    kept = _capped(drawn, benchmark.max_problems)
+    beyond = sum(num_rows for _, num_rows in drawn) - sum(num_rows for _, num_rows in kept)
     used, passed_over = used - beyond, passed_over + beyond
     for item, _ in kept:
         tables.add(item)
