@@ -3,10 +3,12 @@
 All else is Dagster's: code servers, daemon, who watches and ends them, arguments.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from dagster._cli import dev, main
+from dagster._utils.warnings import SupersessionWarning
 from dagster_shared.ipc import open_ipc_subprocess
 
 DAGSTERS_SERVER = "dagster_webserver"
@@ -19,5 +21,7 @@ def start_guarded(command: Sequence[str], **options: Any) -> Any:
 
 
 if __name__ == "__main__":
+    # Dagster would have people call its other program, which starts no guarded server.
+    warnings.filterwarnings("ignore", category=SupersessionWarning)
     dev.open_ipc_subprocess = start_guarded  # type: ignore[attr-defined, assignment]
     main()  # type: ignore[no-untyped-call]

@@ -226,6 +226,8 @@ def run_hint(named: str, overrides: Sequence[str], until: str) -> str:
 def print_counts(collected: dict[str, Any]) -> None:
     """Print the funnel, and beside what is published what is ours."""
     print_table("funnel", counts.funnel(collected))
+    for name, found in collected["mixtures"].items():
+        typer.echo(f"{name}: {found['train']:,} for training, {found['test']:,} for testing")
     compared = counts.beside_published(collected)
     if compared:
         print_table("ours beside the published counts (nothing is tuned to them)", compared)

@@ -48,6 +48,6 @@ def ui_command(
             err=True,
         )
     shown = f"http://{shown_address(listen_on)}:{port}"
-    typer.echo(f"web UI: {shown}  (home: {settings.home}; Ctrl-C ends it)", err=True)
+    typer.echo(f"web UI: {shown}  (answers in some seconds; home: {settings.home}; Ctrl-C ends it)", err=True)
     typer.echo(f"lineage pages: {shown}{addresses.START}  (leaderboard, rows, search)", err=True)
     os.execv(sys.executable, [sys.executable, "-m", WEB_UI, *arguments])

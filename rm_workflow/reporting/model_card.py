@@ -163,7 +163,7 @@ def _context(evidence: Evidence, model: str, revision: str | None) -> dict[str, 
     return {
         "name": evidence.name,
         "description": _line(evidence.about["description"]).rstrip("."),
-        "version": evidence.checkpoint.manifest["packages"]["rm-workflow"],
+        "version": evidence.checkpoint.manifest["packages"].get("rm-workflow", "not installed"),
         "base": evidence.about["base"],
         "objective": evidence.run_config["objective"],
         "readout": KINDS.get(evidence.run_config["objective"], "end"),
