@@ -43,7 +43,8 @@ def test_a_training_that_dagster_cancels_leaves_nothing_on_the_cluster_and_a_lau
         trained = rmw("run", "toy", "--until", "scores", "--json")
         assert trained.code == 0, trained.err
         assert "workers of the Ray cluster" in trained.err
-        assert not actors(cluster)
+        # Ray ends the actors of a program some moments after the program.
+        wait_until(lambda: not actors(cluster), "the end of the actors that scored")
     monkeypatch.setenv("RMW_LAUNCHER", "local")
     again = rmw("run", "toy", "--until", "scores", "--json")
     assert again.code == 0, again.err
