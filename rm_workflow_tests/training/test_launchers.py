@@ -126,6 +126,26 @@ def test_a_group_tells_its_lines_its_code_and_leaves_no_process():
         _signal_group(group)
 
 
+@pytest.mark.parametrize(("ends_others", "found"), [(True, "lives"), (False, "ended")])
+def test_a_command_that_ends_others_itself_has_them_until_then(ends_others, found):
+    script = (
+        "import signal, subprocess, sys, time\n"
+        "def end(*_):\n"
+        "    time.sleep(0.5); print('lives' if other.poll() is None else 'ended', file=sys.stderr, flush=True)\n"
+        "    sys.exit(0)\n"
+        "other = subprocess.Popen(['sleep', '60'])\n"
+        "signal.signal(signal.SIGTERM, end); print('ready', file=sys.stderr, flush=True); time.sleep(60)\n"
+    )
+    told: list[str] = []
+    group = ProcessGroup([sys.executable, "-c", script], {}, told.append, ends_others=ends_others)
+    while not told:
+        time.sleep(0.02)
+    group.stop()
+    assert told == ["ready", found]
+    with pytest.raises(ProcessLookupError):
+        _signal_group(group)
+
+
 def _signal_group(group: ProcessGroup) -> None:
     # Those that were killed are there until init has asked for their codes.
     for _ in range(50):

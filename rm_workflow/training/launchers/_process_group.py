@@ -1,7 +1,8 @@
 """A command as its own group of processes, which never outlives whoever started it.
 
 A launcher such as ``accelerate launch`` that gets a signal alone may leave the real trainer on the GPU. Here the whole
-group gets SIGTERM, time to end cleanly, then SIGKILL.
+group gets SIGTERM, time to end cleanly, then SIGKILL. One that needs the others for its own clean end gets SIGTERM
+alone.
 """
 
 import contextlib
@@ -28,11 +29,19 @@ class ProcessGroup:
 
     Args:
         descriptors: open files of this process that the command gets under the same numbers.
+        ends_others: the command alone gets SIGTERM and ends what it started itself.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], tell: Tell, descriptors: Sequence[int] = ()
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        tell: Tell,
+        descriptors: Sequence[int] = (),
+        *,
+        ends_others: bool = False,
     ) -> None:
+        self._ends_others = ends_others
         self._asked: list[float] = []
         self._process = subprocess.Popen(
             command,
@@ -59,8 +68,11 @@ class ProcessGroup:
 
     def stop(self) -> None:
         """End what still runs of the group; all that it printed has then been told."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
+        if self._ends_others:
+            self._process.terminate()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
         started = time.monotonic()
         while self._process.poll() is None and time.monotonic() - started < self._grace_seconds():
             time.sleep(POLL_SECONDS)

@@ -81,7 +81,8 @@ def _answered(work: Work, file: Path, num_batches: int) -> Iterator[tuple[int, p
     with os.fdopen(readable, "rb") as answers:
         try:
             command = [sys.executable, "-m", __name__, *options]
-            group = ProcessGroup(command, _ray_cluster.variables_of_driver(), told, descriptors=(writable,))
+            environment = _ray_cluster.variables_of_driver()
+            group = ProcessGroup(command, environment, told, descriptors=(writable,), ends_others=True)
         finally:
             os.close(writable)
         try:

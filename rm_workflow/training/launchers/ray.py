@@ -55,7 +55,9 @@ def start(training: Training, tell: Tell) -> Running:
         *("--parent-pid", str(os.getpid())),
     ]
     command = [sys.executable, "-m", __name__, *options, "--", *training.arguments]
-    return ProcessGroup(command, {**_ray_cluster.variables_of_driver(), **training.environment}, tell)
+    environment = {**_ray_cluster.variables_of_driver(), **training.environment}
+    # A cluster of its own is in its group, and without it the trainer's last lines would be lost.
+    return ProcessGroup(command, environment, tell, ends_others=True)
 
 
 def mapper() -> MapBatches:
