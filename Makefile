@@ -15,9 +15,9 @@ test: .venv/installed
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations=15
 
-# Slow tests often wait for servers and processes: three at a time fill two cores.
+# Slow tests often wait for servers and processes: three at a time fill two cores, the longest files first.
 test-slow: .venv/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 3 --dist loadfile -m slow --durations=15
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow --durations=15
 
 # 1,000 random SIGKILLs, in several calls if need be: make kill-loop KILLS=200 SEED=7 LEDGER=kills.jsonl
 KILLS ?= 1000

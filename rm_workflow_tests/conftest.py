@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def shared_rows() -> Path:
     if not SHARED_ROWS.is_dir():
         pytest.skip("the folder of real rows is absent (RMW_SHARED_ROWS)")
     return SHARED_ROWS
+
+
+SECONDS_OF_A_SLOW_TEST = 20
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose slow tests take longest, so that in the end no worker is left with one of them."""
+    of_files: Counter[Path] = Counter()
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            of_files[item.path] += mark.kwargs.get("seconds", SECONDS_OF_A_SLOW_TEST)
+    items.sort(key=lambda item: -of_files[item.path])
 
 
 @pytest.hookimpl(hookwrapper=True)

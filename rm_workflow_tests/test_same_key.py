@@ -118,7 +118,9 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
 FEW = ["a row of a source", "code of the rules", "a licence", "the launcher"]
 
 
-@pytest.mark.parametrize("names", [FEW, pytest.param(list(CHANGES), marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize(
+    "names", [FEW, pytest.param(list(CHANGES), marks=pytest.mark.slow(seconds=65))], ids=["few", "all"]
+)
 def test_a_change_of_an_input_makes_again_what_depends_on_it_and_nothing_else(
     tiny: Project,
     names: list[str],

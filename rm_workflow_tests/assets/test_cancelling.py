@@ -17,7 +17,7 @@ from rm_workflow_tests.assets.web import WebUi, wait_until, web_ui_of
 from rm_workflow_tests.cli.conftest import Answer, Project, lines, rmw  # noqa: F401 (fixtures)
 from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+pytestmark = [pytest.mark.slow(seconds=130), pytest.mark.browser]
 
 RECIPE = """
 base: BASE

@@ -12,7 +12,7 @@ from rm_workflow_tests.cli.conftest import Answer, Project, project, rmw
 from rm_workflow_tests.training.ray_cluster import actors, running_cluster
 
 __all__ = ["long_project", "project", "rmw"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=180)
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -27,7 +27,7 @@ def toy_job() -> dg.JobDefinition:
     return build_definitions(load_checked_catalog(load_settings())).resolve_job_def("toy_data")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=55)
 def test_processes_of_their_own_leave_the_same_rows(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
     assert rmw("run", "toy", "--until", "pairs").code == 0
     lineage = LineageStore(ArtifactStore(project.home))

@@ -15,7 +15,7 @@ from rm_workflow_tests.assets.web import WebUi, graphql, wait_until, web_ui_of
 from rm_workflow_tests.cli.conftest import Project, row
 from rm_workflow_tests.models.tiny import tiny_tokenizer, write_tiny_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=390)
 
 RECIPE = """
 base: BASE

@@ -72,7 +72,7 @@ def made(answer: Answer) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=120)
 def test_a_sweep_makes_shared_data_once_and_a_table_and_a_main(swept: Project, rmw: Rmw):
     compare_with_gold(swept)
     first = made(rmw("run", "toy", "--json"))
@@ -184,7 +184,7 @@ def test_a_run_that_fails_hinders_no_other_and_is_made_by_the_next_command(swept
     assert "the same command does these again" in answer.err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=130)
 def test_a_sweep_that_is_killed_goes_on_with_its_unfinished_runs(swept: Project, rmw: Rmw):
     command = [sys.executable, "-m", "rm_workflow.cli.main", "run", "toy", "--sweep"]
     finished = swept.home / "artifacts/toy_scores"
@@ -247,7 +247,7 @@ right_answers:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_what_a_poisoned_source_costs_is_told_by_leaving_it_out(swept: Project, rmw: Rmw):
     swept.write_catalog(recipe=POISONED.replace("BASE", str(swept.folder / "base")))
     catalog = swept.folder / "catalog"

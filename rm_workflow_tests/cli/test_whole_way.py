@@ -153,7 +153,7 @@ def wait_until_training(project: Project) -> None:
     wait_for(lambda: list(project.home.glob("work/toy_checkpoint/*/metrics.jsonl")), "the first step")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=75)
 @pytest.mark.parametrize("killed", ["step", "trainer"])
 def test_after_a_kill_nothing_lives_nothing_is_visible_and_the_next_run_completes(
     tiny_project: Project, rmw: Rmw, killed: str
@@ -200,7 +200,7 @@ def little_memory() -> Iterator[Path]:
     pytest.skip("no memory cgroup can be made here (needs root)")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=75)
 def test_a_trainer_that_the_kernel_ends_for_its_memory_is_told_and_goes_on(
     tiny_project: Project, rmw: Rmw, little_memory: Path
 ):

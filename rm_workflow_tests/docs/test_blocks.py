@@ -247,7 +247,7 @@ def test_what_a_document_shows_runs(path: Path, place: Place, shell: Callable[[P
     run_document(path, shell(place), slow=False)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize("path", [pytest.param(path, id=name(path)) for path in SLOW])
 def test_what_a_document_shows_of_a_checkpoint_runs(path: Path, trained: Place, shell: Callable[[Place], Shell]):
     run_document(path, shell(trained), slow=True)

@@ -109,7 +109,7 @@ def test_fp32_scores_of_10000_pairs_do_not_depend_on_the_batch(tmp_path: Path, f
     assert_invariant(write_checkpoint(tmp_path, family), pairs_of_sequences(10_000 // len(FAMILIES)))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=340)
 @pytest.mark.timeout(1200)
 def test_fp32_scores_of_smollm2_do_not_depend_on_the_batch(tmp_path: Path, smollm2_folder: Path):
     encoder = Encoder.load(smollm2_folder, TokenRecipe())

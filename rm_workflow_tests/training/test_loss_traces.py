@@ -65,7 +65,7 @@ def test_200_steps_of_a_tiny_model_have_the_losses_of_padded_rows(family, encode
     assert max(found.values()) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=110)
 @pytest.mark.timeout(1800)
 def test_10_steps_of_smollm2_have_the_losses_of_padded_rows(smollm2_folder, tmp_path, capsys):
     encoder = Encoder.load(smollm2_folder, toy.TOKENS)

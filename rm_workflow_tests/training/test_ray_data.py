@@ -18,7 +18,7 @@ from rm_workflow_tests.models.tiny import tiny_tokenizer
 from rm_workflow_tests.training.ray_cluster import actors, running_cluster
 from rm_workflow_tests.training.test_tokens import Preferences
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=30)
 
 SECONDS = 120.0
 REFUSING = "{% if messages[0]['content'] == 'Refuse.' %}{{ raise_exception('no such question') }}{% endif %}"

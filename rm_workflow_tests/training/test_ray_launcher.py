@@ -21,7 +21,7 @@ from rm_workflow.training.launchers import Running, Training
 from rm_workflow_tests.training import toy
 from rm_workflow_tests.training.ray_cluster import running_cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=30)
 
 SECONDS = 120.0
 LONG = {"epochs": 1000, "logging_steps": 1, "save": {"steps": 5}}
