@@ -23,11 +23,10 @@ Every round runs all sides in turn, after one to warm up, in which FLOPs are cou
 two that need no clock: the tokens that the rival computes, padding included, over ours, and its FLOPs over ours as
 torch counts them (the half of a square that a causal mask drops included).
 
-Where the time of ours goes on pairs, by torch's profiler (two cores with AVX-512 bf16): matrix products 51 %, at the
-400 GFLOP/s that this machine reaches on any of these shapes, attention 28 %, all else 21 %. The loop of the
-``rewardbench`` command spends 52, 34 and 14 % on 1.98 times the tokens. Were attention and the rest free, ours would
-take 0.28 of its time, so 3.6 is what no scorer of these tokens passes here; what is left of that is the speed of
-torch's attention.
+Last come, for the pairs on a CPU, the parts of the time of ``cli`` and ours that torch's profiler gives to matrix
+products and to attention, and the bound: the whole time of ``cli`` over our matrix products alone. No scorer that takes
+these tokens through this model in this precision, with these matrix products, is faster than that beside ``cli``, were
+attention and all else free.
 """
 
 import functools
@@ -49,6 +48,7 @@ NUM_SUBSETS = 23
 PAIRS_A_SUBSET = 3
 LONGEST = 700
 BATCH = 8
+MATRIX_PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_linear")
 TEXT = (
     "the river is long and wide so people build bridges over it with stone or steel when they need to cross every day "
     "some towns began at such a place because roads met there markets grew and boats could carry grain wool or wood"
@@ -74,7 +74,10 @@ def main(precision: str = "auto", num_rounds: int | str = NUM_ROUNDS) -> None:
     device = resolve_device(load_settings().device)
     resolved = resolve_precision(precision, device)
     folder = reward_model_folder(Path(tempfile.mkdtemp(prefix="benchmark-")))
-    compare(pairs_like_rewardbench(folder, device, resolved), int(num_rounds))
+    pairs = pairs_like_rewardbench(folder, device, resolved)
+    compare(pairs, int(num_rounds))
+    if device == "cpu":
+        print_bound(pairs["cli"], pairs["ours"])
     for num_replies, reply_length, num_prompts in ((16, 64, 6), (64, 40, 2)):
         compare(best_of_n(folder, device, resolved, num_replies, reply_length, num_prompts), int(num_rounds))
 
@@ -252,6 +255,30 @@ def compare(sides: Mapping[str, Side], num_rounds: int) -> None:
             f"  largest difference of a score {gap:.1e}",
             flush=True,
         )
+
+
+def print_bound(cli: Side, ours: Side) -> None:
+    """Print where the time of both goes, and how much faster than ``cli`` ours could be at most."""
+    parts = {"cli": _parts(cli), "ours": _parts(ours)}
+    for name, (total, products, attention) in parts.items():
+        print(
+            f"  {name:20s} profiled {total:.1f} s: matrix products {products / total:.0%}, "
+            f"attention {attention / total:.0%}, all else {1 - (products + attention) / total:.0%}"
+        )
+    print(
+        f"  bound: the time of cli over our matrix products alone: {parts['cli'][0] / parts['ours'][1]:.2f}", flush=True
+    )
+
+
+def _parts(side: Side) -> tuple[float, float, float]:
+    """Return the seconds of all operators, of matrix products and of attention."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        side.score()
+    of_operators = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
+    attention = sum(seconds for name, seconds in of_operators.items() if "attention" in name)
+    return sum(of_operators.values()), sum(of_operators.get(name, 0.0) for name in MATRIX_PRODUCTS), attention
 
 
 def _keep(scores: dict[str, Sequence[float]], name: str, side: Side) -> None:
