@@ -470,7 +470,8 @@ class ArtifactStore:
                 checks = [_check_json(check) for check in built.checks]
                 self.record("failed_check", request.asset, {**_event_facts(request, run_id), "checks": checks})
                 raise CheckFailedError(request.asset, built.checks)
-            return Outcome(self.publish(folder, request, built, run_id), reused=False)
+            published = self.publish(folder, request, built, run_id)
+            return Outcome(published, reused=published.manifest["run_id"] != run_id)  # a concurrent winner is kept
 
 
 def _event_file_name(sequence: int, kind: str, asset: str) -> str:

@@ -107,7 +107,7 @@ CODE_VERSIONS = {
         ),
     ),
     "import": CodeVersion(
-        "1",
+        "2",
         (
             *("models/importing.py", "models/loading.py", "models/published.py"),
             *("models/tokens.py", "models/readout.py"),

@@ -42,11 +42,13 @@ def ranked_asset(catalog: Catalog, of: Recipe) -> dg.AssetsDefinition:
             scorer = Scorer.load(
                 checkpoint.folder / "model", device, resolved["precision"], recipe.evaluation.batch_tokens
             )
+            work = workplace.store.work_folder(request.asset, request.version)
             files = workplace.catalog.sources[asked.candidates].files.get("train", [])
             with progress_bar("candidates") as progress:
-                return build_ranked(raw.folder, files, asked, scorer, out, progress)
+                return build_ranked(raw.folder, files, asked, scorer, out, progress, work)
 
         yield from publish(context, workplace, request, build, _describe_ranked)
+        workplace.store.clear_work(request.asset, request.version)
 
     asked = _asked(of)
     flow = Flow(catalog)

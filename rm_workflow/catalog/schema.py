@@ -19,6 +19,8 @@ Schema = dict[str, Any]
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 NULL: Schema = {"type": "null"}
+# Where null is no value of a key, a recipe that extends another one may still write it, to be rid of the parent's.
+REMOVES: Schema = {"type": "null", "description": "takes away what the parent has; refused in a recipe without one"}
 NAME: Schema = {"pattern": "^[a-z0-9_]{1,64}$"}
 # File of a schema -> what the YAML files are called that it describes, and the type of an entry.
 FILES: Mapping[str, tuple[str, type[Entry]]] = {
@@ -146,7 +148,7 @@ def _recipe(known: Known) -> Schema:
     _offer(schema["properties"]["extends"], known.recipes)
     # What differs in the data of a sweep's runs are keys of the mixture.
     changes = definitions["Sweep"]["properties"]["data"]["anyOf"][0]
-    changes["additionalProperties"] = {"anyOf": [{"$ref": "#/$defs/Mixture"}, NULL]}
+    changes["additionalProperties"] = {"anyOf": [{"$ref": "#/$defs/Mixture"}, REMOVES]}
     return {
         "$schema": DRAFT,
         "title": FILES["recipe.json"][0],
@@ -156,15 +158,15 @@ def _recipe(known: Known) -> Schema:
 
 
 def _make_partial(schema: Schema) -> None:
-    """Let every key be left out, as its parent has it, and be null, which removes it."""
+    """Let every key be left out, as its parent has it, and be null, which removes it where it is no value."""
     schema.pop("required", None)
     for name, field in schema.get("properties", {}).items():
         described = {key: field[key] for key in ("description", "default") if key in field}
         forms = field.get("anyOf") or [{key: value for key, value in field.items() if key not in described}]
         for form in forms:
             if isinstance(form.get("additionalProperties"), dict):
-                form["additionalProperties"] = {"anyOf": [form["additionalProperties"], NULL]}
-        schema["properties"][name] = {**described, "anyOf": [*forms, *([] if NULL in forms else [NULL])]}
+                form["additionalProperties"] = {"anyOf": [form["additionalProperties"], REMOVES]}
+        schema["properties"][name] = {**described, "anyOf": [*forms, *([] if NULL in forms else [REMOVES])]}
 
 
 def _offer(schema: Schema, names: Sequence[str]) -> None:

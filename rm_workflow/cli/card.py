@@ -1,6 +1,7 @@
 """``rmw card``: the model card of a checkpoint as a Hugging Face README."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -41,19 +42,25 @@ def card_command(
 ) -> None:
     """Write the model card of a checkpoint: scores, fit for use, training, data, licences, how to load it."""
     from rm_workflow.reporting import model_card
+    from rm_workflow.reporting.imported_card import imported_card
 
     settings = load_settings()
-    store, catalog = ArtifactStore(settings.home), load_checked_catalog(settings)
-    evidence = evidence_of(store, catalog, checkpoint_artifact(store, checkpoint))
-    text = model_card.card_text(evidence)
-    refuse_unfinished(text, evidence.checkpoint.id)
+    store = ArtifactStore(settings.home)
+    named = checkpoint_artifact(store, checkpoint)
+    drawn: Mapping[str, bytes] = {}
+    if IMPORTED in named.facts:
+        text = imported_card(named, scores_of(store, named))
+    else:
+        evidence = evidence_of(store, load_checked_catalog(settings), named)
+        text = model_card.card_text(evidence)
+        drawn = {} if output == STREAM else model_card.card_plots(evidence)
+    refuse_unfinished(text, named.id)
     if output == STREAM:
         sys.stdout.write(text)
         return
     file = Path(output)
     refuse_missing_folder(file)
     refuse_other_than_card(file)
-    drawn = model_card.card_plots(evidence)
     for name in drawn:
         refuse_other_than_picture(file.parent / name)
     for name, png in drawn.items():
@@ -61,7 +68,8 @@ def card_command(
             draft.write_bytes(png)
     with replaced(file) as draft:
         draft.write_text(text, "utf-8")
-    typer.echo(f"{for_terminal(str(file))}, and beside it {', '.join(drawn)}", err=True)
+    beside = f", and beside it {', '.join(drawn)}" if drawn else ""
+    typer.echo(f"{for_terminal(str(file))}{beside}", err=True)
 
 
 def evidence_of(

@@ -9,7 +9,7 @@ import typer
 from rm_workflow.artifacts import Artifact, ArtifactStore, Request, prepare_home
 from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.cli import completion
-from rm_workflow.cli.checkpoints import KIND, MODEL, NamedCheckpoint, find_checkpoint
+from rm_workflow.cli.checkpoints import HUB, KIND, MODEL, NamedCheckpoint, find_checkpoint
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.code_versions import CODE_VERSIONS
@@ -70,7 +70,7 @@ def _take_over(settings: Settings, named: NamedCheckpoint, asset: str) -> tuple[
     from rm_workflow.models import importing
     from rm_workflow.models.published import published
 
-    files = importing.model_files(named.folder, named.folder.name)
+    files = importing.model_files(named.folder, named.hub_id if named.label.startswith(HUB) else None)
     # A published token recipe goes with the name; that of any other model stands in its files.
     parameters = {"hub_id": named.hub_id if published(named.hub_id) else None}
     prepare_home(settings.home)

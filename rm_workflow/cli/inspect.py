@@ -1,5 +1,6 @@
 """``rmw show``, ``rmw lineage`` and ``rmw trace``: rows, chains and what became of one pair."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,12 @@ from rm_workflow.lineage.store import LineageStore
 from rm_workflow.preferences import overlap, show, trace
 from rm_workflow.reporting.words import SHORT_VERSION, artifact_name
 
+# What rejection sampling makes, by kind, and what its rows are.
+CHOSEN = {
+    "ranked": "{ranked:,} ranked prompts",
+    "sft_dpo": "{dpo:,} DPO rows (and {sft:,} SFT rows, the chosen replies)",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
@@ -27,7 +34,7 @@ def show_command(
     asset: Annotated[
         str,
         typer.Argument(
-            help="raw_<source>, pairs_<set>, <recipe>_mixture, _overlap, _tokens, _scores; @version if old.",
+            help="raw_<source>, pairs_<set>, <recipe>_mixture, _overlap, _tokens, _scores, _ranked, _sft_dpo.",
             autocompletion=completion.assets,
         ),
     ],
@@ -44,12 +51,17 @@ def show_command(
     if artifact.kind == "scores" and dropped is None:
         _show_scores(artifact, json_)
         return
+    if artifact.kind in CHOSEN and dropped is None:
+        _print_rows(
+            artifact, show.chosen_rows(artifact.folder, n), CHOSEN[artifact.kind].format(**artifact.facts), json_
+        )
+        return
     if artifact.kind == "tokens" and dropped is None:
         raise UserError(f"asset {artifact.asset} holds token ids; name its _mixture, or a rule: --dropped any")
     if artifact.kind not in trace.KINDS:
         raise UserError(
-            f"asset {artifact.asset} has no rows to show; name a raw_, pairs_, _step_labels, _mixture, _overlap or "
-            "_scores"
+            f"asset {artifact.asset} has no rows to show; name a raw_, pairs_, _step_labels, _mixture, _overlap, "
+            "_scores, _ranked or _sft_dpo"
         )
     folders = [raw.folder for raw in raw_of(store, artifact)]
     if dropped is None:
@@ -161,7 +173,7 @@ def trace_command(
     if json_:
         print_json(found)
         return
-    print_table(f"trace of {target}", [{"field": key, "value": _text(value)} for key, value in found.items()])
+    print_table(f"trace of {target}", _told(found))
 
 
 def _latest_of_kinds(store: ArtifactStore, kinds: tuple[str, ...]) -> dict[str, list[Artifact]]:
@@ -171,7 +183,26 @@ def _latest_of_kinds(store: ArtifactStore, kinds: tuple[str, ...]) -> dict[str, 
     return {kind: [artifact for artifact in proven if artifact.kind == kind] for kind in kinds}
 
 
+def _told(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the fields of a trace that hold something; the only pair of a row is named once."""
+    shown = dict(found)
+    if shown["pair_id"]:
+        shown["drops"] = [{**drop, "pair_id": None} for drop in shown["drops"]]
+        shown["pairs"] = []
+    told = [{"field": key.replace("_", " "), "value": _text(value)} for key, value in shown.items()]
+    return [row for row in told if row["value"]]
+
+
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return "\n".join(map(str, value))
+        return "\n".join(map(_text, value))
+    if isinstance(value, dict):
+        return _drop(value)
     return "" if value is None else str(value)
+
+
+def _drop(drop: Mapping[str, Any]) -> str:
+    """Return what an entry of ``drops`` says: ``pairs_shp: score_ratio: scores are too near (1.5; pair 09ab...)``."""
+    beside = [drop["detail"], drop["pair_id"] and f"pair {drop['pair_id']}"]
+    told = "; ".join(str(one) for one in beside if one)
+    return f"{drop['asset']}: {drop['rule']}: {drop['reason']}" + (f" ({told})" if told else "")

@@ -9,7 +9,7 @@ from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.checkpoint_scores import scored_checkpoints
-from rm_workflow.evaluation.standings import listed_benchmarks, standings
+from rm_workflow.evaluation.standings import boards, listed_benchmarks, standings
 from rm_workflow.evaluation.verifiers import verifier_rows
 from rm_workflow.reporting.words import artifact_name, rank, standing_note
 from rm_workflow.settings import load_settings
@@ -47,7 +47,9 @@ def leaderboard_command(
         print_json([row for rows in tables.values() for row in rows])
         return
     for name, rows in tables.items():
-        print_table(f"{name}: scores with 95 % intervals, ranks that they allow", [_shown(row) for row in rows])
+        for heading, same_items in boards(name, rows).items():
+            title = f"{heading}: scores with 95 % intervals, ranks that they allow"
+            print_table(title, [_shown(row) for row in same_items])
     if not checkpoints:
         typer.echo(f"no checkpoint has scores under RMW_HOME ({store.home}) yet; rmw run RECIPE makes some", err=True)
 

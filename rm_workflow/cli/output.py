@@ -42,8 +42,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Cells are printed as they are: square brackets in a data set's text are no markup.
     """
-    width = _width()
-    if width < NARROW and not _fits(rows, width):
+    if not fits(rows):
         _print_stacked(title, rows)
         return
     table = Table(title=Text(for_terminal(title)), title_justify="left", title_style="bold")
@@ -52,7 +51,12 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    Console(width=width).print(table)
+    Console(width=_width()).print(table)
+
+
+def print_words(text: str) -> None:
+    """Print a text whose lines break between words."""
+    Console(width=_width()).print(Text(for_terminal(text)))
 
 
 def _width() -> int:
@@ -61,10 +65,11 @@ def _width() -> int:
     return Console().width if sys.stdout.isatty() or asked.isdigit() else PIPED_WIDTH
 
 
-def _fits(rows: Sequence[Mapping[str, Any]], width: int) -> bool:
-    """Return whether a table can be read at this width: no word is cut, unless there are two columns."""
+def fits(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a table can be read on this terminal: no word is cut, unless there are two columns."""
+    width = _width()
     names = list(rows[0]) if rows else []
-    if len(names) <= PAIR:
+    if width >= NARROW or len(names) <= PAIR:
         return True
     words = {name: [*name.split(), *(word for row in rows for word in _cell(row[name]).split())] for name in names}
     longest = (max(map(len, of_column), default=0) for of_column in words.values())

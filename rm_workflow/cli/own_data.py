@@ -11,7 +11,7 @@ from typing import Any
 
 from rm_workflow.catalog.models import Source
 from rm_workflow.catalog.yaml_file import dump_value
-from rm_workflow.cli.own_columns import Columns, Unclear, guess
+from rm_workflow.cli.own_columns import ALIASES, SCORES, Columns, Unclear, guess
 from rm_workflow.cli.own_labels import Winner, guess_winner
 from rm_workflow.errors import UserError
 from rm_workflow.preferences import adapters
@@ -31,6 +31,7 @@ FORMS = {
     "rated_response": "one rated response a row",
 }
 LOOKED_AT = 100  # rows
+CANDIDATES = ("responses", *ALIASES["responses"])  # columns that may hold a list of plain replies
 # Adapters that read labels, and their field for them.
 LABELS = {"labelled_pair": "label", "labelled_list": "labels"}
 GIVEN_RULES = ("identical_responses", "exact_duplicate")
@@ -226,6 +227,8 @@ def _best(
         examples[adapter], drops = _try(rows, source)
         problems[adapter] = drops.most_common(1)[0][0] if drops else "no rows"
     best = max(examples, key=lambda adapter: len(examples[adapter]), default=None)
+    if not said.adapter and not (best and examples[best]):
+        _refuse_unrated_candidates(file, rows)
     if unclear and not (best and examples[best]):
         raise UserError(f"{file}: {next(iter(unclear.values()))}")
     if best is None:
@@ -242,12 +245,30 @@ def _best(
     return _with_ratings(file, sources[best], examples[best])
 
 
+def _refuse_unrated_candidates(file: Path, rows: Sequence[Row | BrokenLine]) -> None:
+    """Refuse rows that hold several plain responses and nothing that ranks them, in words that say what to do."""
+    first = next((row for row in rows if isinstance(row, dict)), {})
+    lists = {name: value for name, value in first.items() if isinstance(value, list) and len(value) > 1}
+    plain = (name for name in CANDIDATES if all(isinstance(one, str) for one in lists.get(name, [None])))
+    column = next(plain, None)
+    if column is None or any(name in first for name in (*SCORES, "labels", "label")):
+        return
+    raise UserError(
+        f"{file}: column {column} holds candidates, and no rating or label ranks them, so they give no pairs; let a "
+        f"checkpoint choose (rmw rank, which reads prompt and responses), or for rejection_sampling.candidates write "
+        'each as {"text": ..., "score": 0} under completions and add that'
+    )
+
+
 def _with_ratings(file: Path, source: Source, examples: Sequence[Example]) -> OwnData:
     if source.adapter not in ("scored_completions", "rated_response"):
         return OwnData(source)
     ratings = {rating for example in examples for response in example.responses for rating in response.ratings}
     if examples and not ratings:
-        raise UserError(f"{file}: no response has a rating to rank by; name their field with --column ratings=FIELD")
+        raise UserError(
+            f"{file}: no response has a rating to rank by; name their field with --column ratings=FIELD, or where "
+            "nobody rated them let a checkpoint do so: rmw score"
+        )
     return OwnData(source, sorted(ratings))
 
 

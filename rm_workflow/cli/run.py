@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from rm_workflow.catalog.loading import parse_overrides, resolve_recipe
 from rm_workflow.catalog.models import Catalog, Recipe
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli import completion
-from rm_workflow.cli.output import print_json, print_table
+from rm_workflow.cli.output import fits, print_json, print_table, print_words
 from rm_workflow.cli.score_tables import print_scores
 from rm_workflow.cli.sweep import made_sweep, print_sweep
 from rm_workflow.errors import UserError
@@ -225,9 +226,28 @@ def run_hint(named: str, overrides: Sequence[str], until: str) -> str:
 
 def print_counts(collected: dict[str, Any]) -> None:
     """Print the funnel, and beside what is published what is ours."""
-    print_table("funnel", counts.funnel(collected))
+    steps = counts.funnel(collected)
+    if fits(steps):
+        print_table("funnel", steps)
+    else:
+        _print_folded(steps)
     for name, found in collected["mixtures"].items():
         typer.echo(f"{name}: {found['train']:,} for training, {found['test']:,} for testing")
     compared = counts.beside_published(collected)
     if compared:
         print_table("ours beside the published counts (nothing is tuned to them)", compared)
+
+
+def _print_folded(steps: Sequence[Mapping[str, Any]]) -> None:
+    """Print the funnel for a narrow terminal: a small table for each stage, and its idle rules in one line."""
+    for (stage, name), of_stage in groupby(steps, key=lambda step: (step["stage"], step["name"])):
+        came_in, *rules = of_stage
+        acted = [{key: step[key] for key in ("rule", "dropped", "after")} for step in rules if step["dropped"]]
+        idle = [step["rule"] for step in rules if not step["dropped"]]
+        heading = f"{stage.replace('_', ' ')}: {name}, {came_in['after']:,} {came_in['rule']}"
+        if acted:
+            print_table(heading, acted)
+        else:
+            print_words(heading)
+        if idle:
+            print_words(f"rules that removed nothing: {', '.join(idle)}")

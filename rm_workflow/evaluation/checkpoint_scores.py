@@ -46,6 +46,13 @@ class ScoredCheckpoint:
         """Return the items of a benchmark that are leaked to the checkpoint."""
         return read_leaked(self.scores[benchmark].folder).get(benchmark, [])
 
+    def items_of(self, benchmark: str) -> str:
+        """Return what the items of a benchmark are of: the benchmark, or the mixture whose test split they are."""
+        if benchmark != stored.TEST:
+            return benchmark
+        inputs = self.scores[benchmark].manifest["inputs"]
+        return str(next((used["asset"] for used in inputs if used["kind"] == "mixture"), self.recipe))
+
     def rows(self, store: ArtifactStore, benchmark: str) -> StoredRows:
         """Return the scored rows of a benchmark.
 

@@ -4,6 +4,8 @@ The checkpoints of one benchmark are compared in pairs on the items that all of 
 together by Holm. A checkpoint's rank then lies, for all checkpoints at once with 95 %, between 1 + (those that are
 surely better) and N - (those that are surely worse) (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic
 Studies 91, 476-518). Swaps of groups resolve p-values down to 1e-4, which tells up to 32 checkpoints apart.
+
+A score of few items is high or low by chance: on fewer than ``FEWEST_ITEMS`` independent ones nobody has a rank.
 """
 
 from collections import Counter
@@ -16,6 +18,9 @@ from rm_workflow.evaluation.figures import Parts
 from rm_workflow.evaluation.paired import holm
 from rm_workflow.evaluation.progress import Progress
 from rm_workflow.evaluation.stored import StoredRows
+
+# Below this an interval is wider than 0.3 and the normal theory behind p-values is poor.
+FEWEST_ITEMS = 30
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,15 @@ def comparable(entries: Mapping[str, StoredRows]) -> list[list[str]]:
     return sorted(sets.values(), key=lambda names: (-len(names), names))
 
 
+def num_independent(stored: StoredRows) -> int:
+    """Return how many independent items rows are: those of one group count once."""
+    return len({name if row.get("group") is None else ("group", row["group"]) for name, row in stored.rows.items()})
+
+
 def ranks(
     entries: Mapping[str, StoredRows], left_out: Iterable[str] = (), progress: Progress | None = None
 ) -> dict[str, Rank]:
-    """Return the rank of each checkpoint; empty where the rule gives no score.
+    """Return the rank of each checkpoint; empty where the rule gives no score or too few items are left.
 
     Args:
         entries: checkpoints with the same items.
@@ -58,9 +68,11 @@ def ranks(
         progress: called with (pairs compared, pairs).
     """
     kept = {name: stored.without(left_out) for name, stored in entries.items()}
+    if not kept or num_independent(next(iter(kept.values()))) < FEWEST_ITEMS:
+        return {}
     items = sorted(next(iter(kept.values())).rows)
-    parts = {name: parts_of(stored.scoring, stored.only(items)) for name, stored in kept.items()} if items else {}
-    if not parts or any(found.overall is None for found in parts.values()):
+    parts = {name: parts_of(stored.scoring, stored.only(items)) for name, stored in kept.items()}
+    if any(found.overall is None for found in parts.values()):
         return {}
     higher: Counter[str] = Counter()
     surely_better: Counter[str] = Counter()

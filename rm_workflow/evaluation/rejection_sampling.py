@@ -22,6 +22,7 @@ from rm_workflow.artifacts import Built, Check
 from rm_workflow.catalog.models import RejectionSampling
 from rm_workflow.database import connect, quote_literal
 from rm_workflow.errors import UserError
+from rm_workflow.evaluation.parts import Parts
 from rm_workflow.evaluation.row_verbs import best_of
 from rm_workflow.evaluation.scorer import Scorer
 from rm_workflow.evaluation.steps import aggregate
@@ -79,6 +80,7 @@ def build_ranked(
     scorer: Scorer,
     out: Path,
     progress: Progress | None = None,
+    work_folder: Path | None = None,
 ) -> Built:
     """Write ``ranked.parquet``: the prompts whose candidates could be scored, in the order of their ids.
 
@@ -86,6 +88,7 @@ def build_ranked(
         raw: folder of the source of candidates.
         train_files: of this source; replies to test prompts are never chosen among.
         progress: told (candidates scored, all).
+        work_folder: of this very ranking, where rewards are kept as they come and taken up again; None keeps none.
 
     Returns:
         facts ``prompts``, ``ranked``, ``dropped`` by rule (``too_few`` candidates, left out by the ``sample``,
@@ -103,7 +106,7 @@ def build_ranked(
             f"{FEWEST} responses; name a source with several responses to a prompt"
         )
     taken = sorted(several[: asked.num_prompts], key=lambda row: str(row["prompt_id"]))
-    rows, num_refused = _ranked_rows(taken, scorer, progress)
+    rows, num_refused = _ranked_rows(taken, scorer, progress, Parts(work_folder) if work_folder else None)
     dropped = {
         "too_few": len(prompts) - len(several),
         "sample": len(several) - len(taken),
@@ -153,13 +156,15 @@ def _candidates(raw: Path, train_files: Sequence[str], asked: RejectionSampling)
         return dict_rows(con, query)
 
 
-def _ranked_rows(prompts: Sequence[Row], scorer: Scorer, progress: Progress | None) -> tuple[list[Row], int]:
+def _ranked_rows(
+    prompts: Sequence[Row], scorer: Scorer, progress: Progress | None, parts: Parts | None
+) -> tuple[list[Row], int]:
     """Return the ranked prompts, and how many candidates the token recipe does not take."""
     every = [(row, candidate) for row in prompts for candidate in row["candidates"]]
     prepared = scorer.prepare([(row["messages"], candidate["text"]) for row, candidate in every])
     fit = [place for place, one in enumerate(prepared) if not one.problem]
     found = scorer.score_reads(
-        [prepared[place].input_ids for place in fit], [prepared[place].reads for place in fit], progress
+        [prepared[place].input_ids for place in fit], [prepared[place].reads for place in fit], progress, parts
     )
     scored: dict[str, list[tuple[Row, float]]] = {}
     for place, scores in zip(fit, found, strict=True):

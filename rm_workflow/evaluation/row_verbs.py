@@ -12,6 +12,9 @@ In, one row a line; out, the same row and what stands behind the arrow::
 ``hh_transcript`` know. A model that scores the steps of a solution adds ``step_scores`` to a scored row, and ``score``
 is what an aggregator makes of them. Steps are lines, or paragraphs in a response that has any; ``"steps": ["Step 1:
 ...", "Step 2: ..."]`` in the place of ``response`` says where they end.
+
+A reply that is empty or only white space is refused by all of them, as training drops it: a model still gives it some
+reward, which no data have taught.
 """
 
 import math
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rm_workflow.catalog.models import Source
-from rm_workflow.evaluation.items import FieldError, Row, storable, text, texts, value
+from rm_workflow.evaluation.items import FieldError, Row, shown, storable, text, texts, value
 from rm_workflow.evaluation.scorer import Conversation, StepEnds
 from rm_workflow.preferences import adapters
 from rm_workflow.preferences.tables import RowDropped
@@ -30,6 +33,7 @@ Answer = dict[str, Any]
 
 ROLES = ("system", "user", "assistant")
 ERROR, STEP_SCORES = "error", "step_scores"
+TOLD = 5  # bad entries of a list that are named
 # Adapters read the columns of a source; here they bear the adapters' own names.
 READ_AS = Source(path="rows", files={"train": ["rows"]}, adapter="chosen_rejected", licence="unknown")
 TRANSCRIPT = "\n\nHuman:"
@@ -87,15 +91,17 @@ def read_conversation(row: Row) -> Conversation:
     """Return (prompt messages, response) of a row in either form.
 
     Raises:
-        FieldError: a field is missing or of the wrong type, or the last message is not the assistant's.
+        FieldError: a field is missing or of the wrong type, the last message is not the assistant's, or the response is
+            only white space.
     """
     if row.get("messages") is not None:
         messages = _messages(row, "messages")
         if messages[-1]["role"] != "assistant" or len(messages) == 1:
             raise FieldError("field messages must end with the assistant turn to be scored, after a prompt")
-        return messages[:-1], messages[-1]["content"]
-    response = "\n".join(texts(row, "steps")) if row.get("steps") is not None else text(row, "response")
-    return read_prompt(row), response
+        return messages[:-1], _reply(messages[-1]["content"], f"messages[{len(messages) - 1}]")
+    if row.get("steps") is not None:
+        return read_prompt(row), "\n".join(texts(row, "steps"))
+    return read_prompt(row), _reply(value(row, "response"), "response")
 
 
 def read_prompt(row: Row) -> list[dict[str, str]]:
@@ -114,9 +120,60 @@ def read_candidates(row: Row) -> list[Conversation]:
 
     Raises:
         FieldError: a field is missing or of the wrong type, or there is no response.
+        RepliesError: some of the responses cannot be scored.
     """
     prompt = read_prompt(row)
-    return [(prompt, response) for response in texts(row, "responses")]
+    found = value(row, "responses")
+    replies = found if isinstance(found, list) and found else texts(row, "responses")
+    problems = problems_of(replies, lambda reply: _reply(reply, None))
+    if problems:
+        raise RepliesError(problems, "responses")
+    return [(prompt, response) for response in replies]
+
+
+class RepliesError(FieldError):
+    """Entries of one list cannot be scored.
+
+    Attributes:
+        problems: index -> what is wrong.
+    """
+
+    def __init__(self, problems: Mapping[int, str], named: str = "") -> None:
+        super().__init__(problems_told(problems, named))
+        self.problems = problems
+
+
+def problems_of(entries: Sequence[Any], read: Callable[[Any], Any]) -> dict[int, str]:
+    """Return index -> what is wrong, of the entries that cannot be read."""
+    found = {}
+    for index, entry in enumerate(entries):
+        try:
+            read(entry)
+        except FieldError as error:
+            found[index] = str(error)
+    return found
+
+
+def problems_told(problems: Mapping[int, str], named: str = "") -> str:
+    """Return one sentence on entries of a list: how many cannot be scored, and the first few.
+
+    >>> problems_told({1: "it is 7; it must be text"}, "responses")
+    'responses[1]: it is 7; it must be text'
+    """
+    first = "; ".join(f"{named}[{index}]: {problem}" for index, problem in list(problems.items())[:TOLD])
+    if len(problems) == 1:
+        return first
+    more = f"; and {len(problems) - TOLD:,} more" if len(problems) > TOLD else ""
+    return f"{len(problems):,} entries cannot be scored: {first}{more}"
+
+
+def _reply(found: Any, name: str | None) -> str:
+    named = f"field {name}" if name else "it"
+    if not isinstance(found, str):
+        raise FieldError(f"{named} is {shown(found)}; it must be text")
+    if not found.strip():
+        raise FieldError(f"{named} is {'only white space' if found else 'empty'}, which is no reply; leave it out")
+    return storable(found, name or "response")
 
 
 def read_pair(row: Row) -> tuple[Conversation, Conversation]:

@@ -3,7 +3,8 @@
 Command line and report show these same rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rm_workflow.artifacts import ArtifactStore
@@ -11,12 +12,14 @@ from rm_workflow.catalog.models import TEST
 from rm_workflow.catalog.published import PublishedScore, published_scores
 from rm_workflow.evaluation.checkpoint_scores import ScoredCheckpoint
 from rm_workflow.evaluation.contamination import UNKNOWN
-from rm_workflow.evaluation.leaderboard import Rank, comparable, ranks
+from rm_workflow.evaluation.leaderboard import FEWEST_ITEMS, Rank, comparable, num_independent, ranks
 from rm_workflow.evaluation.progress import progress_bar
 from rm_workflow.evaluation.promotion import selected_by
+from rm_workflow.keys import content_id
 
 Rows = list[dict[str, Any]]
 Checkpoints = Mapping[str, ScoredCheckpoint]
+SHOWN_DIGITS = 8  # of the id of a set of items
 
 
 def listed_benchmarks(checkpoints: Checkpoints) -> list[str]:
@@ -25,8 +28,27 @@ def listed_benchmarks(checkpoints: Checkpoints) -> list[str]:
     return sorted(scored | {row.benchmark for row in published_scores()}, key=lambda name: (name != TEST, name))
 
 
+@dataclass(frozen=True)
+class ItemSet:
+    """Checkpoints of one benchmark that have the same items.
+
+    Attributes:
+        id: of these items.
+        ranks: of those that are ranked.
+        num_independent: independent items of each that did not leak to it.
+    """
+
+    id: str
+    names: Sequence[str]
+    ranks: Mapping[str, Rank]
+    num_independent: Mapping[str, int]
+
+
 def standings(store: ArtifactStore, benchmark: str, checkpoints: Checkpoints) -> Rows:
-    """Return CONTRACT's rows of one benchmark, best first, then those without a score, then published ones.
+    """Return CONTRACT's rows of one benchmark, those with the same items together, then published ones.
+
+    Within a set of items those with a rank stand first, best first, then those of too few items, then those without a
+    score. ``boards`` cuts the rows into these sets.
 
     Args:
         checkpoints: what ``scored_checkpoints`` returned.
@@ -35,14 +57,40 @@ def standings(store: ArtifactStore, benchmark: str, checkpoints: Checkpoints) ->
         UserError: a benchmark that was scored is gone.
     """
     entries = {name: found for name, found in checkpoints.items() if benchmark in found.scores}
-    placed = _ranks(store, benchmark, entries)
-    rows = [_row(store, found, benchmark, placed.get(name)) for name, found in entries.items()]
-    ordered = sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0.0), row["checkpoint"]))
-    return ordered + [_reference(row) for row in published_scores() if row.benchmark == benchmark]
+    rows: Rows = []
+    for items in _item_sets(store, benchmark, entries):
+        own = [_row(store, entries[name], benchmark, items) for name in items.names]
+        rows += sorted(own, key=_order)
+    return rows + [_reference(row) for row in published_scores() if row.benchmark == benchmark]
 
 
-def _row(store: ArtifactStore, checkpoint: ScoredCheckpoint, benchmark: str, rank: Rank | None) -> dict[str, Any]:
+def boards(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Rows]:
+    """Return heading -> rows with the same items, of the rows of ``standings``; published ones join the first.
+
+    Scores on other items do not compare: each mixture has a test split of its own, and a benchmark has revisions.
+    """
+    of_sets: dict[str, Rows] = {}
+    for row in rows:
+        of_sets.setdefault(row["item_set"] or next(iter(of_sets), ""), []).append(dict(row))
+    if benchmark != TEST and len(of_sets) == 1:
+        return {benchmark: of_sets.popitem()[1]}
+    return {_heading(benchmark, item_set, found): found for item_set, found in of_sets.items()}
+
+
+def _heading(benchmark: str, item_set: str, rows: Rows) -> str:
+    names = ", ".join(sorted({row["items_of"] for row in rows if row["items_of"]}))
+    split = "split of " if benchmark == TEST else ""
+    return f"{benchmark}: {split}{names} (items {item_set[:SHOWN_DIGITS]})"
+
+
+def _order(row: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
+    return row["score"] is None, row["too_few_items"], -(row["score"] or 0.0), row["checkpoint"]
+
+
+def _row(store: ArtifactStore, checkpoint: ScoredCheckpoint, benchmark: str, items: ItemSet) -> dict[str, Any]:
     headline = checkpoint.headline(benchmark)
+    rank = items.ranks.get(checkpoint.id)
+    independent = items.num_independent.get(checkpoint.id)
     row = {
         "checkpoint": checkpoint.id,
         "recipe": checkpoint.recipe,
@@ -53,22 +101,31 @@ def _row(store: ArtifactStore, checkpoint: ScoredCheckpoint, benchmark: str, ran
         "rank_low": rank and rank.low,
         "rank_high": rank and rank.high,
         "ranked_among": rank and rank.among,
+        "item_set": items.id,
+        "items_of": checkpoint.items_of(benchmark),
+        "num_independent": independent,
+        "too_few_items": independent is not None and independent < FEWEST_ITEMS,
         "published": False,
         "selected_among": selected_by(store, checkpoint.id).get(benchmark),
     }
     return row | ({"all_items": headline["all_items"]} if "all_items" in headline else {})
 
 
-def _ranks(store: ArtifactStore, benchmark: str, entries: Checkpoints) -> dict[str, Rank]:
+def _item_sets(store: ArtifactStore, benchmark: str, entries: Checkpoints) -> list[ItemSet]:
+    """Return the sets of items with the ranks on each; what leaked to one that has a rank decides none."""
     if not entries:
-        return {}
+        return []
     rows = {name: found.rows(store, benchmark) for name, found in entries.items()}
-    placed: dict[str, Rank] = {}
+    leaked = {name: found.leaked(benchmark) for name, found in entries.items()}
+    independent = {name: num_independent(rows[name].without(leaked[name])) for name in entries}
+    found = []
     with progress_bar(f"ranks on {benchmark}") as progress:
         for names in comparable(rows):
-            leaked = {item for name in names for item in entries[name].leaked(benchmark)}
-            placed |= ranks({name: rows[name] for name in names}, leaked, progress)
-    return placed
+            enough = {name: rows[name] for name in names if independent[name] >= FEWEST_ITEMS}
+            placed = ranks(enough, {item for name in enough for item in leaked[name]}, progress)
+            item_set = content_id(["items", rows[names[0]].scoring, sorted(rows[names[0]].rows)])
+            found.append(ItemSet(item_set, names, placed, {name: independent[name] for name in names}))
+    return found
 
 
 def _reference(row: PublishedScore) -> dict[str, Any]:
@@ -81,7 +138,8 @@ def _reference(row: PublishedScore) -> dict[str, Any]:
         "score": row.score,
         **dict.fromkeys(("n", "ci_low", "ci_high")),
         "contamination": UNKNOWN,
-        **dict.fromkeys(("rank", "rank_low", "rank_high", "ranked_among")),
+        **dict.fromkeys(("rank", "rank_low", "rank_high", "ranked_among", "item_set", "items_of", "num_independent")),
+        "too_few_items": False,
         "published": True,
         "selected_among": None,
         "source": row.source,

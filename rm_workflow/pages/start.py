@@ -6,6 +6,7 @@ from typing import Any
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import Recipe
 from rm_workflow.evaluation.promotion import main_of
+from rm_workflow.evaluation.standings import boards
 from rm_workflow.pages import addresses
 from rm_workflow.pages.site import Link, Row, Site
 from rm_workflow.reporting import tables
@@ -14,15 +15,16 @@ from rm_workflow.reporting.words import artifact_name, number
 
 def start(site: Site) -> dict[str, Any]:
     """Return what the start page shows: the leaderboard of each benchmark that was scored here, and all recipes."""
-    boards = {
-        name: [_standing(shown, row) for shown, row in zip(tables.leaderboard(rows, ""), rows, strict=True)]
+    shown = {
+        heading: [_standing(cells, row) for cells, row in zip(tables.leaderboard(own, ""), own, strict=True)]
         for name, rows in site.leaderboard().items()
         if any(not row["published"] for row in rows)
+        for heading, own in boards(name, rows).items()
     }
     rows = [row for recipe in site.catalog.recipes.values() for row in _recipe_rows(site, recipe)]
     made = [row for row in rows if row["mixture"]]
     others = [Link(name, addresses.recipe(name)) for name in site.catalog.recipes]
-    return {"boards": boards, "recipes": made, "others": [one for one in others if one not in _links(made)]}
+    return {"boards": shown, "recipes": made, "others": [one for one in others if one not in _links(made)]}
 
 
 def _standing(shown: Row, row: Mapping[str, Any]) -> Row:

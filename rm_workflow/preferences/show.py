@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from rm_workflow.database import connect
+from rm_workflow.database import connect, quote_literal
 from rm_workflow.preferences.sql import dict_rows, keyed_hash_sql, read_table
 from rm_workflow.preferences.text import conversation, load_texts
 
@@ -67,6 +67,28 @@ KEPT_RAW = """
     join responses using (response_id)
     group by draw, prompt_id, messages, source, file, row
     order by draw, prompt_id
+"""
+
+# Candidates of a prompt with their rewards, as rejection sampling ranked them.
+RANKED = """
+    select
+        messages as prompt, scores[best + 1] as best_reward, list_transform(responses, lambda text, place: {{
+            'slot': if(place = best + 1, 'best', (place - 1)::varchar), 'text': text, 'model': null,
+            'ratings': map {{'reward': scores[place]}}
+        }}) as responses, 'prompt ' || prompt_id as origin
+    from {table}
+    order by prompt_id
+    limit $n
+"""
+
+# Best against worst, as TRL's DPOTrainer reads them.
+DPO = """
+    select
+        prompt, chosen[1].content as chosen, rejected[1].content as rejected, score_gap,
+        'dpo.parquet:' || file_row_number as origin
+    from read_parquet({path}, file_row_number = true)
+    order by file_row_number
+    limit $n
 """
 
 # Rows drawn from dropped.parquet: first one of each rule, then the second of each, and so on.
@@ -143,6 +165,22 @@ def kept_rows(folder: Path, raw_folders: Sequence[Path], n: int) -> list[Row]:
             more += ", split, pair_set, leak"
         draw = keyed_hash_sql("show", 0, "drawn.pair_id")
         query = KEPT_PAIRS.format(pairs=f"{pairs} drawn", draw=draw, more=more, origin=_origin("drawn."))
+        return _readable(dict_rows(con, query, {"n": n}))
+
+
+def chosen_rows(folder: Path, n: int) -> list[Row]:
+    """Return the first ``n`` rows of what rejection sampling made.
+
+    Args:
+        folder: of a ranked artifact, or of one with what is chosen from it for TRL.
+
+    Returns:
+        rows with prompt, best_reward, responses with their rewards, origin; of the choice prompt, chosen, rejected,
+        score_gap, origin.
+    """
+    ranked, pairs = folder / "ranked.parquet", folder / "dpo.parquet"
+    query = DPO.format(path=quote_literal(str(pairs))) if pairs.is_file() else RANKED.format(table=read_table(ranked))
+    with connect() as con:
         return _readable(dict_rows(con, query, {"n": n}))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rm_workflow.artifacts import ArtifactStore
 from rm_workflow.evaluation.checkpoint_scores import scored_checkpoints
-from rm_workflow.evaluation.standings import listed_benchmarks, standings
+from rm_workflow.evaluation.standings import boards, listed_benchmarks, standings
 from rm_workflow.reporting import model_card, plots, tables
 from rm_workflow.reporting.evidence import TEST, Evidence
 from rm_workflow.reporting.fit_for_use import fit_for_use
@@ -39,8 +39,12 @@ def report(checkpoints: Sequence[Evidence], leaderboard: Leaderboard | None = No
     template = _environment().get_template(TEMPLATE)
     sections = [_section(evidence) for evidence in checkpoints]
     this = checkpoints[0].checkpoint.id if len(checkpoints) == 1 else ""
-    boards = {name: tables.leaderboard(rows, this) for name, rows in (leaderboard or {}).items()}
-    return template.render(checkpoints=sections, leaderboard=boards).lstrip()
+    shown = {
+        heading: tables.leaderboard(same_items, this)
+        for name, rows in (leaderboard or {}).items()
+        for heading, same_items in boards(name, rows).items()
+    }
+    return template.render(checkpoints=sections, leaderboard=shown).lstrip()
 
 
 def leaderboard_rows(store: ArtifactStore) -> Leaderboard:

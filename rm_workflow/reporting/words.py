@@ -54,8 +54,9 @@ def standing_note(row: Mapping[str, Any]) -> str:
         return f"published: {row['source']}" + (f"; {row['note']}" if row["note"] else "")
     of_all = row.get("all_items", {}).get("score")
     leaked = None if of_all is None else f"{of_all:.3f} with leaked items"
+    few = f"too few items for a rank ({row['num_independent']} independent)" if row["too_few_items"] else None
     chosen = f"chosen among {row['selected_among']} runs by this score" if row["selected_among"] else None
-    return "; ".join(note for note in (leaked, chosen) if note)
+    return "; ".join(note for note in (few, leaked, chosen) if note)
 
 
 def number(value: Any) -> str:

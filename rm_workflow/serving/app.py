@@ -6,7 +6,7 @@ Bodies are read as rows of a file are (``evaluation/row_verbs.py``), so that a w
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.items import FieldError, shown
-from rm_workflow.evaluation.row_verbs import RANK, SCORE, Asked, best_of
+from rm_workflow.evaluation.row_verbs import RANK, SCORE, Asked, RepliesError, best_of, problems_of, problems_told
 from rm_workflow.evaluation.scorer import Scorer
 from rm_workflow.evaluation.steps import AGGREGATOR
 from rm_workflow.preferences.files import refuse_constant, unique_keys
@@ -204,17 +204,17 @@ def make_app(served: Served) -> Gate:
     app.router.route_class = StrictRoute
     _tell_refusals(app)
 
-    async def scores_of(job: Job, names: Callable[[int], str]) -> Scored:
-        return await _scores_of(threads[0], job, served.limits, names)
+    async def scores_of(job: Job, named: str | None) -> Scored:
+        return await _scores_of(threads[0], job, served.limits, named)
 
     @app.post("/score", response_model_exclude_none=True)
     async def score(body: Rows) -> Scores:
         """Return the reward of each row: ``messages``, or ``prompt`` and ``response``; one row or a list of rows."""
-        rows = body if isinstance(body, list) else [body]
+        rows = body if isinstance(body, list) else [_object(body)]
         _check_count(len(rows), "the list", served.limits)
-        names = _numbered if isinstance(body, list) else _alone
-        asked = [_read(row, names(index), index) for index, row in enumerate(rows)]
-        scored = await scores_of(Job(asked), names)
+        named = "" if isinstance(body, list) else None
+        _refuse(problems_of(rows, _read), named)
+        scored = await scores_of(Job([_read(row) for row in rows]), named)
         return Scores(scores=scored.scores, step_scores=scored.step_scores, truncated=scored.num_truncated)
 
     @app.post("/rank", response_model_exclude_none=True)
@@ -225,7 +225,7 @@ def make_app(served: Served) -> Gate:
             _check_count(len(row["responses"]), "field responses", served.limits)
         with _fields_told():
             asked = RANK.read(row)
-        scored = await scores_of(Job(asked), lambda index: f"responses[{index}]: ")
+        scored = await scores_of(Job(asked), "responses")
         order = sorted(range(len(scored.scores)), key=lambda index: -scored.scores[index])
         return Ranked(
             scores=scored.scores,
@@ -243,7 +243,7 @@ def make_app(served: Served) -> Gate:
             _check_count(len(row["query"]), "field query", served.limits)
         with _fields_told():
             asked, rendered = texts.read(row)
-        scored = await scores_of(Job(asked, rendered), lambda index: f"query[{index}]: ")
+        scored = await scores_of(Job(asked, rendered), "query")
         return Rewards(rewards=scored.scores, scores=scored.scores)
 
     @app.get(HEALTH)
@@ -267,7 +267,7 @@ def make_app(served: Served) -> Gate:
     return Gate(app, served.limits, served.token, metrics)
 
 
-async def _scores_of(thread: ScoringThread, job: Job, limits: Limits, names: Callable[[int], str]) -> Scored:
+async def _scores_of(thread: ScoringThread, job: Job, limits: Limits, named: str | None) -> Scored:
     try:
         thread.submit(job)
         return await asyncio.wait_for(asyncio.wrap_future(job.answer), limits.seconds)
@@ -281,9 +281,17 @@ async def _scores_of(thread: ScoringThread, job: Job, limits: Limits, names: Cal
             f"it was not scored within {limits.seconds:g} s; send fewer at once, or serve with a longer --timeout",
         ) from None
     except RowRefusedError as refused:
-        raise RefusedError(422, f"{names(refused.index)}{refused.problem}", rows=refused.indices) from None
+        _refuse(refused.problems, named)
+        raise
     except UserError as error:
         raise RefusedError(500, str(error)) from None
+
+
+def _refuse(problems: Mapping[int, str], named: str | None) -> None:
+    """Refuse a request of which some rows cannot be scored; ``named`` is what the list is called, None of one row."""
+    if problems:
+        told = problems_told(problems, named) if named is not None else next(iter(problems.values()))
+        raise RefusedError(422, told, rows=list(problems))
 
 
 def _check_count(count: int, named: str, limits: Limits) -> None:
@@ -304,29 +312,22 @@ def _object(body: Any) -> dict[str, Any]:
     return body
 
 
-def _read(row: Any, name: str, index: int) -> Asked:
-    if not isinstance(row, dict) and name:
-        raise RefusedError(422, f"{name}it is {shown(row)}; it must be a JSON object", rows=[index])
-    with _fields_told(name, [index]):
-        (asked,) = SCORE.read(_object(row))
+def _read(row: Any) -> Asked:
+    if not isinstance(row, dict):
+        raise FieldError(f"it is {shown(row)}; it must be a JSON object")
+    (asked,) = SCORE.read(row)
     return asked
 
 
 @contextmanager
-def _fields_told(name: str = "", rows: Sequence[int] = ()) -> Iterator[None]:
+def _fields_told() -> Iterator[None]:
     """Turn the error of a field into a refusal."""
     try:
         yield
+    except RepliesError as error:
+        raise RefusedError(422, str(error), rows=list(error.problems)) from None
     except FieldError as error:
-        raise RefusedError(422, f"{name}{error}", rows=rows) from None
-
-
-def _numbered(index: int) -> str:
-    return f"[{index}]: "
-
-
-def _alone(_: int) -> str:
-    return ""
+        raise RefusedError(422, str(error)) from None
 
 
 def _tell_refusals(app: FastAPI) -> None:

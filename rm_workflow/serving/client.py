@@ -40,10 +40,10 @@ class RewardFunction:
         score: returns one reward for each row of prompt and response, None where a row cannot be scored.
         name: under which the trainer logs it.
         unscorable: what a completion gets that cannot be scored, as one longer than the reward model's token recipe
-            allows or one that holds a special token. "none" is None: TRL's GRPOTrainer leaves it out of its group's
-            mean and gives it advantage 0, so that it teaches nothing; where another reward function scores it, that one
-            counts. "lowest" is the lowest reward among the others of the call, None if there is none: the policy learns
-            to avoid it. "refuse" raises, which ends the training.
+            allows, one that holds a special token or an empty one. "none" is None: TRL's GRPOTrainer leaves it out of
+            its group's mean and gives it advantage 0, so that it teaches nothing; where another reward function scores
+            it, that one counts. "lowest" is the lowest reward among the others of the call, None if there is none: the
+            policy learns to avoid it. "refuse" raises, which ends the training.
 
     Raises:
         UserError: ``unscorable`` is none of these.
@@ -87,20 +87,24 @@ class RewardFunction:
         Args:
             folder: with a saved reward model, as the ``model`` folder of a checkpoint.
         """
-        from rm_workflow.evaluation.row_verbs import read_conversation
+        from rm_workflow.evaluation.row_verbs import problems_of, problems_told, read_conversation
         from rm_workflow.evaluation.scorer import Scorer
         from rm_workflow.evaluation.steps import aggregate
 
         scorer = Scorer.load(Path(folder), device, precision)
 
         def score(rows: Sequence[Row]) -> Rewards:
-            conversations = [read_conversation(row) for row in rows]
+            problems = problems_of(rows, read_conversation)
+            if problems and unscorable == "refuse":
+                raise UserError(f"completions: {problems_told(problems)}")
+            conversations = [read_conversation(row) for place, row in enumerate(rows) if place not in problems]
             if unscorable == "refuse":
                 return [float(reward) for reward in scorer.score_texts(conversations)[0]]
-            prepared = [row if not row.problem else None for row in scorer.prepare(conversations)]
-            fit = [row for row in prepared if row]
+            prepared = iter([row if not row.problem else None for row in scorer.prepare(conversations)])
+            read = [None if place in problems else next(prepared) for place in range(len(rows))]
+            fit = [row for row in read if row]
             scores = iter(scorer.score_reads([row.input_ids for row in fit], [row.reads for row in fit]))
-            return [aggregate(next(scores)) if row else None for row in prepared]
+            return [aggregate(next(scores)) if row else None for row in read]
 
         return cls(score, name, unscorable)
 

@@ -8,7 +8,7 @@ the memory of the whole process while it lasts.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from rm_workflow.errors import UserError
-from rm_workflow.evaluation.row_verbs import Asked, is_score
+from rm_workflow.evaluation.row_verbs import Asked, is_score, problems_told
 from rm_workflow.evaluation.scorer import Floats, Prepared, Scorer
 from rm_workflow.evaluation.steps import AGGREGATOR, aggregate
 from rm_workflow.models.segments import Ids, num_common
@@ -30,18 +30,12 @@ class RowRefusedError(Exception):
     """Conversations cannot be scored.
 
     Attributes:
-        problem: what is wrong with the first of them, and the mend.
-        indices: 0-based positions among those of their request, at least one.
+        problems: 0-based position among those of their request -> what is wrong, and the mend; at least one.
     """
 
-    def __init__(self, problem: str, indices: Sequence[int]) -> None:
-        super().__init__(problem)
-        self.problem, self.indices = problem, indices
-
-    @property
-    def index(self) -> int:
-        """Return the position of the first."""
-        return self.indices[0]
+    def __init__(self, problems: Mapping[int, str]) -> None:
+        super().__init__(problems_told(problems))
+        self.problems = problems
 
 
 class QueueFullError(Exception):
@@ -188,12 +182,12 @@ class ScoringThread:
             try:
                 of_texts = self.scorer.prepare_rendered(*zip(*job.rendered, strict=True)) if job.rendered else []
             except UserError as error:
-                _fail(job, RowRefusedError(str(error), range(job.size)))
+                _fail(job, RowRefusedError(dict.fromkeys(range(job.size), str(error))))
                 of_texts = []
             job.prepared = [*(next(prepared) for _ in job.asked), *of_texts]
             refused = {index: row.problem for index, row in enumerate(job.prepared) if row.problem}
             if refused:
-                _fail(job, RowRefusedError(next(iter(refused.values())), list(refused)))
+                _fail(job, RowRefusedError(refused))
             job.ids = [np.asarray(row.input_ids, dtype=np.int32) for row in job.prepared]
 
     def _next_batch(self, jobs: Sequence[Job]) -> list[tuple[Job, int]]:

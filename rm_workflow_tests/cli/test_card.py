@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rm_workflow_tests.cli.conftest import Answer
-from rm_workflow_tests.reporting.published import Home, quickstart_home
+from rm_workflow_tests.reporting.published import Home, quickstart_home, without_ranks
 
 Rmw = Callable[..., Answer]
 
@@ -94,7 +94,7 @@ def test_a_report_is_one_file(
 ):
     monkeypatch.setattr("rm_workflow.reporting.html_report._images", lambda evidence: {})
     # The benchmarks of this home have no items.
-    monkeypatch.setattr("rm_workflow.evaluation.standings._ranks", lambda *arguments: {})
+    monkeypatch.setattr("rm_workflow.evaluation.standings._item_sets", without_ranks)
     answer = rmw("report", *target, "-o", "out.html")
     assert answer.code == 0, answer.err
     text = (tmp_path / "out.html").read_text()

@@ -1,6 +1,7 @@
 """``rmw export`` and ``rmw import`` through the real command line."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rm_workflow.artifacts import ArtifactStore, Built, Request
+from rm_workflow.models.importing import model_files
 from rm_workflow_tests.cli.conftest import Answer, Project
 from rm_workflow_tests.evaluation.checkpoints import write_checkpoint
 from rm_workflow_tests.models.test_loading import write_adapter, write_published
@@ -65,9 +68,29 @@ def test_an_imported_model_scores_as_its_folder_and_stands_in_the_lineage(rmw: R
         path.unlink()
     assert score(rmw, "mine_checkpoint", tmp_path) == expected
     lineage = rmw("lineage", "mine_checkpoint").out
-    assert "file:model/model.safetensors" in lineage
+    assert re.search(r"file:model-[0-9a-f]{8}/model.safetensors", lineage)
     assert rmw("verify").code == 0
     assert rmw("lineage", "rebuild").code == 0
+
+
+def test_files_of_two_folders_of_one_name_are_told_apart(tmp_path: Path):
+    folders = [write_checkpoint(tmp_path / name / "model") for name in ("one", "two")]
+    same = {file.name for file in model_files(folders[0], None)}
+    assert {file.name for file in model_files(folders[1], None)} == same
+    (folders[1] / "config.json").write_text((folders[1] / "config.json").read_text() + "\n")
+    assert not same & {file.name for file in model_files(folders[1], None)}
+    assert {file.name.rpartition("/")[0] for file in model_files(folders[0], "org/name")} == {"org/name"}
+
+
+def test_of_two_who_publish_the_same_at_once_one_is_told_that_it_is_there(tmp_path: Path):
+    store = ArtifactStore(tmp_path / "home")
+    request = Request("mine_checkpoint", "checkpoint", "1", {})
+
+    def build_beside_another(out: Path) -> Built:
+        assert not store.materialize(request, lambda out: Built({}), "other").reused
+        return Built({})
+
+    assert store.materialize(request, build_beside_another, "this").reused
 
 
 def test_importing_the_same_files_again_copies_nothing(rmw: Rmw, project: Project, tmp_path: Path):
@@ -98,6 +121,28 @@ def test_a_folder_of_the_home_is_no_model_from_elsewhere(rmw: Rmw, project: Proj
     folder = project.home / "artifacts" / found["checkpoint"].replace("@", "/")
 
     assert "is a checkpoint under RMW_HOME already" in rmw("import", str(folder), "again").error
+
+
+def test_the_card_of_an_imported_model_says_what_is_known_and_that_the_data_are_not(
+    rmw: Rmw, project: Project, tmp_path: Path
+):
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# Model\n")
+    assert rmw("import", str(folder), "mine").code == 0
+
+    answer = rmw("card", "mine_checkpoint")
+
+    assert answer.code == 0, answer.err
+    assert "\nlicense: apache-2.0\n" in answer.out.partition("# mine")[0]
+    for part in (
+        "Trained elsewhere: its data are unknown",
+        "contamination: unknown",
+        "/model.safetensors |",
+        "template",
+    ):
+        assert part in answer.out
+    assert str(tmp_path) not in answer.out
+    assert rmw("card", "mine_checkpoint", "-o", str(tmp_path / "README.md")).code == 0
 
 
 def test_an_adapter_on_a_changed_base_is_imported_anew(rmw: Rmw, project: Project, tmp_path: Path):
@@ -143,8 +188,8 @@ def test_what_is_no_reward_model_or_no_name_is_refused(rmw: Rmw, project: Projec
     assert project.published() == []
 
 
-def test_a_card_of_an_imported_model_is_refused(rmw: Rmw, project: Project, tmp_path: Path):
+def test_an_imported_model_is_neither_pushed_nor_reported_on(rmw: Rmw, project: Project, tmp_path: Path):
     rmw("import", str(write_checkpoint(tmp_path / "model")), "mine")
 
-    for verb in (("card", "mine_checkpoint"), ("push", "mine_checkpoint", "me/mine"), ("report", "mine_checkpoint")):
+    for verb in (("push", "mine_checkpoint", "me/mine"), ("report", "mine_checkpoint")):
         assert "nothing is known of its data and training" in rmw(*verb).error

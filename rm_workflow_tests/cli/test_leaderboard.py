@@ -60,6 +60,37 @@ def test_test_splits_of_other_mixtures_are_not_ranked_together(store: ArtifactSt
     assert [(row["rank"], row["ranked_among"]) for row in board(rmw, "--benchmark", "test")] == [(1, 1), (1, 1)]
 
 
+def test_tables_hold_checkpoints_with_the_same_items(store: ArtifactStore, rmw: Rmw):
+    publish_scores(store, "one", margins(0, 0.0))
+    publish_scores(store, "also_one", margins(1, 0.1))
+    publish_scores(store, "two", margins(2, 2.0), prefix="q")
+
+    rows = board(rmw, "--benchmark", "test")
+    assert [row["recipe"] for row in rows][-1] == "two", "sets of items are not mixed, though it scores highest"
+    assert rows[0]["item_set"] == rows[1]["item_set"] != rows[2]["item_set"]
+    shown = rmw("leaderboard", "--benchmark", "test").out
+    assert shown.index("test: split of also_one, one (items ") < shown.index("test: split of two (items ")
+
+
+def test_a_score_of_few_clean_items_stands_last_without_a_rank(
+    store: ArtifactStore, rmw: Rmw, monkeypatch: pytest.MonkeyPatch
+):
+    publish_scores(store, "many", margins(0, 0.5))
+    publish_scores(store, "more", margins(1, 0.4))
+    publish_scores(store, "one_left", [2.0] * 200, leaked={"test": [f"p{n}" for n in range(1, 200)]})
+
+    *ranked, last = board(rmw, "--benchmark", "test")
+
+    assert (last["recipe"], last["score"], last["n"]) == ("one_left", 1, 1)
+    assert last["rank"] is None
+    assert last["too_few_items"]
+    assert last["ci_low"] < 0.5
+    assert [(row["rank"], row["ranked_among"]) for row in ranked] == [(1, 2), (2, 2)]
+    assert not any(row["too_few_items"] for row in ranked)
+    monkeypatch.setenv("COLUMNS", "250")
+    assert "too few items for a rank (1 independent)" in rmw("leaderboard").out
+
+
 def test_two_checkpoints_of_one_recipe_stand_apart(store: ArtifactStore, rmw: Rmw):
     publish_scores(store, "one", margins(0, 0.0))
     publish_scores(store, "one", margins(1, 2.0))

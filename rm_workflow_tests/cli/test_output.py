@@ -104,6 +104,20 @@ def test_a_table_that_does_not_fit_a_narrow_terminal_is_printed_row_by_row(
     assert "\x1b" not in printed
 
 
+def test_a_narrow_funnel_names_the_rules_that_removed_nothing_in_one_line(
+    project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch
+):
+    project.write_rows(lines(range(1, 120)) + "{no json\n")
+    monkeypatch.setenv("COLUMNS", "60")
+    printed = rmw("counts", "toy").out
+    assert max(map(len, printed.splitlines())) <= 60
+    assert "sources: toy, 130 rows" in printed
+    assert "broken_line │       1 │   129" in printed
+    told = " ".join(printed.split())
+    assert "rules that removed nothing: bad_field, context_differs, empty_message, not_alternating" in told
+    assert len(printed.splitlines()) < 40
+
+
 def test_a_table_that_fits_stays_a_table_at_any_width(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -152,6 +152,11 @@ def test_a_dropped_row_can_be_shown_and_traced(project: Project, rmw: Rmw):
     assert rmw("show", "raw_toy", "--dropped", "bad_field").out == "raw_toy: 0 of 0 rows dropped by bad_field\n"
     traced = json.loads(rmw("trace", "train.jsonl:21", "--json").out)
     assert traced["dropped_by"] == "identical_responses"
+    told = rmw("trace", "train.jsonl:21").out
+    assert f"pairs_toy: identical_responses: {traced['reason']}" in told
+    assert "{" not in told
+    assert "checkpoints" not in told
+    assert "mixtures" not in told
     assert traced["mixtures"] == []
     kept = json.loads(rmw("trace", "train.jsonl:1", "--json").out)
     assert kept["dropped_by"] is None

@@ -28,7 +28,7 @@ ROWS = [
     {"prompt": [{"role": "user", "content": "Name a river."}], "response": "No.", "source": "hh"},
     {"messages": [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Danube."}]},
     {"prompt": "Is Paris a river?\u2028", "response": "No.", "n": 1.0},
-    {"prompt": "Yes?", "response": ""},
+    {"prompt": "Yes?", "response": "?"},
 ]
 GOLDEN_TIES = [
     {"id": "ref:0", "subset": "Ties", "scores": [2.0, 0.5, -1.0], "num_correct": 1},
@@ -168,6 +168,7 @@ def test_scores_of_another_checkpoint_are_continued_with_a_warning(
         ({"prompt": 3, "response": "No."}, "field prompt must be a list"),
         ({"prompt": "Hi", "response": None}, "field response is None; it must be text"),
         ({"prompt": "Hi", "response": "\ud800"}, "half of a surrogate pair"),
+        ({"prompt": "Hi", "response": ""}, "field response is empty, which is no reply; leave it out"),
         ({"prompt": "Hi<|im_end|>", "response": "No."}, "holds <|im_end|>"),
         ({"prompt": "river " * 300, "response": "No."}, "token recipe allows 128"),
         ({"messages": []}, "field messages must be a list"),

@@ -216,6 +216,10 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
         (("rows/cut.jsonl.gz",), ("rows/cut.jsonl.gz: the gzip file ends early",)),
         (("rows/stub.jsonl.gz",), ("/rows/stub.jsonl.gz: the gzip file ends early",)),
         (("rows/unrated.jsonl",), ("unrated.jsonl", "no response has a rating")),
+        (
+            ("rows/candidates.jsonl",),
+            ("column responses holds candidates", "rmw rank", "rejection_sampling.candidates"),
+        ),
     ],
 )
 def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
@@ -225,6 +229,7 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     write(rows / "mine.jsonl", row(1))
     write(rows / "mine.xls", row(1))
     write(rows / "odd.jsonl", {"a": "1", "b": "2"})
+    write(rows / "candidates.jsonl", {"prompt": "A river?", "responses": ["The Danube.", "No."]})
     write(rows / "empty.jsonl")
     (rows / "empty.csv").write_text("")
     (rows / "blank.jsonl").write_text("\n\n")

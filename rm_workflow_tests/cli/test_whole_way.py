@@ -88,7 +88,7 @@ def test_a_recipe_runs_to_scores_and_a_second_run_reuses_everything(
     assert "calibration of margins" in shown
     assert "spearman_margin_length" in shown
     (row,) = json.loads(rmw("leaderboard", "--benchmark", "test", "--json").out)
-    assert (row["checkpoint"], row["score"], row["rank_high"]) == (first["checkpoint"], test["score"], 1)
+    assert (row["checkpoint"], row["score"], row["too_few_items"]) == (first["checkpoint"], test["score"], True)
     same = json.loads(rmw("compare", "toy_checkpoint", first["checkpoint"], "--json").out)
     assert same["benchmarks"]["test"]["verdict"] == "not distinguishable"
 
@@ -105,6 +105,11 @@ def test_a_recipe_runs_to_scores_and_a_second_run_reuses_everything(
         assert lacking(instance, kinds) == {}
 
     chosen = ArtifactStore(tiny_project.home).require("toy_sft_dpo")
+    ranked = rmw("show", "toy_ranked", "-n", "1").out
+    assert "[best] (reward " in ranked
+    assert " ranked prompts" in ranked
+    pairs = json.loads(rmw("show", "toy_sft_dpo", "--json").out)
+    assert all(pair["score_gap"] > 0 and pair["chosen"] != pair["rejected"] for pair in pairs)
     assert [one.asset for one in ArtifactStore(tiny_project.home).inputs_of(chosen)] == ["toy_ranked"]
     assert chosen.facts["sft"] == chosen.facts["dpo"] + chosen.facts["dropped"]["min_gap"] > 0
     assert {"sft.parquet", "dpo.parquet"} <= set(chosen.manifest["files"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from rm_workflow.catalog.loading import BUILT_IN, load_catalog
 from rm_workflow.catalog.models import Source
-from rm_workflow.catalog.schema import FILES
+from rm_workflow.catalog.schema import FILES, REMOVES
 from rm_workflow.checked_catalog import write_schemas
 from rm_workflow.cli.examples import lines as examples
 from rm_workflow.preferences import adapters, rules
@@ -164,7 +164,8 @@ def _yaml(schemas: Mapping[str, str]) -> str:
         "A catalogue is three files of entries by name, and a file for each recipe; yours is merged over the built-in\n"
         "one. `rmw init` and `rmw sources add` write a first line by which editors complete and check keys (JSON\n"
         "schema), and `rmw schema` renews what they offer. Unknown keys are errors. A recipe that `extends` another\n"
-        "may leave out every key; mappings merge, lists and scalars replace, `null` removes.\n"
+        "may leave out every key; mappings merge, lists and scalars replace, `null` removes what the parent has. The\n"
+        "tables say `or null` where null is a value of its own; elsewhere a recipe without a parent may not have it.\n"
     ]
     for file, (written, model) in FILES.items():
         schema = json.loads(schemas[file])
@@ -199,7 +200,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         return schema["$ref"].rpartition("/")[2]
     if "anyOf" in schema:
-        kinds = dict.fromkeys(_kind(form) for form in schema["anyOf"])
+        kinds = dict.fromkeys(_kind(form) for form in schema["anyOf"] if form != REMOVES)
         return " or ".join(kinds)
     kind = schema.get("type", "any")
     if kind == "array":

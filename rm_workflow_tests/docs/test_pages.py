@@ -2,14 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.models import Recipe
 from rm_workflow.preferences import adapters
 from rm_workflow_tests.docs.blocks import PROJECT, documents, name
 from rm_workflow_tests.docs.environment import VARIABLES, names_in_code
-from rm_workflow_tests.docs.pages import COMMAND, pages
+from rm_workflow_tests.docs.pages import COMMAND, REFERENCE, pages
 from rm_workflow_tests.preferences.sources import settings
 
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -19,6 +23,39 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 def test_pages_that_are_made_from_the_code_are_up_to_date():
     stale = [name(path) for path, text in pages().items() if not path.exists() or path.read_text("utf-8") != text]
     assert stale == [], f"renew them: {COMMAND}"
+
+
+def test_null_is_told_of_the_keys_of_a_recipe_that_take_it_and_of_no_other():
+    models = recipe_models()
+    told = re.split("\n### recipe: (\\w+)\n", pages()[REFERENCE / "yaml.md"])
+    wrong = [
+        f"{model}.{key}"
+        for model, text in zip(told[1::2], told[2::2], strict=True)
+        for key, kind in re.findall(r"^\| `(\w+)` \| (.*?) \| ", text, re.MULTILINE)
+        if model in models and ("null" in kind) != takes_null(models[model].model_fields[key])
+    ]
+    assert wrong == []
+
+
+def recipe_models() -> dict[str, type[BaseModel]]:
+    """Return the types that stand in a recipe, by name."""
+    found: dict[str, type[BaseModel]] = {}
+    waiting: list[object] = [Recipe]
+    while waiting:
+        kind = waiting.pop()
+        waiting += get_args(kind)
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ not in found:
+            found[kind.__name__] = kind
+            waiting += [field.annotation for field in kind.model_fields.values()]
+    return found
+
+
+def takes_null(field: FieldInfo) -> bool:
+    try:
+        TypeAdapter(field.annotation).validate_python(None)
+    except ValidationError:
+        return False
+    return True
 
 
 def test_each_environment_variable_that_the_code_reads_is_described_and_no_other():

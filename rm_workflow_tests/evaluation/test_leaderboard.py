@@ -1,6 +1,6 @@
 import numpy as np
 
-from rm_workflow.evaluation.leaderboard import comparable, ranks
+from rm_workflow.evaluation.leaderboard import comparable, num_independent, ranks
 from rm_workflow.evaluation.stored import StoredRows
 
 
@@ -62,6 +62,16 @@ def test_a_rule_that_gives_no_score_gives_no_rank():
 
     assert ranks({"a": StoredRows("rewardbench", rows)}) == {}
     assert ranks({"a": stored(0, 0.8)}, left_out=stored(0, 0.8).rows) == {}
+
+
+def test_on_few_independent_items_nobody_has_a_rank():
+    few = stored(0, 0.8, range(58))
+    for number, row in enumerate(few.rows.values()):
+        row["group"] = number // 2
+
+    assert num_independent(few) == 29
+    assert ranks({"a": few}) == {}
+    assert ranks({"a": stored(0, 0.8, range(30))})["a"].n == 30
 
 
 def test_only_checkpoints_with_the_same_items_are_ranked_together():

@@ -67,6 +67,29 @@ def test_every_prompt_is_ranked_or_dropped_and_the_choice_is_that_of_the_rewards
     assert build_sft_dpo(tmp_path, wide, tmp_path).facts["dropped"] == {"min_gap": 6}
 
 
+def test_a_ranking_that_was_killed_goes_on_from_what_was_written(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rm_workflow.evaluation.parts.SECONDS_A_PART", 0.0)
+    folder = write_checkpoint(tmp_path / "model")
+    asked, work = RejectionSampling(candidates="src"), tmp_path / "work"
+    (tmp_path / "killed").mkdir()
+
+    def kill(done: int, of: int) -> None:
+        if list(work.glob("part-*")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_ranked(raw, FILES, asked, Scorer.load(folder, batch_tokens=64), tmp_path / "killed", kill, work)
+    assert not (tmp_path / "killed" / RANKED).exists()
+    first, again = Scorer.load(folder, batch_tokens=64), Scorer.load(folder, batch_tokens=64)
+    for name, scorer, parts in (("whole", first, None), ("again", again, work)):
+        (tmp_path / name).mkdir()
+        build_ranked(raw, FILES, asked, scorer, tmp_path / name, None, parts)
+    assert again.num_computed < first.num_computed
+    assert pq.read_table(tmp_path / "again" / RANKED).equals(pq.read_table(tmp_path / "whole" / RANKED))
+
+
 def test_the_choice_of_candidates_and_prompts_is_that_of_their_content(raw: Path, scorer: Scorer, tmp_path: Path):
     asked = RejectionSampling(candidates="src", n=2, num_prompts=3)
     found = []

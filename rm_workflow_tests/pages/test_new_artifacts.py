@@ -33,9 +33,9 @@ def test_an_empty_home_says_what_to_run(store: ArtifactStore, client: TestClient
 
 
 def test_new_scores_stand_on_the_leaderboard_at_once(store: ArtifactStore, client: TestClient):
-    publish_scores(store, "first", [1.0, 1.0, -1.0, 1.0])
+    publish_scores(store, "first", [1.0, 1.0, -1.0, 1.0] * 15)
     assert "1 of 1" in words(shown(client, addresses.START))
-    publish_scores(store, "second", [1.0, 1.0, 1.0, 1.0])
+    publish_scores(store, "second", [1.0] * 60)
     text = words(shown(client, addresses.START))
     assert text.index("second_checkpoint") < text.index("first_checkpoint")
     assert "of 2" in text

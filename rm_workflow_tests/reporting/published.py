@@ -17,6 +17,7 @@ from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Catalog, Recipe
 from rm_workflow.evaluation.benchmarks import best_of_n
 from rm_workflow.evaluation.scores import TEST_PAIRS
+from rm_workflow.evaluation.standings import ItemSet
 from rm_workflow.keys import content_id
 from rm_workflow.models.tokens import CHATML
 from rm_workflow.reporting.evidence import Evidence, about_recipe
@@ -379,3 +380,8 @@ def best_of_n_result() -> dict[str, Any]:
     result = best_of_n.aggregate(rows)
     headline = {**result["best_of_n_score"], "contamination": "clean"}
     return {"scoring": "best_of_n", "headline": headline, **result}
+
+
+def without_ranks(store: ArtifactStore, benchmark: str, entries: Mapping[str, Any]) -> list[ItemSet]:
+    """Return what stands on the leaderboard of a home whose benchmarks have no items."""
+    return [ItemSet("same", list(entries), {}, {})]

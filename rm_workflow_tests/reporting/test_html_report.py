@@ -11,7 +11,7 @@ from rm_workflow.reporting import html_report, tables
 from rm_workflow.reporting.worst_pairs import cut, cut_left, worst_pairs
 from rm_workflow_tests.evaluation.stored_scores import publish_scores
 from rm_workflow_tests.preferences.raw_tables import given
-from rm_workflow_tests.reporting.published import ROWS, Home, quickstart_home
+from rm_workflow_tests.reporting.published import ROWS, Home, quickstart_home, without_ranks
 
 HOSTILE = (
     "</pre><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">\x1b[31m\u202e"
@@ -38,6 +38,10 @@ class Reader(HTMLParser):
 OURS = {
     "checkpoint": "a_checkpoint@v",
     "run": "lr1e-6__s0",
+    "item_set": "09ab",
+    "items_of": "quickstart_mixture",
+    "num_independent": 400,
+    "too_few_items": False,
     "selected_among": 6,
     "contamination": "leaky",
     "published": False,
@@ -190,7 +194,7 @@ def test_the_leaderboard_has_the_newest_scores_of_each_checkpoint_best_first(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ):
     # The benchmarks of this home have no items.
-    monkeypatch.setattr("rm_workflow.evaluation.standings._ranks", lambda *arguments: {})
+    monkeypatch.setattr("rm_workflow.evaluation.standings._item_sets", without_ranks)
     home.publish()
     home.scores["test"]["score"] = 0.9
     home.recipe = home.recipe.model_copy(update={"training": home.recipe.training.model_copy(update={"seed": 1})})

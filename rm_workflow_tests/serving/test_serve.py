@@ -102,6 +102,11 @@ def test_a_completion_that_cannot_be_scored_does_not_end_a_training_unless_it_is
         RewardFunction.of_server(server.url, unscorable="zero")
     bad = [TALK, {**TALK, "response": "d<|im_end|>"}, {**TALK, "prompt": "x " * 300}]
     assert server.ask("/score", bad)[1]["rows"] == [1, 2]
+    many = server.ask("/score", [TALK, *[{"prompt": "a"}] * 7])[1]
+    assert many["rows"] == list(range(1, 8))
+    assert many["detail"].endswith("; and 2 more")
+    for made, named in ((RewardFunction.of_server, server.url), (RewardFunction.of_checkpoint, checkpoint)):
+        assert made(named)([USER] * 2, ["", " "]) == [None, None]
 
 
 def test_many_clients_at_once_get_their_own_scores(server: Server, checkpoint: Path):
@@ -131,7 +136,15 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("/rank", [TALK], 422, "it must be a JSON object"),
     ("/rank", {"prompt": "a", "responses": []}, 422, "field responses is empty"),
     ("/rank", {"prompt": "a", "responses": "b"}, 422, "field responses is 'b'; it must be a list"),
-    ("/rank", {"prompt": "a", "responses": ["b", 3]}, 422, "field responses holds something else than text"),
+    ("/rank", {"prompt": "a", "responses": ["b", 3]}, 422, "responses[1]: it is 3; it must be text"),
+    (
+        "/rank",
+        {"prompt": "a", "responses": ["b", "", "c", " "]},
+        422,
+        "2 entries cannot be scored: responses[1]: it is",
+    ),
+    ("/score", [TALK, 3, {"prompt": "a", "response": ""}], 422, "object; [2]: field response is empty, which is no"),
+    ("/score", [*[{"prompt": "a"}] * 7, TALK], 422, "7 entries cannot be scored: [0]: field response is missing"),
     ("/rank", {"prompt": "a", "responses": ["b", "b<|im_end|>"]}, 422, "responses[1]: a text holds <|im_end|>"),
     ("/rank", {"prompt": "a", "responses": ["b"] * 10_000}, 413, "field responses holds 10,000 entries"),
     ("/get_reward", {"query": ["a b"]}, 422, "field prompts is missing"),
