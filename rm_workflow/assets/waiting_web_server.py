@@ -33,7 +33,10 @@ def told(listening: socket.socket) -> list[str] | None:
 
 
 def main() -> None:
-    """Load, wait, and serve as told."""
+    """Load, wait, and serve as told.
+
+    Ends without Python's own shutdown, where DuckDB's bindings print pages about leaks.
+    """
     # Who presses Ctrl-C meanwhile sees no traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from rm_workflow.assets import web_server
@@ -41,8 +44,15 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         arguments = told(listening)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if arguments is not None:
-        web_server.serve(arguments)
+    code = 0
+    try:
+        if arguments is not None:
+            web_server.serve(arguments)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ process loads that code meanwhile and waits for its arguments (``WaitingServer``
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import click
 from dagster._cli import dev
 from dagster._utils.warnings import SupersessionWarning
 from dagster_shared.ipc import open_ipc_subprocess
@@ -56,6 +58,9 @@ def serve(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: of ``dagster dev``.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted before it served.
     """
     server = WaitingServer()
 
@@ -65,10 +70,15 @@ def serve(arguments: Sequence[str]) -> None:
         server.start(command[command.index(DAGSTERS_SERVER) + 1 :], options["pass_fds"])
         return server.process
 
+    # Dagster prints its lines itself; the command line would print them once more.
+    logging.getLogger("dagster").propagate = False
     # Dagster would have people call its other program, which starts no guarded server.
     warnings.filterwarnings("ignore", category=SupersessionWarning)
     dev.open_ipc_subprocess = start  # type: ignore[attr-defined, assignment]
     try:
         dev.dev_command.main(list(arguments), prog_name="dagster dev", standalone_mode=False)
+    except click.Abort:
+        # Ctrl-C before Dagster watches for it.
+        raise KeyboardInterrupt from None
     finally:
         server.end()
