@@ -17,6 +17,7 @@ from benchmarks import (
     sweeps,
     training_memory,
     training_states,
+    web_ui,
 )
 
 if __name__ == "__main__":
@@ -29,6 +30,7 @@ if __name__ == "__main__":
     training_memory.main()
     scoring.main()
     serving.main()
+    web_ui.main()
     solutions.main()
     sweeps.main()
     contamination.main()

@@ -4,9 +4,10 @@ Adapters, rules and scoring rules are known only here, above where YAML is read.
 """
 
 import json
+import logging
 from pathlib import Path
 
-from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.loading import load_catalog, resolve_recipe
 from rm_workflow.catalog.models import Catalog, PairSet, Source
 from rm_workflow.catalog.schema import Known, schemas
 from rm_workflow.durable_files import replaced
@@ -17,17 +18,27 @@ from rm_workflow.preferences.adapters import check_gives_pairs, check_source
 from rm_workflow.preferences.pairs import check_pair_set
 from rm_workflow.settings import Settings
 
+logger = logging.getLogger("rm_workflow")
 
-def load_checked_catalog(settings: Settings, extra_recipe: Path | None = None) -> Catalog:
+
+def load_checked_catalog(settings: Settings, extra_recipe: Path | None = None, wanted: str | None = None) -> Catalog:
     """Read the catalogue and check that every source, every rule and every benchmark can be run.
+
+    Recipes with a mistake are left out, each with a warning.
 
     Args:
         extra_recipe: a recipe file outside the catalogue, see ``load_catalog``.
+        wanted: the recipe that all is about, by its name or its file; no warning is given where it is left out itself.
 
     Raises:
-        UserError: the first problem found, with file and line.
+        UserError: the first problem found outside of recipes or in the one that is wanted, with file and line.
     """
-    return load_catalog(settings, extra_recipe, check_source, _check_pair_set, check_benchmark)
+    catalog = load_catalog(settings, extra_recipe, check_source, _check_pair_set, check_benchmark)
+    if wanted is not None:
+        resolve_recipe(catalog, wanted)
+    for sentence in catalog.refused.values():
+        logger.warning("warning: this recipe is left out: %s", sentence)
+    return catalog
 
 
 def _check_pair_set(name: str, pair_set: PairSet, source: Source) -> None:

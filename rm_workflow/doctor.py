@@ -189,7 +189,8 @@ def schedules(settings: Settings) -> Finding:
         alive = bool(statuses) and all(status.healthy for status in statuses.values() if status.required)
     if not on:
         return Finding("schedules", "ok", "none is switched on")
-    gone = without_recipe(on, load_checked_catalog(settings).recipes)
+    catalog = load_checked_catalog(settings)
+    gone = without_recipe(on, {*catalog.recipes, *catalog.refused})
     if gone:
         mend = "put the recipe back into the catalogue, or leave it: without one nothing is asked for"
         return Finding("schedules", "warning", f"{', '.join(gone)}: switched on, but the recipe is gone", mend)

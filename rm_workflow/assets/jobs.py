@@ -13,6 +13,7 @@ import dagster as dg
 from rm_workflow.assets.access import recipe_tags
 from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.pages import addresses
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -55,5 +56,5 @@ def _job(recipe: Recipe, name: str, planned: Sequence[Planned], description: str
         selection=dg.AssetSelection.assets(*dict.fromkeys(p.asset for p in planned)),
         config={**IN_PROCESS, **UNCHANGED},
         tags=recipe_tags(recipe),
-        description=description,
+        description=f"{description} [Its data, runs and scores]({addresses.recipe(recipe.name)})",
     )

@@ -1,12 +1,10 @@
-"""Dagster's web server with our lineage pages, for requests of its own pages only.
+"""Dagster's web server with our lineage pages, for requests of its own pages only; ``waiting_web_server`` runs it."""
 
-``python -m rm_workflow.assets.web_server`` takes the arguments of ``dagster-webserver``; ``web_ui`` starts it.
-"""
-
+from collections.abc import Sequence
 from typing import Any
 
 import dagster_webserver.app
-from dagster_webserver.cli import main
+from dagster_webserver.cli import cli
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
@@ -27,7 +25,12 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
         return [*routes(), *super().build_routes()]  # type: ignore[no-untyped-call]
 
 
-if __name__ == "__main__":
+def serve(arguments: Sequence[str]) -> None:
+    """Serve until the process is interrupted.
+
+    Args:
+        arguments: of ``dagster-webserver``.
+    """
     # Dagster has no option for it.
     dagster_webserver.app.DagsterWebserver = GuardedWebserver  # type: ignore[attr-defined]
-    main()  # type: ignore[no-untyped-call]
+    cli(list(arguments), auto_envvar_prefix="DAGSTER_WEBSERVER")

@@ -6,6 +6,8 @@ An entry of the user's folder replaces the built-in entry of the same name whole
     extends: quickstart
     training: {learning_rate: 2e-4}      # mappings merge by key; lists and scalars replace
     mixture: {sample: null}              # null removes
+
+A mistake in a recipe stops that recipe and those that extend it (``Catalog.refused``), no other.
 """
 
 import math
@@ -66,7 +68,10 @@ NAME_FIELDS = ("name", "extends")
 TEXT_FILES: tuple[KeyPath, ...] = (("mixture", "decontaminate_files"), ("mixture", "guard", "boilerplate_files"))
 NAME = re.compile(r"[a-z0-9_]{1,64}")
 
-Recipes = dict[str, Document]
+# Beginning of the names of assets -> the recipe whose they are, and an id of what they are made from.
+AssetNames = dict[str, tuple[str, str]]
+# The files of recipes by name; one that cannot be read is the sentence that tells why.
+Recipes = dict[str, Document | UserError]
 
 
 def load_catalog(
@@ -84,8 +89,11 @@ def load_catalog(
         check_pair_set: the same for a pair set, its rules and its source.
         check_benchmark: the same for a benchmark and its scoring rule.
 
+    Returns:
+        the catalogue; a recipe of it with a mistake stands under ``refused``.
+
     Raises:
-        UserError: the first problem found, with file, line and key path.
+        UserError: the first problem found outside of the catalogue's recipes, with file, line and key path.
     """
     folders = _folders(settings)
     # A source is written before its pair set (catalog/entries.py): read the other way round, none is met without it.
@@ -93,12 +101,11 @@ def load_catalog(
     sources = _entries(folders, "sources.yaml")
     benchmarks = _entries(folders, "benchmarks.yaml")
     recipes = _recipe_documents(folders, extra_recipe)
-    resolved = {name: _resolved(name, recipes) for name in recipes}
     catalog = Catalog(
         sources={name: _typed(Source, "source", name, entry) for name, entry in sources.items()},
         pair_sets={name: _typed(PairSet, "pair set", name, entry) for name, entry in pair_sets.items()},
         benchmarks={name: _typed(Benchmark, "benchmark", name, entry) for name, entry in benchmarks.items()},
-        recipes={name: _typed(Recipe, "recipe", name, entry) for name, entry in resolved.items()},
+        recipes={},
     )
     if TEST in benchmarks:
         raise UserError(
@@ -119,31 +126,51 @@ def load_catalog(
         for name, benchmark in catalog.benchmarks.items():
             with _told_at(benchmarks[name].origin(())):
                 check_benchmark(name, benchmark)
-    for name, recipe in catalog.recipes.items():
-        _check_references(recipe, catalog, resolved[name])
-    _check_asset_names(catalog, resolved)
-    return catalog
+    usable: dict[str, Recipe] = {}
+    refused: dict[str, str] = {}
+    taken: AssetNames = {}
+    for name in recipes:
+        try:
+            usable[name] = _checked_recipe(name, recipes, catalog, taken)
+        except UserError as error:
+            refused[name] = str(error)
+    outside = _recipe_document(extra_recipe).data["name"] if extra_recipe else None
+    if outside in refused:
+        raise UserError(refused[outside])
+    return catalog.model_copy(update={"recipes": usable, "refused": refused})
 
 
-def _check_asset_names(catalog: Catalog, resolved: Mapping[str, Document]) -> None:
-    """Refuse two mixtures or tokens, of one recipe or of two, whose assets would be called alike.
+def _checked_recipe(name: str, recipes: Recipes, catalog: Catalog, taken: AssetNames) -> Recipe:
+    """Return a recipe whose every name is in the catalogue, and note the names of its assets."""
+    resolved = _resolved(name, recipes)
+    recipe = _typed(Recipe, "recipe", name, resolved)
+    _check_references(recipe, catalog, resolved)
+    taken |= _asset_names(recipe, resolved, taken)
+    return recipe
+
+
+def _asset_names(recipe: Recipe, document: Document, taken: AssetNames) -> AssetNames:
+    """Return the names of a recipe's mixtures and tokens; refuse two whose assets would be called alike.
+
+    Args:
+        taken: those of other recipes.
 
     Raises:
         UserError: with both recipes, and what to rename.
     """
-    taken: dict[str, tuple[str, str]] = {}
-    for name, recipe in catalog.recipes.items():
-        with _told_at(resolved[name].origin(("sweep",))):
-            runs = runs_of(recipe) or {name: recipe}
-        for run in runs.values():
-            made_from = content_id([run.data_name, run.base])
-            other, theirs = taken.setdefault(run.tokens_name, (name, made_from))
-            if (other, theirs) != (name, made_from):
-                where = resolved[name].origin(("sweep",))
-                raise UserError(
-                    f"{where}: recipe '{name}': its assets {run.tokens_name}_... are called like those of recipe "
-                    f"'{other}'; rename an entry of sweep.data or sweep.base, or the recipe"
-                )
+    where = document.origin(("sweep",))
+    with _told_at(where):
+        runs = runs_of(recipe) or {recipe.name: recipe}
+    own: AssetNames = {}
+    for run in runs.values():
+        named = (recipe.name, content_id([run.data_name, run.base]))
+        other = taken.get(run.tokens_name) or own.setdefault(run.tokens_name, named)
+        if other != named:
+            raise UserError(
+                f"{where}: recipe '{recipe.name}': its assets {run.tokens_name}_... are called like those of recipe "
+                f"'{other[0]}'; rename an entry of sweep.data or sweep.base, or the recipe"
+            )
+    return own
 
 
 @contextmanager
@@ -191,6 +218,8 @@ def resolve_recipe(catalog: Catalog, name_or_path: str) -> Recipe:
     """
     if not is_recipe_path(name_or_path):
         name = name_or_path.replace("-", "_")
+        if name in catalog.refused:
+            raise UserError(catalog.refused[name])
         if name not in catalog.recipes:
             raise UserError(
                 f"recipe '{name_or_path}' is not in the catalogue ({nearest(name, catalog.recipes)}); "
@@ -200,8 +229,9 @@ def resolve_recipe(catalog: Catalog, name_or_path: str) -> Recipe:
     document = _recipe_document(user_path(name_or_path))
     name = document.data["name"]
     # A recipe of the catalogue is resolved already, so that it stands here as one without a parent.
-    parents = {n: _as_document(recipe.model_copy(update={"extends": None})) for n, recipe in catalog.recipes.items()}
-    resolved = _resolved(name, {**parents, name: document})
+    usable = {n: _as_document(recipe.model_copy(update={"extends": None})) for n, recipe in catalog.recipes.items()}
+    refused = {n: UserError(sentence) for n, sentence in catalog.refused.items()}
+    resolved = _resolved(name, {**usable, **refused, name: document})
     recipe = _typed(Recipe, "recipe", name, resolved)
     _check_references(recipe, catalog, resolved)
     return recipe
@@ -314,13 +344,12 @@ def _recipe_documents(folders: list[Path], extra: Path | None) -> Recipes:
     for folder in folders:
         here: Recipes = {}
         for path in sorted((folder / "recipes").glob("*.yaml")):
-            document = _recipe_document(path)
-            name = document.data["name"]
-            if name in here:
-                raise UserError(
-                    f"{document.origin(('name',))}: recipe '{name}' is in {here[name].origin(()).file} too; rename one"
-                )
-            here[name] = document
+            name, document = _named_recipe(path)
+            first = here.get(name)
+            if isinstance(first, Document) and isinstance(document, Document):
+                other = first.origin(()).file
+                document = UserError(f"{document.origin(('name',))}: recipe '{name}' is in {other} too; rename one")
+            here[name] = first if isinstance(first, UserError) else document
         recipes.update(here)
     if extra:
         document = _recipe_document(extra)
@@ -328,10 +357,23 @@ def _recipe_documents(folders: list[Path], extra: Path | None) -> Recipes:
     return recipes
 
 
+def _named_recipe(path: Path) -> tuple[str, Document | UserError]:
+    """Return the name of a recipe and its file, or why it cannot be read; its file then names it."""
+    try:
+        document = _recipe_document(path)
+    except UserError as error:
+        return _name_by_file(path), error
+    return document.data["name"], document
+
+
+def _name_by_file(path: Path) -> str:
+    return path.stem.replace("-", "_")
+
+
 def _recipe_document(path: Path) -> Document:
     """Read a recipe file; a recipe without ``name`` is named by its file."""
     document = read_yaml(path)
-    name = document.data.get("name", path.stem.replace("-", "_"))
+    name = document.data.get("name", _name_by_file(path))
     if not isinstance(name, str):
         raise UserError(f"{document.origin(('name',))}: name must be text, not {dump_value(name)}")
     named_by: dict[KeyPath, Origin] = {("name",): Origin(document.origin(()).file)}
@@ -357,8 +399,7 @@ def _absolute(path: Any, folder: Path) -> Any:
 def _chain(name: str, recipes: Recipes) -> list[str]:
     """Return the names from a recipe to its last parent."""
     chain = [name]
-    while (parent := recipes[chain[-1]].data.get("extends")) is not None:
-        document = recipes[chain[-1]]
+    while (parent := (document := _readable(chain[-1], recipes)).data.get("extends")) is not None:
         where = f"{document.origin(('extends',))}: recipe '{chain[-1]}'"
         if parent == chain[-1]:
             raise UserError(
@@ -372,16 +413,25 @@ def _chain(name: str, recipes: Recipes) -> list[str]:
             raise UserError(f"{where}: extends must be the name of one recipe, not {dump_value(parent)}")
         if parent not in recipes:
             raise UserError(f"{where}: extends: recipe '{parent}' is not in the catalogue ({nearest(parent, recipes)})")
+        if isinstance(recipes[parent], UserError):
+            raise UserError(f"{where}: extends: recipe '{parent}' cannot be used: {recipes[parent]}")
         chain.append(parent)
     return chain
 
 
+def _readable(name: str, recipes: Recipes) -> Document:
+    found = recipes[name]
+    if isinstance(found, UserError):
+        raise UserError(str(found))
+    return found
+
+
 def _resolved(name: str, recipes: Recipes) -> Document:
     chain = _chain(name, recipes)
-    document = recipes[chain[-1]]
+    document = _readable(chain[-1], recipes)
     for child in reversed(chain[:-1]):
         without_name = {key: value for key, value in document.data.items() if key not in NAME_FIELDS}
-        document = merge(Document(without_name, document.origins), recipes[child])
+        document = merge(Document(without_name, document.origins), _readable(child, recipes))
     return document
 
 

@@ -1,6 +1,7 @@
 """``rmw recipes`` and ``rmw plan``: what exists and what it will cost; nothing is run."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,13 +17,13 @@ from rm_workflow.catalog.loading import (
     recipe_with_origins,
     resolve_recipe,
 )
-from rm_workflow.catalog.models import Catalog, Recipe
+from rm_workflow.catalog.models import TEST, Catalog, Recipe
 from rm_workflow.catalog.sweeps import check_overrides, runs_of
 from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.cli.output import print_json, print_table
 from rm_workflow.cli.run import JsonOption, RecipeArgument, run_hint
 from rm_workflow.settings import Settings, load_settings, user_path
-from rm_workflow.training.plan import DEVICES, GB, plan
+from rm_workflow.training.plan import DEVICES, GB, device_name, plan
 from rm_workflow.training.sweep_plan import most, plan_of_sweep
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ def register(app: typer.Typer) -> None:
 
 def recipes_command(json_: JsonOption = False) -> None:
     """List the recipes of the catalogue."""
-    recipes = load_checked_catalog(load_settings()).recipes
+    catalog = load_checked_catalog(load_settings())
+    recipes = catalog.recipes.values()
     if json_:
-        print_json([recipe_summary(recipe) for recipe in recipes.values()])
+        print_json([recipe_summary(recipe) for recipe in recipes])
         return
-    print_table("recipes", [recipe.model_dump(include=LISTED) for recipe in recipes.values()])
+    refused = [{"name": name, "description": f"cannot be used: {why}"} for name, why in catalog.refused.items()]
+    print_table("recipes", [*(recipe.model_dump(include=LISTED) for recipe in recipes), *refused])
 
 
 def recipe_summary(recipe: Recipe) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def plan_command(
             "the recipe is printed as YAML or the plan as JSON; leave one out", param_hint="--yaml"
         )
     settings = load_settings()
-    catalog = load_checked_catalog(settings, user_path(recipe) if is_recipe_path(recipe) else None)
+    catalog = load_checked_catalog(settings, user_path(recipe) if is_recipe_path(recipe) else None, recipe)
     overrides = parse_overrides(set_ or [])
     if yaml:
         typer.echo(recipe_with_origins(settings, recipe, overrides), nl=False)
@@ -88,7 +91,11 @@ def _planned(recipe: Recipe, catalog: Catalog, settings: Settings, device: str |
     planned = plan(recipe, catalog, settings, counted, device, keys, counted_tokens(recipe, catalog, settings))
     if planned["device_memory_gb"] is None:
         planned["device_memory_gb"] = machine_memory_gb()
-    return planned
+    return {
+        **planned,
+        "num_test_pairs": counted_test_pairs(recipe, catalog, settings),
+        "scoring_hours": measured_scoring_hours(recipe, catalog, settings, planned["device"]),
+    }
 
 
 def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
@@ -101,6 +108,35 @@ def counted_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int |
             unit = "train_prompts_per_epoch" if recipe.training.batch_unit == "prompts" else "train_per_epoch"
             return artifact.facts.get(unit)
     return None
+
+
+def counted_test_pairs(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
+    """Return the pairs of the recipe's own test split that will be scored, None where they are not counted yet."""
+    if TEST not in recipe.evaluation.evaluate_on:
+        return 0
+    flow, store = Flow(catalog), ArtifactStore(settings.home)
+    made = flow.tokens(recipe).latest(store) or flow.mixture(recipe).latest(store)
+    most = recipe.evaluation.max_test_pairs
+    counted: int | None = made.facts.get("test") if made else None
+    return counted if counted is None or most is None else min(counted, most)
+
+
+def measured_scoring_hours(recipe: Recipe, catalog: Catalog, settings: Settings, device: str) -> float | None:
+    """Return how long the latest scoring of the same run took on this machine's device, None where there was none.
+
+    That a recipe's training has changed since makes no difference; other benchmarks would.
+
+    Args:
+        device: a name of ``DEVICES``, for which the plan is made; of another one nothing was measured here.
+    """
+    planned = Flow(catalog).scores(recipe)
+    latest = ArtifactStore(settings.home).latest(planned.asset, partition=planned.partition)
+    if latest is None or latest.facts["num_continued"] or device != device_name(None, settings):
+        return None
+    kind = "cpu" if device == "cpu" else "cuda"
+    then, now = latest.manifest["parameters"], recipe.evaluation
+    same = then["evaluate_on"] == now.evaluate_on and then["max_test_pairs"] == now.max_test_pairs
+    return latest.facts["seconds"] / 3600 if same and latest.facts["device"] == kind else None
 
 
 def counted_tokens(recipe: Recipe, catalog: Catalog, settings: Settings) -> int | None:
@@ -140,6 +176,8 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     else:
         asked = planned["rejection_sampling"].items()
         shown["rejection_sampling"] = [f"{name} {'all' if one is None else _text(one)}" for name, one in asked]
+    shown["training time"] = _time(shown.pop("hours"))
+    shown["scoring time"] = _time(shown.pop("scoring_hours"))
     if planned["num_blocks"] is None:
         del shown["num_blocks"], shown["num_samples"]
     if planned["num_processes"] == 1:
@@ -148,9 +186,15 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
         shown["memory_parts_gb"] = [f"{name} {size:g}" for name, size in planned["memory_parts_gb"].items() if size]
     print_table(f"plan of {planned['recipe']}", [{"": key, "value": _text(shown[key])} for key in shown])
     if by_run:
-        print_table("each run", [{key: _text(value) for key, value in run.items()} for run in by_run])
+        print_table("each run", [_shown_run(run) for run in by_run])
     notes = [f"Licences: {licences['summary']}."]
-    notes += ["num_tokens, memory_gb and hours are estimates; their formulas stand in rm_workflow/training/plan.py."]
+    notes += [
+        "num_tokens, memory_gb and training time are estimates; their formulas stand in rm_workflow/training/plan.py."
+    ]
+    if planned["scoring_hours"] is None:
+        notes.append("How long scoring takes is known after the first run on such a device.")
+    else:
+        notes.append("Scoring time is that of the last run.")
     if planned["num_blocks"] is not None and not by_run:
         share = planned["num_samples"] * planned["epochs"] / planned["num_steps"]
         notes.append(
@@ -175,6 +219,18 @@ def _print_plan(planned: dict[str, Any], recipe: Recipe, hint: str) -> None:
     console = Console()
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)  # a command in it can be copied
+
+
+def _shown_run(run: Mapping[str, Any]) -> dict[str, str]:
+    times = {"training time": _time(run["hours"]), "scoring time": _time(run["scoring_hours"])}
+    return {**{key: _text(value) for key, value in run.items() if key not in ("hours", "scoring_hours")}, **times}
+
+
+def _time(hours: float | None) -> str:
+    """Return a time in hours, or minutes below an hour."""
+    if hours is None:
+        return "not known"
+    return f"{hours:,.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"
 
 
 def _text(value: Any) -> str:

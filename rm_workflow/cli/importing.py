@@ -60,7 +60,8 @@ def _asset(name: str, settings: Settings) -> str:
     plain = name.replace("-", "_").removesuffix(f"_{KIND}")
     if not NAME.fullmatch(plain):
         raise UserError(f"NAME {name!r}: take small letters, digits and _, a letter first")
-    if plain in load_catalog(settings).recipes:
+    catalog = load_catalog(settings)
+    if plain in {*catalog.recipes, *catalog.refused}:
         raise UserError(f"NAME {name!r} is a recipe, whose own checkpoint has this name; take another one")
     return f"{plain}_{KIND}"
 

@@ -219,7 +219,7 @@ def begin_recipe(settings: Settings, name: str, extends: str, data: Sequence[str
     with locked_catalog(folder):
         catalog = load_checked_catalog(settings)
         path = folder / "recipes" / f"{plain}.yaml"
-        if plain in catalog.recipes or path.exists():
+        if plain in {*catalog.recipes, *catalog.refused} or path.exists():
             raise UserError(f"recipe '{plain}' is in the catalogue already; choose another name")
         parent = _parent(catalog, extends)
         told = f"On {', '.join(data)}, else as {parent.name}" if data else f"As {parent.name}"
@@ -228,7 +228,7 @@ def begin_recipe(settings: Settings, name: str, extends: str, data: Sequence[str
         path.parent.mkdir(exist_ok=True)
         write_whole(path, editor_line(settings, "recipe.json", path.parent) + _recipe_text(plain, parent, values))
         try:
-            catalog = load_checked_catalog(load_settings())
+            catalog = load_checked_catalog(load_settings(), wanted=plain)
         except UserError:
             path.unlink()
             raise

@@ -1,6 +1,7 @@
 """The ``rmw`` command: registers the groups of verbs and turns errors into one sentence."""
 
 import errno
+import importlib
 import logging
 import os
 import sys
@@ -52,43 +53,46 @@ def _common(
     pass
 
 
-@cache
-def _register() -> None:
-    """Add all verbs, once: a verb that is added again makes each later call in the same process slower."""
-    from rm_workflow.cli import (
-        aggregate,
-        audit,
-        card,
-        catalog,
-        compare,
-        doctor,
-        evaluate,
-        examples,
-        export,
-        gc,
-        importing,
-        init,
-        inspect,
-        leaderboard,
-        overlap,
-        push,
-        questions,
-        report,
-        run,
-        score,
-        serve,
-        sources,
-        sweep,
-        ui,
-        verify,
-    )
+# Each module of verbs with the verbs that it registers, in the order in which ``--help`` lists them.
+VERBS = {
+    "init": ("init", "schema"),
+    "catalog": ("recipes", "plan"),
+    "sources": ("sources",),
+    "run": ("run", "counts"),
+    "overlap": ("overlap",),
+    "audit": ("audit",),
+    "inspect": ("show", "lineage", "trace"),
+    "score": ("score", "rank", "filter"),
+    "aggregate": ("aggregate",),
+    "evaluate": ("evaluate",),
+    "compare": ("compare",),
+    "leaderboard": ("leaderboard",),
+    "sweep": ("runs", "promote", "rollback"),
+    "questions": ("funnel", "history", "diff", "shared", "worst"),
+    "export": ("export",),
+    "importing": ("import",),
+    "card": ("card",),
+    "report": ("report",),
+    "push": ("push",),
+    "doctor": ("doctor",),
+    "verify": ("verify",),
+    "gc": ("gc",),
+    "ui": ("ui",),
+    "serve": ("serve",),
+}
 
-    groups = (
-        *(init, catalog, sources, run, overlap, audit, inspect, score, aggregate, evaluate, compare, leaderboard),
-        *(sweep, questions, export, importing, card, report, push, doctor, verify, gc, ui, serve),
-    )
-    for group in groups:
-        group.register(app)
+
+@cache
+def _register(verb: str | None = None) -> None:
+    """Add the verbs of one verb's module, or all where it is none; a process does so once.
+
+    To load all takes a second more than to load one; a verb that is added again makes each later call slower.
+    """
+    from rm_workflow.cli import examples
+
+    modules = [module for module, verbs in VERBS.items() if verb in verbs] or VERBS
+    for module in modules:
+        importlib.import_module(f"rm_workflow.cli.{module}").register(app)
     examples.add_to(app)
 
 
@@ -99,7 +103,7 @@ def console() -> None:
     """
     code = 0
     try:
-        main()
+        main(sys.argv[1] if len(sys.argv) > 1 else None)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     sys.stdout.flush()
@@ -107,8 +111,12 @@ def console() -> None:
     os._exit(code)
 
 
-def main() -> None:
-    """Run the command line; exit 0 on success, 2 for wrong usage, 1 for all else."""
+def main(verb: str | None = None) -> None:
+    """Run the command line; exit 0 on success, 2 for wrong usage, 1 for all else.
+
+    Args:
+        verb: the only one whose module need be loaded, where the process runs no other; None loads all.
+    """
     wait_without_spinning()
     # transformers draws a bar for each file it loads; our own lines say what is being done. Its GGUF reader heeds no
     # other switch than this one, which tqdm reads when it is imported.
@@ -118,7 +126,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("rm_workflow").setLevel(logging.INFO)
     try:
-        _register()
+        _register(verb)
         # typer turns Ctrl-C and typer.Exit into a code that it returns.
         code = app(prog_name=app.info.name, standalone_mode=False)
         if code == INTERRUPTED:

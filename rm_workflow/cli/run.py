@@ -129,7 +129,7 @@ def counts_command(
 def load_recipe(recipe: str) -> tuple[Settings, Catalog, Recipe]:
     """Return the settings, the checked catalogue and the recipe that a name or a file means."""
     settings = load_settings()
-    catalog = load_checked_catalog(settings)
+    catalog = load_checked_catalog(settings, wanted=recipe)
     resolved = resolve_recipe(catalog, recipe)
     return settings, catalog, resolved
 

@@ -103,6 +103,10 @@ def runs_command(
         told = {"runs": rows, "seeds": seeds, "attribution": earned, "transfer": transfer, "promotions": changes}
         print_json({"recipe": resolved.name, "main": main, "selection": selection, **told})
         return
+    if not changes and not any(run.scores for run in runs):
+        how = f"{recipe} --sweep makes all {len(runs):,}" if resolved.sweep else f"{recipe} makes one"
+        typer.echo(f"no run of {resolved.name} has scores yet; rmw run {how}")
+        return
     _print_tables(rows, seeds)
     print_attribution(earned)
     print_transfer(transfer)
@@ -169,7 +173,7 @@ def rollback_command(
 
 def _runs(recipe: str) -> tuple[ArtifactStore, Catalog, Recipe, list[Run]]:
     settings = load_settings()
-    catalog = load_checked_catalog(settings)
+    catalog = load_checked_catalog(settings, wanted=recipe)
     resolved = resolve_recipe(catalog, recipe)
     store = existing_store()
     return store, catalog, resolved, runs_of_recipe(Flow(catalog), store, resolved)

@@ -1,20 +1,18 @@
 """``rmw ui``: the Dagster web UI with its daemon, on the project's own DAGSTER_HOME."""
 
 import os
-import sys
 from typing import Annotated
 
 import typer
 
 from rm_workflow.artifacts import ArtifactStore, prepare_home
+from rm_workflow.assets import web_ui
 from rm_workflow.assets.failures import record_dead_runs
 from rm_workflow.assets.instance import open_instance
 from rm_workflow.cli.addresses import LOOPBACK, address, shown_address
 from rm_workflow.pages import addresses
 from rm_workflow.serving.sockets import refuse_port_in_use
 from rm_workflow.settings import load_settings
-
-WEB_UI = "rm_workflow.assets.web_ui"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,10 +35,10 @@ def ui_command(
     with open_instance(settings) as instance:
         record_dead_runs(instance, ArtifactStore(settings.home))
     listen = ["-h", str(listen_on), "-p", str(port)]
-    arguments = ["dev", "-m", "rm_workflow.definitions", *listen]
+    arguments = ["-m", "rm_workflow.definitions", *listen]
     if settings.project and (settings.project / "workspace.yaml").exists():
         os.chdir(settings.project)
-        arguments = ["dev", "-w", "workspace.yaml", *listen]
+        arguments = ["-w", "workspace.yaml", *listen]
     if not listen_on.is_loopback:
         typer.echo(
             f"warning: the web UI has no login: whoever reaches {listen_on} port {port} can run code here as you, read "
@@ -48,6 +46,7 @@ def ui_command(
             err=True,
         )
     shown = f"http://{shown_address(listen_on)}:{port}"
-    typer.echo(f"web UI: {shown}  (answers in some seconds; home: {settings.home}; Ctrl-C ends it)", err=True)
-    typer.echo(f"lineage pages: {shown}{addresses.START}  (leaderboard, rows, search)", err=True)
-    os.execv(sys.executable, [sys.executable, "-m", WEB_UI, *arguments])
+    started = f"answers in some seconds; home: {settings.home}; Ctrl-C ends it"
+    typer.echo(f"web UI: {shown}{addresses.START}  ({started})", err=True)
+    typer.echo(f"assets, jobs and schedules in Dagster: {shown}/assets", err=True)
+    web_ui.serve(arguments)

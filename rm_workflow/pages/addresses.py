@@ -35,6 +35,11 @@ def pair(pair_id: str) -> str:
     return f"{START}/pairs/{quote(pair_id, safe='')}"
 
 
+def job(name: str) -> str:
+    """Return the path of a job in Dagster, where it is started."""
+    return f"/locations/rm_workflow/jobs/{quote(name, safe='')}"
+
+
 def search(text: str = "") -> str:
     """Return the path of the search for pairs by text."""
     return f"{START}/search" + (f"?{urlencode({'text': text})}" if text else "")

@@ -8,6 +8,7 @@ from rm_workflow.artifacts import Artifact
 from rm_workflow.catalog import sweeps
 from rm_workflow.catalog.models import TEST, Recipe
 from rm_workflow.catalog.names import nearest
+from rm_workflow.errors import UserError
 from rm_workflow.evaluation.promotion import main_of
 from rm_workflow.evaluation.run_table import SETTINGS, newest_runs, run_rows
 from rm_workflow.lineage import questions
@@ -25,7 +26,10 @@ def recipe_page(site: Site, name: str) -> dict[str, Any]:
 
     Raises:
         NotFoundError: the catalogue has no such recipe.
+        UserError: it cannot be used.
     """
+    if name in site.catalog.refused:
+        raise UserError(site.catalog.refused[name])
     if name not in site.catalog.recipes:
         raise NotFoundError(f"there is no recipe {name!r}; {nearest(name, site.catalog.recipes)}")
     recipe = site.catalog.recipes[name]

@@ -12,6 +12,9 @@ from rm_workflow.pages.site import Link, Row, Site
 from rm_workflow.reporting import tables
 from rm_workflow.reporting.words import artifact_name, number
 
+# What an empty home begins with: sample rows, and minutes on a CPU.
+FIRST_RECIPE = "quickstart"
+
 
 def start(site: Site) -> dict[str, Any]:
     """Return what the start page shows: the leaderboard of each benchmark that was scored here, and all recipes."""
@@ -24,7 +27,13 @@ def start(site: Site) -> dict[str, Any]:
     rows = [row for recipe in site.catalog.recipes.values() for row in _recipe_rows(site, recipe)]
     made = [row for row in rows if row["mixture"]]
     others = [Link(name, addresses.recipe(name)) for name in site.catalog.recipes]
-    return {"boards": shown, "recipes": made, "others": [one for one in others if one not in _links(made)]}
+    return {
+        "boards": shown,
+        "recipes": made,
+        "others": [one for one in others if one not in _links(made)],
+        "first_job": addresses.job(FIRST_RECIPE),
+        "refused": [{"recipe": name, "why": why} for name, why in site.catalog.refused.items()],
+    }
 
 
 def _standing(shown: Row, row: Mapping[str, Any]) -> Row:

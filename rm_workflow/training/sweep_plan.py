@@ -6,12 +6,12 @@ from typing import Any
 # What each run is told by, beside its key.
 OF_RUN = (
     *("learning_rate", "epochs", "num_pairs", "num_steps", "num_tokens"),
-    *("num_processes", "memory_gb", "hours"),
+    *("num_processes", "memory_gb", "hours", "scoring_hours"),
 )
 # What follows from the sources: that of the run with the most.
 OF_SOURCES = ("licences", "test_problems", "annotation")
 # Figures that add up over runs; all else that differs is listed.
-SUMMED = ("hours",)
+SUMMED = ("hours", "scoring_hours")
 
 
 def plan_of_sweep(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from rm_workflow.artifacts import Artifact
 from rm_workflow.assets.checkpoints import describe_checkpoint
 from rm_workflow.assets.instance import open_instance
 from rm_workflow.assets.publishing import presented
+from rm_workflow.assets.web_ui import WaitingServer
 from rm_workflow.settings import load_settings
 from rm_workflow_tests.assets.browser import CHROMIUM, chromium_page
-from rm_workflow_tests.assets.web import LAUNCH, WebUi, graphql, wait_until, web_ui_of
+from rm_workflow_tests.assets.web import LAUNCH, START_SECONDS, WebUi, graphql, wait_until, web_ui_of
 from rm_workflow_tests.cli.lived_in import live_in
 
 pytestmark = pytest.mark.browser
@@ -76,6 +77,13 @@ def report_checkpoint(checkpoint: Artifact) -> None:
 
 def test_it_listens_on_loopback_alone(web_ui: WebUi):
     assert web_ui.listening() == {"127.0.0.1"}
+
+
+def test_a_server_that_waits_ends_with_the_process_that_would_have_told_it():
+    server = WaitingServer()
+    assert server.process.poll() is None
+    server.end()
+    assert server.process.wait(timeout=START_SECONDS) == 0
 
 
 @pytest.mark.slow

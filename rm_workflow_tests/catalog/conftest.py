@@ -5,9 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from rm_workflow.catalog.loading import load_catalog
+from rm_workflow.catalog.models import Catalog
+from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
 
 Write = Callable[[str, str], Path]
+
+
+def load_whole(settings: Settings) -> Catalog:
+    """Return a catalogue; a recipe that is left out of it is an error."""
+    catalog = load_catalog(settings)
+    for sentence in catalog.refused.values():
+        raise UserError(sentence)
+    return catalog
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from rm_workflow.catalog.sweeps import run_of
 from rm_workflow.catalog.yaml_file import Document, read_yaml
 from rm_workflow.errors import UserError
 from rm_workflow.settings import Settings
-from rm_workflow_tests.catalog.conftest import Write
+from rm_workflow_tests.catalog.conftest import Write, load_whole
 
 OWN = """\
 base: org/model-1B
@@ -42,6 +42,7 @@ def catalog(settings: Settings) -> Catalog:
 def test_the_built_in_catalogue_loads_and_names_the_first_recipes(catalog: Catalog):
     assert {"quickstart", "qwen25_7b_hh_lora", "qwen25_7b_hh_lora_mini"} <= set(catalog.recipes)
     assert {"sample_rewardbench", "sample_rewardbench2"} <= set(catalog.benchmarks)
+    assert catalog.refused == {}
 
 
 def test_the_published_hh_rows_add_up_to_the_card(catalog: Catalog):
@@ -142,13 +143,13 @@ def test_a_cycle_is_refused_naming_the_chain(settings: Settings, write: Write):
     write("catalog/recipes/b.yaml", "extends: c\n")
     write("catalog/recipes/c.yaml", "extends: a\n")
     with pytest.raises(UserError, match=r"catalog/recipes/c\.yaml:1: .*circle \(a -> b -> c -> a\)"):
-        load_catalog(settings)
+        load_whole(settings)
 
 
 def test_a_recipe_that_extends_its_own_name_is_refused(settings: Settings, write: Write):
     write("catalog/recipes/quickstart.yaml", "extends: quickstart\n")
     with pytest.raises(UserError, match=r"extends: .* the name of the recipe that it extends; rename"):
-        load_catalog(settings)
+        load_whole(settings)
 
 
 # The user's folder
@@ -202,7 +203,7 @@ def test_a_relative_path_is_relative_to_the_file_that_declares_it(settings: Sett
 def test_a_misspelt_catalogue_file_is_not_passed_over(settings: Settings, write: Write):
     write("catalog/source.yaml", "a: {}\n")
     with pytest.raises(UserError, match=r"catalog/source\.yaml is not a file of a catalogue \(did you mean 'sources"):
-        load_catalog(settings)
+        load_whole(settings)
 
 
 def test_without_a_user_folder_only_the_built_in_catalogue_is_read(settings: Settings, catalog: Catalog):
@@ -393,7 +394,7 @@ def test_a_bad_recipe_is_one_sentence_with_file_line_key_and_nearest_name(
     assert old in OWN
     write("catalog/recipes/mine.yaml", OWN.replace(old, new, 1))
     with pytest.raises(UserError) as caught:
-        load_catalog(settings)
+        load_whole(settings)
     message = str(caught.value)
     assert message.startswith(f"catalog/recipes/mine.yaml:{line}: ")
     assert words in message
@@ -445,7 +446,7 @@ def test_a_bad_recipe_is_one_sentence_with_file_line_key_and_nearest_name(
 def test_a_bad_entry_is_one_sentence_with_file_line_and_key(settings: Settings, write: Write, file, text, line, words):
     write(f"catalog/{file}", text)
     with pytest.raises(UserError) as caught:
-        load_catalog(settings)
+        load_whole(settings)
     message = str(caught.value)
     assert message.startswith(f"catalog/{file}:{line}: " if line else f"catalog/{file} ")
     assert words in message
@@ -458,20 +459,63 @@ def test_an_error_in_an_inherited_value_names_the_parent_file(settings: Settings
     with pytest.raises(
         UserError, match=r"^catalog/recipes/z_parent\.yaml:6: recipe 'a_child': training\.learning_rate"
     ):
-        load_catalog(settings)
+        load_whole(settings)
 
 
 def test_a_null_for_a_key_that_does_not_exist_is_refused(settings: Settings, write: Write):
     write("catalog/recipes/mine.yaml", "extends: quickstart\nmixture:\n  sampel: null\n")
     with pytest.raises(UserError, match=r"mine\.yaml:3: .*unknown key 'mixture\.sampel' \(did you mean 'sample'\?\)"):
-        load_catalog(settings)
+        load_whole(settings)
 
 
 def test_two_files_with_one_recipe_name_are_refused(settings: Settings, write: Write):
     write("catalog/recipes/a.yaml", OWN)
     write("catalog/recipes/b.yaml", "name: a\n" + OWN)
     with pytest.raises(UserError, match=r"recipes/b\.yaml:1: recipe 'a' is in catalog/recipes/a\.yaml too"):
-        load_catalog(settings)
+        load_whole(settings)
+
+
+# A recipe with a mistake, beside others
+
+MISTAKES = {
+    "no YAML": ("mixture: {split\n", r"catalog/recipes/mine\.yaml:\d+: .*not valid YAML"),
+    "a misspelt key": (OWN + "objektive: x\n", r"catalog/recipes/mine\.yaml:8: .*'objektive'"),
+    "an unknown pair set": (OWN.replace("sample_dialogues", "mine"), r"mine\.yaml:3: .*pair set 'mine'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_recipe_with_a_mistake_stops_no_other(settings: Settings, write: Write, catalog: Catalog, mistake: str):
+    text, sentence = MISTAKES[mistake]
+    path = write("catalog/recipes/mine.yaml", text)
+    write("catalog/recipes/yours.yaml", OWN)
+    beside = load_catalog(settings)
+    assert list(beside.refused) == ["mine"]
+    assert re.search(sentence, beside.refused["mine"])
+    path.unlink()
+    assert beside.recipes == load_catalog(settings).recipes
+    assert beside.recipes.keys() - catalog.recipes.keys() == {"yours"}
+    with pytest.raises(UserError, match=sentence):
+        resolve_recipe(beside, "mine")
+
+
+def test_a_recipe_that_extends_one_with_a_mistake_is_refused_with_that_mistake(settings: Settings, write: Write):
+    write("catalog/recipes/parent.yaml", "mixture: {split\n")
+    write("catalog/recipes/child.yaml", "extends: parent\n")
+    refused = load_catalog(settings).refused
+    assert list(refused) == ["child", "parent"]
+    assert refused["child"].startswith("catalog/recipes/child.yaml:1: ")
+    assert f"recipe 'parent' cannot be used: {refused['parent']}" in refused["child"]
+    outside = write("outside.yaml", "extends: parent\n")
+    with pytest.raises(UserError, match=r"outside\.yaml:1: .*recipe 'parent' cannot be used: catalog/recipes/parent"):
+        resolve_recipe(load_catalog(settings), str(outside))
+
+
+def test_an_own_recipe_with_a_mistake_is_not_replaced_by_the_built_in_one(settings: Settings, write: Write):
+    write("catalog/recipes/quickstart.yaml", "mixture: {split\n")
+    catalog = load_catalog(settings)
+    assert "quickstart" not in catalog.recipes
+    assert "quickstart" in catalog.refused
 
 
 # Overrides
@@ -690,7 +734,7 @@ def test_problems_of_an_annotation_that_are_not_in_the_catalogue_are_named(setti
         f"objective: generative_orm\nannotation: {{problems: gsm8, generator: g}}\n{mixture}",
     )
     with pytest.raises(UserError, match=r"mine\.yaml:2: .*annotation\.problems: source 'gsm8' is not in .*'gsm8k'"):
-        load_catalog(settings)
+        load_whole(settings)
 
 
 def test_a_source_of_trajectories_is_written_back_as_people_write_it():
@@ -702,7 +746,7 @@ def test_a_source_of_trajectories_is_written_back_as_people_write_it():
 def test_a_benchmark_of_problems_alone_cannot_be_scored_on(settings: Settings, write: Write):
     write("catalog/recipes/mine.yaml", OWN + "evaluation: {evaluate_on: [test, gsm8k_problems]}\n")
     with pytest.raises(UserError, match=r"mine\.yaml:8: .*'gsm8k_problems' holds problems .*decontaminate_against"):
-        load_catalog(settings)
+        load_whole(settings)
 
 
 @pytest.mark.parametrize("changed", ["mixture.split.test_share=0.3", "mixture.split.seed=1"])
@@ -746,4 +790,4 @@ def test_a_source_of_responses_that_is_not_in_the_catalogue_is_named(settings: S
     with pytest.raises(
         UserError, match=r"mine\.yaml:\d: .*mixture\.responses\[0\]: source 'sample_raitings' is not in"
     ):
-        load_catalog(settings)
+        load_whole(settings)

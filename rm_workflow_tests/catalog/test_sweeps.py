@@ -19,6 +19,7 @@ from rm_workflow.catalog.sweeps import (
     shared_tokens,
 )
 from rm_workflow.errors import UserError
+from rm_workflow_tests.catalog.conftest import load_whole
 from rm_workflow_tests.preferences.sources import settings
 
 GRID = {
@@ -158,12 +159,12 @@ def test_assets_that_would_be_called_alike_are_refused(tmp_path: Path):
     (recipes / "many.yaml").write_text(f"extends: quickstart\n{metric}sweep: {{data: {{few: {{}}}}}}\n")
     (recipes / "many_few.yaml").write_text("extends: quickstart\n")
     with pytest.raises(UserError, match=r"its assets many_few_\.\.\. are called like those of recipe 'many'"):
-        load_catalog(known)
+        load_whole(known)
     (recipes / "many_few.yaml").unlink()
     alike = "{data: {a: {}, a_b: {}}, base: {c: org/c, b_c: org/bc}}"
     (recipes / "many.yaml").write_text(f"extends: quickstart\n{metric}sweep: {alike}\n")
     with pytest.raises(UserError, match=r"its assets many_a_b_c_\.\.\. are called like those of recipe 'many'"):
-        load_catalog(known)
+        load_whole(known)
 
 
 def test_what_each_run_has_for_itself_cannot_be_set_once(catalog: Catalog):
@@ -194,7 +195,7 @@ def test_what_is_wrong_with_the_data_of_a_sweep_names_its_file(tmp_path: Path):
     bad = "promotion: {metric: sample_rewardbench}\nsweep:\n  data: {bad: {pair_sets: 3}}\n"
     (recipes / "many.yaml").write_text(f"extends: quickstart\n{bad}")
     with pytest.raises(UserError, match=r"many\.yaml:3: recipe 'many': sweep\.data\.bad\.pair_sets"):
-        load_catalog(replace(settings(tmp_path), catalog=tmp_path / "catalog"))
+        load_whole(replace(settings(tmp_path), catalog=tmp_path / "catalog"))
 
 
 def test_a_promotion_by_a_benchmark_that_is_not_scored_is_refused(catalog: Catalog):

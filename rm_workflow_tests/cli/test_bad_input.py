@@ -35,6 +35,23 @@ def test_a_misspelt_key_is_named_with_file_and_line(project: Project, rmw: Rmw):
     assert project.published() == []
 
 
+def test_a_recipe_with_a_mistake_is_told_and_stops_no_other(
+    project: Project, rmw: Rmw, caplog: pytest.LogCaptureFixture
+):
+    (project.folder / "catalog/recipes/bad.yaml").write_text("extends: toy\ntraining: {\n")
+    told = "catalog/recipes/bad.yaml:3: "
+    assert rmw("plan", "toy", "--yaml").code == 0
+    (warning,) = caplog.messages
+    assert warning.startswith(f"warning: this recipe is left out: {told}")
+    caplog.clear()
+    for refused in (rmw("plan", "bad"), rmw("runs", "bad"), rmw("counts", "catalog/recipes/bad.yaml")):
+        assert refused.code == 1
+        assert refused.error.startswith(f"error: {told}")
+    assert "bad.yaml" not in caplog.text
+    assert "cannot be used" in rmw("recipes").out
+    assert "bad" not in [recipe["name"] for recipe in json.loads(rmw("recipes", "--json").out)]
+
+
 def test_a_missing_mirror_folder_is_named(project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RMW_HUB_MIRROR", str(project.folder / "nowhere"))
     answer = rmw("counts", "toy")

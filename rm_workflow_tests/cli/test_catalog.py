@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,14 @@ def test_plan_prints_figures_and_notes_for_people():
     assert "10,050" in text
     assert "It does not fit on one rtx4090" in text
     assert "Published for Qwen2.5-7B Reward Model" in text
+
+
+def test_plan_tells_minutes_below_an_hour_and_what_is_not_known_of_scoring():
+    text = _run("plan", "prm_llama31_8b", "--device", "h200").stdout
+    assert re.search(r"training time +│ [\d.,]+ (h|min) ", text)
+    assert re.search(r"scoring time +│ not known ", text)
+    assert "How long scoring takes is known after the first run" in text
+    assert [verbs._time(hours) for hours in (0.25, 1.0, 12.34)] == ["15 min", "1 h", "12.3 h"]
 
 
 @pytest.mark.parametrize(

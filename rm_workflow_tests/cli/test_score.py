@@ -56,7 +56,7 @@ def rmw(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     verbs.register(app)
     aggregate.register(app)
     monkeypatch.setattr(command, "app", app)
-    monkeypatch.setattr(command, "_register", lambda: None)
+    monkeypatch.setattr(command, "_register", lambda verb: None)
     monkeypatch.setattr(sys, "argv", ["rmw", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         command.main()

@@ -1,12 +1,13 @@
 """Where ``rmw ui`` listens; that a real one obeys is tested with the web UI itself."""
 
-import os
 import socket
 from collections.abc import Callable
 from importlib import metadata
 
 import pytest
 
+from rm_workflow.assets import web_ui
+from rm_workflow.pages import addresses
 from rm_workflow_tests.cli.conftest import Answer, Project
 
 Rmw = Callable[..., Answer]
@@ -16,7 +17,7 @@ Rmw = Callable[..., Answer]
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the arguments with which Dagster would have been started."""
     arguments: list[str] = []
-    monkeypatch.setattr(os, "execv", lambda _, given: arguments.extend(given))
+    monkeypatch.setattr(web_ui, "serve", arguments.extend)
     return arguments
 
 
@@ -46,7 +47,7 @@ def test_elsewhere_it_warns_that_there_is_no_login(project: Project, rmw: Rmw, s
 def test_the_address_that_is_printed_can_be_opened(
     project: Project, rmw: Rmw, started: list[str], host: str, shown: str
 ):
-    assert f"web UI: http://{shown}:3000 " in rmw("ui", "--host", host).err
+    assert f"web UI: http://{shown}:3000{addresses.START} " in rmw("ui", "--host", host).err
 
 
 @pytest.mark.parametrize("host", ["localhost", "evil.example", "0", "", "127.0.0.1 -p 1", "$(id)"])

@@ -3,6 +3,7 @@
 import html
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
@@ -61,6 +62,20 @@ def margins(lived_in: LivedIn, checkpoint: str) -> dict[str, float]:
 
 def test_the_start_page_is_there_with_a_slash_too(lived_in: LivedIn, client: TestClient):
     assert words(shown(client, f"{addresses.START}/")) == words(shown(client, addresses.START))
+
+
+def test_an_empty_home_says_what_to_do_first_and_which_recipes_cannot_be_used(
+    lived_in: LivedIn, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "catalog/recipes").mkdir(parents=True)
+    (tmp_path / "catalog/recipes/bad.yaml").write_text("extends: quickstart\ntraining: {\n")
+    monkeypatch.setenv("RMW_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RMW_CATALOG", str(tmp_path / "catalog"))
+    answer = shown(client, addresses.START)
+    assert "rmw run quickstart" in words(answer)
+    assert {addresses.job("quickstart"), "/assets"} <= set(Links(answer.text).found)
+    assert "bad.yaml:3: not valid YAML" in words(answer)
+    assert "bad.yaml:3: not valid YAML" in words(client.get(addresses.recipe("bad")))
 
 
 def test_columns_of_numbers_stand_right_and_no_ids():

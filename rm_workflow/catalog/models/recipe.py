@@ -211,12 +211,14 @@ class Catalog(Entry):
         pair_sets: sources put through rules.
         benchmarks: evaluation sets.
         recipes: whole experiments.
+        refused: recipes that cannot be used, each with the sentence that tells why; ``recipes`` lacks them.
     """
 
     sources: dict[Name, Source]
     pair_sets: dict[Name, PairSet]
     benchmarks: dict[Name, Benchmark]
     recipes: dict[Name, Recipe]
+    refused: dict[str, str] = {}
 
 
 def base_asset_name(base: str) -> str:
