@@ -21,14 +21,17 @@ from rm_workflow.settings import Settings
 logger = logging.getLogger("rm_workflow")
 
 
-def load_checked_catalog(settings: Settings, extra_recipe: Path | None = None, wanted: str | None = None) -> Catalog:
+def load_checked_catalog(
+    settings: Settings, extra_recipe: Path | None = None, wanted: str | None = None, *, warn: bool = True
+) -> Catalog:
     """Read the catalogue and check that every source, every rule and every benchmark can be run.
 
-    Recipes with a mistake are left out, each with a warning.
+    Recipes with a mistake are left out.
 
     Args:
         extra_recipe: a recipe file outside the catalogue, see ``load_catalog``.
         wanted: the recipe that all is about, by its name or its file; no warning is given where it is left out itself.
+        warn: of each recipe that is left out; False for who shows them.
 
     Raises:
         UserError: the first problem found outside of recipes or in the one that is wanted, with file and line.
@@ -36,7 +39,7 @@ def load_checked_catalog(settings: Settings, extra_recipe: Path | None = None, w
     catalog = load_catalog(settings, extra_recipe, check_source, _check_pair_set, check_benchmark)
     if wanted is not None:
         resolve_recipe(catalog, wanted)
-    for sentence in catalog.refused.values():
+    for sentence in catalog.refused.values() if warn else ():
         logger.warning("warning: this recipe is left out: %s", sentence)
     return catalog
 

@@ -40,13 +40,14 @@ def register(app: typer.Typer) -> None:
 
 def recipes_command(json_: JsonOption = False) -> None:
     """List the recipes of the catalogue."""
-    catalog = load_checked_catalog(load_settings())
+    catalog = load_checked_catalog(load_settings(), warn=json_)
     recipes = catalog.recipes.values()
     if json_:
         print_json([recipe_summary(recipe) for recipe in recipes])
         return
-    refused = [{"name": name, "description": f"cannot be used: {why}"} for name, why in catalog.refused.items()]
-    print_table("recipes", [*(recipe.model_dump(include=LISTED) for recipe in recipes), *refused])
+    print_table("recipes", [recipe.model_dump(include=LISTED) for recipe in recipes])
+    if catalog.refused:
+        print_table("cannot be used", [{"name": name, "why": why} for name, why in catalog.refused.items()])
 
 
 def recipe_summary(recipe: Recipe) -> dict[str, Any]:

@@ -73,7 +73,11 @@ def _take_over(settings: Settings, named: NamedCheckpoint, asset: str) -> tuple[
 
     files = importing.model_files(named.folder, named.hub_id if named.label.startswith(HUB) else None)
     # A published token recipe goes with the name; that of any other model stands in its files.
-    parameters = {"hub_id": named.hub_id if published(named.hub_id) else None}
+    parameters = {
+        "hub_id": named.hub_id if published(named.hub_id) else None,
+        # It stands in the README, which is none of the files.
+        "licence": importing.licence_of(named.folder),
+    }
     prepare_home(settings.home)
     store = ArtifactStore(settings.home)
     request = Request(

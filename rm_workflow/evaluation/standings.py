@@ -78,9 +78,9 @@ def boards(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Rows]
 
 
 def _heading(benchmark: str, item_set: str, rows: Rows) -> str:
-    names = ", ".join(sorted({row["items_of"] for row in rows if row["items_of"]}))
-    split = "split of " if benchmark == TEST else ""
-    return f"{benchmark}: {split}{names} (items {item_set[:SHOWN_DIGITS]})"
+    mixtures = ", ".join(sorted({row["items_of"] for row in rows if row["items_of"]}))
+    split = f": split of {mixtures}" if benchmark == TEST else ""
+    return f"{benchmark}{split} (items {item_set[:SHOWN_DIGITS]})"
 
 
 def _order(row: Mapping[str, Any]) -> tuple[bool, bool, float, str]:

@@ -24,7 +24,9 @@ MODEL = "model"
 SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model")
 FOLDER_DIGITS = 8
 # Within the YAML block at the beginning of a card.
-README_LICENCE = re.compile(r"\A---\s*\n(?:(?!---).*\n)*?license:[ \t]*([\w.+-]+)[ \t]*$", re.MULTILINE)
+README_LICENCE = re.compile(
+    r"""\A---\s*\n(?:(?!---).*\n)*?license:[ \t]*["']?([\w.+-]+)["']?[ \t]*(?:#.*)?$""", re.MULTILINE
+)
 LOADS_AGAIN = "The copied folder loads as a reward model with its own tokenizer and token recipe."
 
 
@@ -76,7 +78,7 @@ def import_model(folder: Path, hub_id: str | None, label: str, out: Path) -> Bui
         # One reward at the end tells nothing of the loss that it was trained with.
         "objective": None if loaded.readout.kind == "end" else loaded.readout.objective,
         "imported_from": label,
-        "licence": _licence(folder),
+        "licence": licence_of(folder),
         "token_recipe_origin": loaded.recipe_origin,
         "template_hash": loaded.encoder.template_hash,
         # Nothing is known of its training.
@@ -103,7 +105,7 @@ def _base(folder: Path) -> str:
     return str(config.get("_name_or_path") or config.get("model_type"))
 
 
-def _licence(folder: Path) -> str | None:
+def licence_of(folder: Path) -> str | None:
     """Return the licence that the model's README (as the hub writes them) or ``config.json`` names, or None."""
     readme = folder / "README.md"
     named = README_LICENCE.search(readme.read_text("utf-8", "replace")) if readme.is_file() else None

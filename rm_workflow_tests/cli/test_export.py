@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rm_workflow.artifacts import ArtifactStore, Built, Request
-from rm_workflow.models.importing import model_files
+from rm_workflow.models.importing import licence_of, model_files
 from rm_workflow_tests.cli.conftest import Answer, Project
 from rm_workflow_tests.evaluation.checkpoints import write_checkpoint
 from rm_workflow_tests.models.test_loading import write_adapter, write_published
@@ -143,6 +143,22 @@ def test_the_card_of_an_imported_model_says_what_is_known_and_that_the_data_are_
         assert part in answer.out
     assert str(tmp_path) not in answer.out
     assert rmw("card", "mine_checkpoint", "-o", str(tmp_path / "README.md")).code == 0
+
+
+@pytest.mark.parametrize("written", ["mit", "'mit'", '"mit"', "mit  # as the base"])
+def test_a_licence_is_read_however_it_is_quoted(written: str, tmp_path: Path):
+    (tmp_path / "README.md").write_text(f"---\ntags: [x]\nlicense: {written}\n---\nlicense: none\n")
+    assert licence_of(tmp_path) == "mit"
+
+
+def test_a_licence_that_is_added_later_is_taken_over(rmw: Rmw, project: Project, tmp_path: Path):
+    folder = write_checkpoint(tmp_path / "model")
+    assert json.loads(rmw("import", str(folder), "mine", "--json").out)["licence"] is None
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+
+    found = json.loads(rmw("import", str(folder), "mine", "--json").out)
+
+    assert (found["reused"], found["licence"]) == (False, "mit")
 
 
 def test_an_adapter_on_a_changed_base_is_imported_anew(rmw: Rmw, project: Project, tmp_path: Path):

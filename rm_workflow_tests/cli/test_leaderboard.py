@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.evaluation.standings import boards
 from rm_workflow_tests.cli.conftest import Answer, Project
 from rm_workflow_tests.evaluation.stored_scores import publish_scores
 
@@ -70,6 +71,12 @@ def test_tables_hold_checkpoints_with_the_same_items(store: ArtifactStore, rmw: 
     assert rows[0]["item_set"] == rows[1]["item_set"] != rows[2]["item_set"]
     shown = rmw("leaderboard", "--benchmark", "test").out
     assert shown.index("test: split of also_one, one (items ") < shown.index("test: split of two (items ")
+
+
+def test_two_revisions_of_a_benchmark_are_headed_by_its_name_and_items():
+    rows = [{"item_set": digits * 8, "items_of": "rb2"} for digits in ("0a", "1b")]
+    assert list(boards("rb2", rows)) == ["rb2 (items 0a0a0a0a)", "rb2 (items 1b1b1b1b)"]
+    assert list(boards("rb2", rows[:1])) == ["rb2"]
 
 
 def test_a_score_of_few_clean_items_stands_last_without_a_rank(
