@@ -8,14 +8,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 run: .venv/installed
 	$(BIN)/rmw run quickstart
 
+# Tests often wait for servers and processes: three at a time fill two cores, the longest files first.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations=15
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=15
 
-# Slow tests often wait for servers and processes: three at a time fill two cores, the longest files first.
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow --durations=15
 

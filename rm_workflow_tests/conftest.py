@@ -94,7 +94,10 @@ SECONDS_OF_A_SLOW_TEST = 20
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files whose slow tests take longest, so that in the end no worker is left with one of them."""
+    """Begin with the files whose slow tests take longest, so that in the end no worker is left with one of them.
+
+    What else stands in these files takes long, too.
+    """
     of_files: Counter[Path] = Counter()
     for item in items:
         for mark in item.iter_markers("slow"):

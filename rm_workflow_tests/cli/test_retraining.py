@@ -292,14 +292,14 @@ def test_a_commit_that_lacks_a_file_and_a_hub_that_is_gone_are_told_and_change_n
         ("{corn: 0 3 * * 0}", "unknown key 'retraining.corn' (did you mean 'cron'?)"),
     ],
 )
-def test_a_bad_time_is_one_sentence_when_the_catalogue_is_read(
+def test_a_bad_time_is_one_sentence_when_the_recipe_is_read(
     project: Project,
     rmw: Callable[..., Answer],
     written: str,
     said: str,
 ):
     project.write_catalog(recipe=f"{RECIPE}retraining: {written}\n")
-    answer = rmw("recipes")
+    answer = rmw("plan", "toy")
     assert answer.code != 0
     assert said in answer.error
     assert "toy.yaml:" in answer.error
