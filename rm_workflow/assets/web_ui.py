@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -74,6 +75,8 @@ def serve(arguments: Sequence[str]) -> None:
     logging.getLogger("dagster").propagate = False
     # Dagster would have people call its other program, which starts no guarded server.
     warnings.filterwarnings("ignore", category=SupersessionWarning)
+    # A script's shell starts what it ends with & deaf to SIGINT, and Dagster then makes it deaf to SIGTERM too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     dev.open_ipc_subprocess = start  # type: ignore[attr-defined, assignment]
     try:
         dev.dev_command.main(list(arguments), prog_name="dagster dev", standalone_mode=False)

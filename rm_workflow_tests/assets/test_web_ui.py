@@ -3,6 +3,7 @@
 import contextlib
 import html
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,6 +91,17 @@ def test_a_server_that_waits_ends_with_the_process_that_would_have_told_it():
 def test_it_listens_where_it_is_told_to(tmp_path: Path):
     with web_ui_of(tmp_path / "home", Path(__file__).parents[2], host="0.0.0.0") as everywhere:
         assert "0.0.0.0" in everywhere.listening()
+
+
+@pytest.mark.slow
+def test_one_that_a_script_started_in_the_background_ends_by_sigterm(tmp_path: Path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script's shell does with what ends with &
+    try:
+        with web_ui_of(tmp_path / "home", Path(__file__).parents[2]) as behind:
+            behind.process.terminate()
+            behind.process.wait(timeout=START_SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
