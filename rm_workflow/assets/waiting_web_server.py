@@ -16,7 +16,7 @@ SHUTDOWN_PIPE = "--shutdown-pipe"
 def told(listening: socket.socket) -> list[str] | None:
     """Return the arguments of ``dagster-webserver``, or None where the process that would tell them is gone.
 
-    The environment becomes that of the process that tells.
+    Variables that the process that tells has set are set here, too.
     """
     _, files, _, _ = socket.recv_fds(listening, 1, MOST_FILES)
     with listening.makefile("rb") as rest:
@@ -27,9 +27,11 @@ def told(listening: socket.socket) -> list[str] | None:
     os.environ.update(message["environment"])
     # An open file has a number of its own in each process.
     here = dict(zip(map(str, message["file_numbers"]), map(str, files), strict=True))
-    arguments = message["arguments"]
-    before = ["", *arguments]
-    return [here[one] if name == SHUTDOWN_PIPE else one for name, one in zip(before, arguments, strict=False)]
+    arguments: list[str] = message["arguments"]
+    if SHUTDOWN_PIPE in arguments:
+        place = arguments.index(SHUTDOWN_PIPE) + 1
+        arguments[place] = here[arguments[place]]
+    return arguments
 
 
 def main() -> None:

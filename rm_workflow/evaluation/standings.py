@@ -35,7 +35,7 @@ class ItemSet:
     Attributes:
         id: of these items.
         ranks: of those that are ranked.
-        num_independent: independent items of each that did not leak to it.
+        num_independent: independent items of each that did not leak to it, nor to any other that might have a rank.
     """
 
     id: str
@@ -90,7 +90,7 @@ def _order(row: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
 def _row(store: ArtifactStore, checkpoint: ScoredCheckpoint, benchmark: str, items: ItemSet) -> dict[str, Any]:
     headline = checkpoint.headline(benchmark)
     rank = items.ranks.get(checkpoint.id)
-    independent = items.num_independent.get(checkpoint.id)
+    independent = items.num_independent[checkpoint.id]
     row = {
         "checkpoint": checkpoint.id,
         "recipe": checkpoint.recipe,
@@ -104,7 +104,7 @@ def _row(store: ArtifactStore, checkpoint: ScoredCheckpoint, benchmark: str, ite
         "item_set": items.id,
         "items_of": checkpoint.items_of(benchmark),
         "num_independent": independent,
-        "too_few_items": independent is not None and independent < FEWEST_ITEMS,
+        "too_few_items": independent < FEWEST_ITEMS,
         "published": False,
         "selected_among": selected_by(store, checkpoint.id).get(benchmark),
     }
@@ -122,9 +122,11 @@ def _item_sets(store: ArtifactStore, benchmark: str, entries: Checkpoints) -> li
     with progress_bar(f"ranks on {benchmark}") as progress:
         for names in comparable(rows):
             enough = {name: rows[name] for name in names if independent[name] >= FEWEST_ITEMS}
-            placed = ranks(enough, {item for name in enough for item in leaked[name]}, progress)
+            left_out = {item for name in enough for item in leaked[name]}
+            compared = {name: num_independent(rows[name].without(left_out)) for name in enough}
             item_set = content_id(["items", rows[names[0]].scoring, sorted(rows[names[0]].rows)])
-            found.append(ItemSet(item_set, names, placed, {name: independent[name] for name in names}))
+            of_each = {name: compared.get(name, independent[name]) for name in names}
+            found.append(ItemSet(item_set, names, ranks(enough, left_out, progress), of_each))
     return found
 
 

@@ -98,6 +98,17 @@ def test_a_score_of_few_clean_items_stands_last_without_a_rank(
     assert "too few items for a rank (1 independent)" in rmw("leaderboard").out
 
 
+def test_checkpoints_that_have_few_clean_items_in_common_say_why_none_has_a_rank(store: ArtifactStore, rmw: Rmw):
+    publish_scores(store, "one", margins(0, 0.5), leaked={"test": [f"p{n}" for n in range(90)]})
+    publish_scores(store, "two", margins(1, 0.4), leaked={"test": [f"p{n}" for n in range(90, 180)]})
+
+    rows = board(rmw, "--benchmark", "test")
+
+    # Two rows are one group.
+    of_each = [(row["n"], row["rank"], row["num_independent"], row["too_few_items"]) for row in rows]
+    assert of_each == [(110, None, 10, True)] * 2
+
+
 def test_two_checkpoints_of_one_recipe_stand_apart(store: ArtifactStore, rmw: Rmw):
     publish_scores(store, "one", margins(0, 0.0))
     publish_scores(store, "one", margins(1, 2.0))

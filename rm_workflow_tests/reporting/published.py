@@ -16,6 +16,7 @@ from rm_workflow.assets.flow import Flow, Planned
 from rm_workflow.catalog.loading import load_catalog
 from rm_workflow.catalog.models import UNKEYED_TRAINING_FIELDS, Catalog, Recipe
 from rm_workflow.evaluation.benchmarks import best_of_n
+from rm_workflow.evaluation.leaderboard import FEWEST_ITEMS
 from rm_workflow.evaluation.scores import TEST_PAIRS
 from rm_workflow.evaluation.standings import ItemSet
 from rm_workflow.keys import content_id
@@ -384,4 +385,4 @@ def best_of_n_result() -> dict[str, Any]:
 
 def without_ranks(store: ArtifactStore, benchmark: str, entries: Mapping[str, Any]) -> list[ItemSet]:
     """Return what stands on the leaderboard of a home whose benchmarks have no items."""
-    return [ItemSet("same", list(entries), {}, {})]
+    return [ItemSet("same", list(entries), {}, dict.fromkeys(entries, FEWEST_ITEMS))]
