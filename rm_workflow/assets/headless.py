@@ -148,7 +148,8 @@ def run_sweep(
         if not own:
             finished[key] = FinishedRun(run, used)
             continue
-        logger.info("run %d of %d: %s", number, len(runs), key)
+        if len(runs) > 1:
+            logger.info("run %d of %d: %s", number, len(runs), key)
         try:
             job = definitions.resolve_job_def(recipe.name)
             finished[key] = FinishedRun(run, {**used, **_execute(settings, job, own, overrides, key)})

@@ -96,7 +96,8 @@ def _run_sweep(
     json_: bool,
 ) -> None:
     """Make all runs, those named, or the first, and print them."""
-    first = None if all_runs else list(sweeps.runs_of(recipe))[:1]
+    runs = list(sweeps.runs_of(recipe))
+    first = None if all_runs else runs[:1]
     finished = made_sweep(settings, catalog, recipe, overrides, until, keys or first)
     shapes = {key: _run_json(run, _score_facts(settings, run)) for key, run in finished.runs.items()}
     if json_ and (all_runs or keys):
@@ -107,6 +108,8 @@ def _run_sweep(
         )
     else:
         print_counts(collect_counts(settings, catalog, finished.recipe, recipe.name, until))
+    if not (all_runs or keys) and len(runs) > 1:
+        typer.echo(f"this was {runs[0]}, the first of {len(runs):,} runs; --sweep makes all", err=True)
     print_sweep(settings, finished, quiet=json_)
 
 

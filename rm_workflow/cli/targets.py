@@ -1,9 +1,11 @@
 """Names on the command line: assets, versions, and the nearest valid one when a name is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rm_workflow.artifacts import MANIFEST, Artifact, ArtifactStore
 from rm_workflow.catalog.loading import nearest
+from rm_workflow.catalog.sweeps import runs_of
+from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.errors import UserError
 from rm_workflow.reporting.words import SHORT_VERSION
 from rm_workflow.settings import load_settings
@@ -38,8 +40,7 @@ def find_artifact(store: ArtifactStore, target: str) -> Artifact:
         raise UserError(f"asset {asset} has no artifact under RMW_HOME ({store.home}); {nearest(asset, known)}")
     keys = partitions_of(store, asset)
     if partition is not None and partition not in keys:
-        made = [key for key in keys if key is not None]
-        raise UserError(f"asset {asset} has no run {partition}; {nearest(partition, made)}")
+        raise UserError(_no_run(asset, partition, [key for key in keys if key is not None]))
     if not at:
         return store.require(asset, partition=_meant(asset, partition, keys))
     versions = sorted(
@@ -92,6 +93,22 @@ def _meant(asset: str, partition: str | None, keys: Mapping[str | None, set[str]
     if len(runs) == 1:
         return runs[0]
     raise UserError(f"asset {asset} has {len(runs)} runs; name one, for instance {asset}[{runs[0]}]")
+
+
+def _no_run(asset: str, key: str, made: list[str]) -> str:
+    """Return why an asset has no run of this key: it is not made yet, or there is none."""
+    recipe = asset.rpartition("_")[0]
+    if key in _runs_of_sweep(recipe):
+        return f"asset {asset} has no run {key} yet; make it with: rmw run {recipe} --key {key}"
+    return f"asset {asset} has no run {key}; {nearest(key, made)}"
+
+
+def _runs_of_sweep(recipe: str) -> Collection[str]:
+    """Return the keys of a recipe's sweep; none where the catalogue cannot be read or has no such recipe."""
+    try:
+        return runs_of(load_checked_catalog(load_settings(), wanted=recipe, warn=False).recipes[recipe])
+    except UserError:
+        return ()
 
 
 def _not_one_version(asset: str, version: str, versions: list[str], matching: list[str]) -> str:

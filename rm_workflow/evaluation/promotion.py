@@ -19,6 +19,7 @@ from rm_workflow.durable_files import locked
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.checkpoint_scores import CHECKPOINT, SUFFIX, ScoredCheckpoint
 from rm_workflow.evaluation.contamination import LEAKY
+from rm_workflow.evaluation.leaderboard import FEWEST_ITEMS, num_independent
 from rm_workflow.evaluation.run_comparison import compare_runs
 from rm_workflow.evaluation.run_table import Run
 
@@ -141,7 +142,9 @@ def consider(
                 refused.append(f"{run.key}: {' and '.join(gate.faults)}")
                 _note_refusal(store, recipe, run, gate, run_id)
                 continue
-            reason = _reason(run, promotion, candidates, main, gate)
+            reason = "; ".join(
+                [_reason(run, promotion, candidates, main, gate), *_few_items(store, run, promotion.metric)]
+            )
             if not promotion.automatic:
                 told = f"{reason}; promotion.automatic is off: rmw promote '{name}'"
                 return Decision(main, name, False, told, gate.comparisons)
@@ -204,7 +207,7 @@ def promote(
             last = history(store, recipe)[-1]
             return Decision(main, name, False, "it is main already", event=last)
         gate = _gate(store, recipe, promotion, run, main)
-        reason = "; ".join(["by a person", *gate.faults])
+        reason = "; ".join(["by a person", *gate.faults, *_few_items(store, run, metric)])
         event = _record(store, PROMOTION, recipe, run, promotion, ranked(runs, metric), main, reason, "", gate)
         return Decision(name, name, True, reason, gate.comparisons, event)
 
@@ -326,6 +329,24 @@ def _reason(run: Run, promotion: Promotion, candidates: Sequence[Run], main: str
     compared = gate.comparisons[promotion.metric]
     difference = f"{compared['difference']:+.3f} ({compared['ci_low']:.3f} to {compared['ci_high']:.3f})"
     return f"{told}; {difference} to main; not worse than main on {', '.join(promotion.gates)}"
+
+
+def _few_items(store: ArtifactStore, run: Run, metric: str) -> list[str]:
+    """Return the sentence on a score of too few independent items for a rank; nothing where they are enough."""
+    if run.scores is None:
+        return []
+    scored = ScoredCheckpoint(run.checkpoint or "", {metric: run.scores})
+    try:
+        number = num_independent(scored.rows(store, metric).without(scored.leaked(metric)))
+    except UserError:
+        # What was scored may be gone; the score itself still holds.
+        return []
+    if number >= FEWEST_ITEMS:
+        return []
+    return [
+        f"a score of fewer than {FEWEST_ITEMS} independent items is high or low by chance, and {metric} has "
+        f"{number} here"
+    ]
 
 
 def _record(

@@ -229,6 +229,15 @@ def test_sweep_of_a_recipe_without_one_is_refused(swept: Project, rmw: Rmw):
     assert "set sweep.seed instead" in rmw("run", "toy", "--set", "training.seed=3").error
 
 
+def test_who_makes_the_first_run_alone_is_told_how_many_there_are(swept: Project, rmw: Rmw):
+    write_recipe(swept, "sweep: {seed: [0, 1]}")
+    told = "this was s0, the first of 2 runs; --sweep makes all\n"
+    assert rmw("run", "toy", "--until", "pairs", "--json").err.endswith(told)
+    for asked in (("--sweep",), ("--key", "s0")):
+        answer = rmw("run", "toy", "--until", "pairs", *asked)
+        assert (answer.code, "the first of" in answer.err) == (0, False)
+
+
 POISONED = """
 base: BASE
 mixture: {pair_sets: [toy, poison], split: {by: native}}

@@ -5,6 +5,8 @@ import pytest
 from rm_workflow.artifacts import ArtifactStore, Built, Request
 from rm_workflow.cli.targets import find_artifact
 from rm_workflow.errors import UserError
+from rm_workflow_tests.cli.conftest import RECIPE, Project
+from rm_workflow_tests.evaluation.stored_scores import publish_scores
 
 
 @pytest.fixture
@@ -60,3 +62,22 @@ def test_an_ambiguous_version_is_answered_with_the_matching_ones(store: Artifact
         f"asset raw_toy has 2 versions that begin with '{alike}' ({first}, {second}); "
         "write more digits of the one you mean"
     )
+
+
+def test_a_run_of_the_sweep_that_is_not_made_yet_is_answered_with_the_command_that_makes_it(project: Project):
+    project.write_catalog(recipe=RECIPE + "sweep: {learning_rate: [3e-4, 5e-4]}\n")
+    store = ArtifactStore(project.home)
+    publish_scores(store, "toy", [1.0] * 4, partition="lr3e-4")
+    for asset in ("toy_checkpoint", "toy_scores"):
+        with pytest.raises(UserError) as caught:
+            find_artifact(store, f"{asset}[lr5e-4]")
+        assert str(caught.value) == f"asset {asset} has no run lr5e-4 yet; make it with: rmw run toy --key lr5e-4"
+    with pytest.raises(UserError, match=r"has no run lr4e-4; did you mean 'lr3e-4'\?"):
+        find_artifact(store, "toy_checkpoint[lr4e-4]")
+
+
+def test_a_run_of_a_recipe_that_the_catalogue_lacks_is_answered_with_the_runs_that_are_there(project: Project):
+    store = ArtifactStore(project.home)
+    publish_scores(store, "gone", [1.0] * 4, partition="lr3e-4")
+    with pytest.raises(UserError, match=r"has no run lr5e-4; did you mean 'lr3e-4'\?"):
+        find_artifact(store, "gone_checkpoint[lr5e-4]")

@@ -67,6 +67,16 @@ def test_the_first_checkpoint_is_main_and_a_better_one_takes_its_place(store: Ar
     assert len(promotion.history(store, "toy")) == 2
 
 
+def test_a_score_of_few_items_makes_a_main_and_the_reason_says_how_few(store: ArtifactStore):
+    told = "a score of fewer than 30 independent items is high or low by chance, and test has 10 here"
+    first, second = (Run("toy", {}, publish_scores(store, "toy", [size] * 20)) for size in (1.0, 2.0))
+    decision = considered(store, first)
+    assert (decision.is_promoted, decision.reason.endswith(f"; {told}")) == (True, True)
+    assert promotion.history(store, "toy")[-1]["reason"] == decision.reason
+    assert promotion.promote(store, "toy", PROMOTION, second, [second]).reason == f"by a person; {told}"
+    assert "by chance" not in promotion.promote(store, "toy", PROMOTION, run_with(store, 160), []).reason
+
+
 def test_a_surely_worse_one_is_refused_once_with_its_reason(store: ArtifactStore):
     main, worse = run_with(store, 160), run_with(store, 120)
     considered(store, main)
