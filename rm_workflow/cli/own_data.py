@@ -242,7 +242,7 @@ def _best(
             f"{file}: no adapter understands its first rows ({tried}); it has the columns {columns}: "
             "map them with --column FIELD=COLUMN, or choose with --adapter"
         )
-    return _with_ratings(file, sources[best], examples[best])
+    return _with_ratings(file, sources[best], examples[best], rows)
 
 
 def _refuse_unrated_candidates(file: Path, rows: Sequence[Row | BrokenLine]) -> None:
@@ -260,11 +260,25 @@ def _refuse_unrated_candidates(file: Path, rows: Sequence[Row | BrokenLine]) -> 
     )
 
 
-def _with_ratings(file: Path, source: Source, examples: Sequence[Example]) -> OwnData:
+def _refuse_labelled_responses(file: Path, rows: Sequence[Row | BrokenLine]) -> None:
+    """Refuse rows of one response and a label of it alone, as KTO takes them, in words that say what to do."""
+    first = next((row for row in rows if isinstance(row, dict)), {})
+    column = next((name for name in ("label", *ALIASES["label"]) if name in first), None)
+    if column is not None:
+        raise UserError(
+            f"{file}: column {column} labels each response alone, which gives no pairs; write the label as 1 or 0 to "
+            "compare the responses to one prompt, or train an outcome model on it (objective scalar_orm): a row is "
+            'then {"prompt": ..., "answers": [...], "label": [1]}, its source has the adapter labelled_answers'
+        )
+
+
+def _with_ratings(file: Path, source: Source, examples: Sequence[Example], rows: Sequence[Row | BrokenLine]) -> OwnData:
     if source.adapter not in ("scored_completions", "rated_response"):
         return OwnData(source)
     ratings = {rating for example in examples for response in example.responses for rating in response.ratings}
     if examples and not ratings:
+        if source.adapter == "rated_response":
+            _refuse_labelled_responses(file, rows)
         raise UserError(
             f"{file}: no response has a rating to rank by; name their field with --column ratings=FIELD, or where "
             "nobody rated them let a checkpoint do so: rmw score"

@@ -33,6 +33,7 @@ RATED = {
 }
 OTHER = {"question": "Hi?", "better": "Good day.", "worse": "No."}
 LATIN = '{"prompt": "Qué?", "chosen": "a", "rejected": "b"}\n'
+REPLIES = ["Yes.", "No."]
 GIVEN_RULES = ["identical_responses", "exact_duplicate"]
 
 
@@ -216,6 +217,7 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
         (("rows/cut.jsonl.gz",), ("rows/cut.jsonl.gz: the gzip file ends early",)),
         (("rows/stub.jsonl.gz",), ("/rows/stub.jsonl.gz: the gzip file ends early",)),
         (("rows/unrated.jsonl",), ("unrated.jsonl", "no response has a rating")),
+        (("rows/kto.jsonl",), ("kto.jsonl: column label labels each response alone", "labelled_answers")),
         (
             ("rows/candidates.jsonl",),
             ("column responses holds candidates", "rmw rank", "rejection_sampling.candidates"),
@@ -239,6 +241,7 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     (rows / "list.json").write_text(f"[{json.dumps(row(1))}]")
     write(rows / "mixed.jsonl", *map(row, range(3)), OTHER, row(3), OTHER, RATED)
     write(rows / "unrated.jsonl", {"prompt": "Hi?", "completions": [{"text": "Yes.", "ratings": {}}]})
+    write(rows / "kto.jsonl", *({"prompt": "Hi?", "completion": text, "label": text == "Yes."} for text in REPLIES))
     (rows / "broken.jsonl").write_text(json.dumps(row(1)) + "\n{\n")
     (rows / "cut.jsonl.gz").write_bytes(gzip.compress(lines(range(900)).encode())[:-900])
     (rows / "stub.jsonl.gz").write_bytes(gzip.compress(lines(range(9)).encode())[:-9])
