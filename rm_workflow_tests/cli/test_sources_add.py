@@ -187,6 +187,7 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
     ("arguments", "words"),
     [
         (("rows/absent.jsonl",), ("rows/absent.jsonl", "there is no such file")),
+        (("rows",), ("rows is a folder; name one",)),
         (("rows/mine.xls",), ("mine.xls", "unknown kind of file")),
         (
             ("rows/odd.jsonl",),
