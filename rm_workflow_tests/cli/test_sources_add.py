@@ -214,7 +214,7 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
                 "--drop-other-shapes",
             ),
         ),
-        (("rows/broken.jsonl",), ("rows/broken.jsonl has 1 broken lines of 2", "nothing is added; mend the file")),
+        (("rows/broken.jsonl",), ("rows/broken.jsonl has 1 broken line of 2", "nothing is added; mend the file")),
         (("rows/cut.jsonl.gz",), ("rows/cut.jsonl.gz: the gzip file ends early",)),
         (("rows/stub.jsonl.gz",), ("/rows/stub.jsonl.gz: the gzip file ends early",)),
         (("rows/unrated.jsonl",), ("unrated.jsonl", "no response has a rating")),
