@@ -18,7 +18,7 @@ from rm_workflow.preferences import adapters
 from rm_workflow.preferences.adapters import labelled_list
 from rm_workflow.preferences.adapters._fields import EXTRA, value_at
 from rm_workflow.preferences.files import BrokenLine, Row, read_rows
-from rm_workflow.preferences.tables import PREFERENCE, Example, RowDropped
+from rm_workflow.preferences.tables import PREFERENCE, ColumnMissing, Example, RowDropped
 from rm_workflow.preferences.understanding import understand
 
 # Adapters that are tried; of two that understand as many rows the first is taken, so the more special stands first.
@@ -30,6 +30,7 @@ FORMS = {
     "labelled_pair": "two responses with a label or votes",
     "rated_response": "one rated response a row",
 }
+COLUMN_MISSING = ColumnMissing("").reason  # how the problem of an adapter begins that lacks one
 LOOKED_AT = 100  # rows
 CANDIDATES = ("responses", *ALIASES["responses"])  # columns that may hold a list of plain replies
 # Adapters that read labels, and their field for them.
@@ -222,7 +223,7 @@ def _best(
     problems: dict[str, str] = {}
     for adapter, source in sources.items():
         if _lacks_labels(source):
-            problems[adapter] = f"a column is missing ({_label_fields(source)})"
+            problems[adapter] = f"{COLUMN_MISSING} ({_label_fields(source)})"
             continue
         examples[adapter], drops = _try(rows, source)
         problems[adapter] = drops.most_common(1)[0][0] if drops else "no rows"
@@ -237,10 +238,13 @@ def _best(
     # An adapter that was asked for is taken; the check of all rows refuses it in the words of the build.
     if not examples[best] and not said.adapter:
         columns = _columns_of([row for row in rows if isinstance(row, dict)])
-        tried = "; ".join(f"{adapter}: {problem}" for adapter, problem in problems.items())
+        # Where an adapter has found its columns, those that have not are beside the point.
+        found = {adapter: told for adapter, told in problems.items() if not told.startswith(COLUMN_MISSING)}
+        tried = "; ".join(f"{adapter}: {told}" for adapter, told in (found or problems).items())
+        mend = "mend the rows, or map the columns" if found else "map them"
         raise UserError(
             f"{file}: no adapter understands its first rows ({tried}); it has the columns {columns}: "
-            "map them with --column FIELD=COLUMN, or choose with --adapter"
+            f"{mend} with --column FIELD=COLUMN, or choose with --adapter"
         )
     return _with_ratings(file, sources[best], examples[best], rows)
 

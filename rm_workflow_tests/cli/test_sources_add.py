@@ -255,6 +255,15 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     assert catalog_texts(project) == before
 
 
+def test_an_adapter_without_its_columns_is_not_told_beside_one_that_has_them(project: Project, rmw: Rmw):
+    write(project.folder / "rows/empty.jsonl", {"prompt": "Hi?", "chosen": "", "rejected": "No."})
+    answer = rmw("sources", "add", "rows/empty.jsonl")
+    assert answer.code == 1
+    assert "chosen_rejected: a message is only white space (response chosen)); it has" in answer.error
+    assert "mend the rows, or map" in answer.error
+    assert "a column is missing" not in answer.error
+
+
 def test_rows_of_another_shape_are_told_and_left_out_where_that_is_asked_for_or_they_are_few(
     project: Project, rmw: Rmw
 ):
