@@ -511,6 +511,17 @@ def test_a_recipe_that_extends_one_with_a_mistake_is_refused_with_that_mistake(s
         resolve_recipe(load_catalog(settings), str(outside))
 
 
+def test_a_file_that_cannot_be_read_stops_no_other_that_bears_its_name(settings: Settings, write: Write):
+    write("catalog/recipes/mine.yaml", "mixture: {split\n")
+    for file in ("before", "other"):
+        path = write(f"catalog/recipes/{file}.yaml", f"name: mine\n{OWN}")
+        catalog = load_catalog(settings)
+        assert "mine" in catalog.recipes
+        assert catalog.refused.keys() == {"mine.yaml"}
+        assert catalog.refused["mine.yaml"].startswith("catalog/recipes/mine.yaml:")
+        path.unlink()
+
+
 def test_an_own_recipe_with_a_mistake_is_not_replaced_by_the_built_in_one(settings: Settings, write: Write):
     write("catalog/recipes/quickstart.yaml", "mixture: {split\n")
     catalog = load_catalog(settings)
