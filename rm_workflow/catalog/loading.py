@@ -134,6 +134,7 @@ def load_catalog(
             usable[name] = _checked_recipe(name, recipes, catalog, taken)
         except UserError as error:
             refused[name] = str(error)
+    refused = {name: _told_with_parent(name, refused, recipes) for name in refused}
     outside = _recipe_document(extra_recipe).data["name"] if extra_recipe else None
     if outside in refused:
         raise UserError(refused[outside])
@@ -147,6 +148,20 @@ def _checked_recipe(name: str, recipes: Recipes, catalog: Catalog, taken: AssetN
     _check_references(recipe, catalog, resolved)
     taken |= _asset_names(recipe, resolved, taken)
     return recipe
+
+
+def _told_with_parent(name: str, refused: Mapping[str, str], recipes: Recipes) -> str:
+    """Return why a recipe is refused; where the mistake is its parent's, who meets it is led there by ``extends``."""
+    document, sentence = recipes[name], refused[name]
+    if isinstance(document, UserError):
+        return sentence
+    parent = document.data.get("extends")
+    if not isinstance(parent, str) or parent not in refused:
+        return sentence
+    if sentence.replace(f"recipe '{name}'", f"recipe '{parent}'") != refused[parent]:
+        return sentence
+    where = document.origin(("extends",))
+    return f"{where}: recipe '{name}': extends: recipe '{parent}' cannot be used: {refused[parent]}"
 
 
 def _asset_names(recipe: Recipe, document: Document, taken: AssetNames) -> AssetNames:
