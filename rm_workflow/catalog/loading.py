@@ -134,6 +134,7 @@ def load_catalog(
             usable[name] = _checked_recipe(name, recipes, catalog, taken)
         except UserError as error:
             refused[name] = str(error)
+    refused = {name: _told_with_parent(name, refused, recipes) for name in refused}
     outside = _recipe_document(extra_recipe).data["name"] if extra_recipe else None
     if outside in refused:
         raise UserError(refused[outside])
@@ -147,6 +148,20 @@ def _checked_recipe(name: str, recipes: Recipes, catalog: Catalog, taken: AssetN
     _check_references(recipe, catalog, resolved)
     taken |= _asset_names(recipe, resolved, taken)
     return recipe
+
+
+def _told_with_parent(name: str, refused: Mapping[str, str], recipes: Recipes) -> str:
+    """Return why a recipe is refused; where the mistake is its parent's, who meets it is led there by ``extends``."""
+    document, sentence = recipes[name], refused[name]
+    if isinstance(document, UserError):
+        return sentence
+    parent = document.data.get("extends")
+    if not isinstance(parent, str) or parent not in refused:
+        return sentence
+    if sentence.replace(f"recipe '{name}'", f"recipe '{parent}'") != refused[parent]:
+        return sentence
+    where = document.origin(("extends",))
+    return f"{where}: recipe '{name}': extends: recipe '{parent}' cannot be used: {refused[parent]}"
 
 
 def _asset_names(recipe: Recipe, document: Document, taken: AssetNames) -> AssetNames:
@@ -343,27 +358,27 @@ def _recipe_documents(folders: list[Path], extra: Path | None) -> Recipes:
     recipes: Recipes = {}
     for folder in folders:
         here: Recipes = {}
+        unreadable: dict[Path, UserError] = {}
         for path in sorted((folder / "recipes").glob("*.yaml")):
-            name, document = _named_recipe(path)
-            first = here.get(name)
-            if isinstance(first, Document) and isinstance(document, Document):
+            try:
+                document = _recipe_document(path)
+            except UserError as error:
+                unreadable[path] = error
+                continue
+            name = document.data["name"]
+            first = here.setdefault(name, document)
+            if isinstance(first, Document) and first is not document:
                 other = first.origin(()).file
-                document = UserError(f"{document.origin(('name',))}: recipe '{name}' is in {other} too; rename one")
-            here[name] = first if isinstance(first, UserError) else document
+                here[name] = UserError(f"{document.origin(('name',))}: recipe '{name}' is in {other} too; rename one")
+        for path, problem in unreadable.items():
+            name = _name_by_file(path)
+            # Its name cannot be read: where another file says that it is called so, it stands under that of the file.
+            here[path.name if name in here else name] = problem
         recipes.update(here)
     if extra:
         document = _recipe_document(extra)
         recipes[document.data["name"]] = document
     return recipes
-
-
-def _named_recipe(path: Path) -> tuple[str, Document | UserError]:
-    """Return the name of a recipe and its file, or why it cannot be read; its file then names it."""
-    try:
-        document = _recipe_document(path)
-    except UserError as error:
-        return _name_by_file(path), error
-    return document.data["name"], document
 
 
 def _name_by_file(path: Path) -> str:

@@ -18,7 +18,7 @@ from rm_workflow.preferences import adapters
 from rm_workflow.preferences.adapters import labelled_list
 from rm_workflow.preferences.adapters._fields import EXTRA, value_at
 from rm_workflow.preferences.files import BrokenLine, Row, read_rows
-from rm_workflow.preferences.tables import PREFERENCE, Example, RowDropped
+from rm_workflow.preferences.tables import PREFERENCE, ColumnMissing, Example, RowDropped
 from rm_workflow.preferences.understanding import understand
 
 # Adapters that are tried; of two that understand as many rows the first is taken, so the more special stands first.
@@ -30,6 +30,7 @@ FORMS = {
     "labelled_pair": "two responses with a label or votes",
     "rated_response": "one rated response a row",
 }
+COLUMN_MISSING = ColumnMissing("").reason  # how the problem of an adapter begins that lacks one
 LOOKED_AT = 100  # rows
 CANDIDATES = ("responses", *ALIASES["responses"])  # columns that may hold a list of plain replies
 # Adapters that read labels, and their field for them.
@@ -222,7 +223,7 @@ def _best(
     problems: dict[str, str] = {}
     for adapter, source in sources.items():
         if _lacks_labels(source):
-            problems[adapter] = f"a column is missing ({_label_fields(source)})"
+            problems[adapter] = f"{COLUMN_MISSING} ({_label_fields(source)})"
             continue
         examples[adapter], drops = _try(rows, source)
         problems[adapter] = drops.most_common(1)[0][0] if drops else "no rows"
@@ -237,12 +238,15 @@ def _best(
     # An adapter that was asked for is taken; the check of all rows refuses it in the words of the build.
     if not examples[best] and not said.adapter:
         columns = _columns_of([row for row in rows if isinstance(row, dict)])
-        tried = "; ".join(f"{adapter}: {problem}" for adapter, problem in problems.items())
+        # Where an adapter has found its columns, those that have not are beside the point.
+        found = {adapter: told for adapter, told in problems.items() if not told.startswith(COLUMN_MISSING)}
+        tried = "; ".join(f"{adapter}: {told}" for adapter, told in (found or problems).items())
+        mend = "mend the rows, or map the columns" if found else "map them"
         raise UserError(
             f"{file}: no adapter understands its first rows ({tried}); it has the columns {columns}: "
-            "map them with --column FIELD=COLUMN, or choose with --adapter"
+            f"{mend} with --column FIELD=COLUMN, or choose with --adapter"
         )
-    return _with_ratings(file, sources[best], examples[best])
+    return _with_ratings(file, sources[best], examples[best], rows)
 
 
 def _refuse_unrated_candidates(file: Path, rows: Sequence[Row | BrokenLine]) -> None:
@@ -260,11 +264,25 @@ def _refuse_unrated_candidates(file: Path, rows: Sequence[Row | BrokenLine]) -> 
     )
 
 
-def _with_ratings(file: Path, source: Source, examples: Sequence[Example]) -> OwnData:
+def _refuse_labelled_responses(file: Path, rows: Sequence[Row | BrokenLine]) -> None:
+    """Refuse rows of one response and a label of it alone, as KTO takes them, in words that say what to do."""
+    first = next((row for row in rows if isinstance(row, dict)), {})
+    column = next((name for name in ("label", *ALIASES["label"]) if name in first), None)
+    if column is not None:
+        raise UserError(
+            f"{file}: column {column} labels each response alone, which gives no pairs; write the label as 1 or 0 to "
+            "compare the responses to one prompt, or train an outcome model on it (objective scalar_orm): a row is "
+            'then {"prompt": ..., "answers": [...], "label": [1]}, its source has the adapter labelled_answers'
+        )
+
+
+def _with_ratings(file: Path, source: Source, examples: Sequence[Example], rows: Sequence[Row | BrokenLine]) -> OwnData:
     if source.adapter not in ("scored_completions", "rated_response"):
         return OwnData(source)
     ratings = {rating for example in examples for response in example.responses for rating in response.ratings}
     if examples and not ratings:
+        if source.adapter == "rated_response":
+            _refuse_labelled_responses(file, rows)
         raise UserError(
             f"{file}: no response has a rating to rank by; name their field with --column ratings=FIELD, or where "
             "nobody rated them let a checkpoint do so: rmw score"

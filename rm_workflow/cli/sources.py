@@ -137,6 +137,8 @@ def sources_add_command(
     settings = load_settings()
     said = own_data.Said(adapter, _assignments(column, "FIELD=COLUMN", "--column"), _sides(winner), licence)
     path = user_path(file).absolute()
+    if path.is_dir():
+        raise UserError(f"{file} is a folder; name one JSON Lines, CSV or Parquet file in it")
     if not path.is_file():
         raise UserError(f"{file}: there is no such file; name a JSON Lines, CSV or Parquet file")
     folder = user_folder(settings)

@@ -124,6 +124,8 @@ def read_candidates(row: Row) -> list[Conversation]:
     """
     prompt = read_prompt(row)
     found = value(row, "responses")
+    if found == []:
+        raise FieldError("field responses is empty; give at least one entry")
     replies = found if isinstance(found, list) and found else texts(row, "responses")
     problems = problems_of(replies, lambda reply: _reply(reply, None))
     if problems:
@@ -169,6 +171,8 @@ def problems_told(problems: Mapping[int, str], named: str = "") -> str:
 
 def _reply(found: Any, name: str | None) -> str:
     named = f"field {name}" if name else "it"
+    if found is None:
+        raise FieldError(f"{named} is null; it must be text")
     if not isinstance(found, str):
         raise FieldError(f"{named} is {shown(found)}; it must be text")
     if not found.strip():

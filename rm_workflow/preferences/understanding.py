@@ -182,9 +182,10 @@ def refuse_bad_file(name: str, source: Source, file: SourceFile, count: FileCoun
         raise UserError(f"source '{name}': {file.name} has 0 rows; fetch it again or take it out of `files`")
     share = count.broken / count.rows
     if share > source.max_broken_share:
+        broken = "1 broken line" if count.broken == 1 else f"{count.broken} broken lines"
         raise UserError(
-            f"source '{name}': {file.name} has {count.broken} broken lines of {count.rows} ({share:.2%}, the first is "
-            f"line {count.first_broken}); mend the file, or raise max_broken_share (now {source.max_broken_share:g}) "
+            f"source '{name}': {file.name} has {broken} of {count.rows} ({share:.2%}, the first is line "
+            f"{count.first_broken}); mend the file, or raise max_broken_share (now {source.max_broken_share:g}) "
             "in sources.yaml"
         )
     for column in count.missing_columns:

@@ -457,7 +457,8 @@ def test_an_error_in_an_inherited_value_names_the_parent_file(settings: Settings
     write("catalog/recipes/z_parent.yaml", OWN.replace("1e-5", "fast"))
     write("catalog/recipes/a_child.yaml", "extends: z_parent\n")
     with pytest.raises(
-        UserError, match=r"^catalog/recipes/z_parent\.yaml:6: recipe 'a_child': training\.learning_rate"
+        UserError,
+        match=r"'z_parent' cannot be used: catalog/recipes/z_parent\.yaml:6: .*training\.learning_rate must",
     ):
         load_whole(settings)
 
@@ -509,6 +510,30 @@ def test_a_recipe_that_extends_one_with_a_mistake_is_refused_with_that_mistake(s
     outside = write("outside.yaml", "extends: parent\n")
     with pytest.raises(UserError, match=r"outside\.yaml:1: .*recipe 'parent' cannot be used: catalog/recipes/parent"):
         resolve_recipe(load_catalog(settings), str(outside))
+
+
+def test_a_mistake_of_a_parent_is_told_of_its_child_with_both_names(settings: Settings, write: Write):
+    write("catalog/recipes/parent.yaml", OWN + "objektive: x\n")
+    write("catalog/recipes/child.yaml", "base: org/other\nextends: parent\n")
+    write("catalog/recipes/own.yaml", "extends: parent\nobjektive: null\n")
+    catalog = load_catalog(settings)
+    assert catalog.refused["parent"].startswith("catalog/recipes/parent.yaml:8: recipe 'parent': ")
+    assert catalog.refused["child"] == (
+        "catalog/recipes/child.yaml:2: recipe 'child': extends: recipe 'parent' cannot be used: "
+        + catalog.refused["parent"]
+    )
+    assert "own" in catalog.recipes, "a child may mend its parent"
+
+
+def test_a_file_that_cannot_be_read_stops_no_other_that_bears_its_name(settings: Settings, write: Write):
+    write("catalog/recipes/mine.yaml", "mixture: {split\n")
+    for file in ("before", "other"):
+        path = write(f"catalog/recipes/{file}.yaml", f"name: mine\n{OWN}")
+        catalog = load_catalog(settings)
+        assert "mine" in catalog.recipes
+        assert catalog.refused.keys() == {"mine.yaml"}
+        assert catalog.refused["mine.yaml"].startswith("catalog/recipes/mine.yaml:")
+        path.unlink()
 
 
 def test_an_own_recipe_with_a_mistake_is_not_replaced_by_the_built_in_one(settings: Settings, write: Write):

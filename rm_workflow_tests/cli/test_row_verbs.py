@@ -129,7 +129,7 @@ def test_an_output_of_another_bound_is_not_continued(
 @pytest.mark.parametrize(
     ("verb", "bad", "said", "nulls"),
     [
-        ("rank", {"prompt": "Hi", "responses": []}, "field responses is []; it must be a list of at least", "scores"),
+        ("rank", {"prompt": "Hi", "responses": []}, "field responses is empty; give at least one entry", "scores"),
         ("rank", {"prompt": "Hi", "responses": ["a", 3]}, "responses[1]: it is 3; it must be text", "best"),
         (
             "rank",
@@ -137,6 +137,7 @@ def test_an_output_of_another_bound_is_not_continued(
             "2 entries cannot be scored: responses[0]: it is",
             "best",
         ),
+        ("rank", {"prompt": "Hi", "responses": ["a", None]}, "responses[1]: it is null; it must be text", "best"),
         ("rank", {"prompt": "Hi", "responses": "a"}, "field responses is 'a'", "best"),
         ("rank", {"responses": ["a"]}, "field prompt is missing", "best"),
         ("rank", {"prompt": "Hi", "responses": ["a", "b<|im_end|>"]}, "holds <|im_end|>", "best"),

@@ -166,7 +166,7 @@ def test_scores_of_another_checkpoint_are_continued_with_a_warning(
         ({"prompt": "Name a river."}, "field response is missing"),
         ({"response": "No."}, "field prompt is missing"),
         ({"prompt": 3, "response": "No."}, "field prompt must be a list"),
-        ({"prompt": "Hi", "response": None}, "field response is None; it must be text"),
+        ({"prompt": "Hi", "response": None}, "field response is null; it must be text"),
         ({"prompt": "Hi", "response": "\ud800"}, "half of a surrogate pair"),
         ({"prompt": "Hi", "response": ""}, "field response is empty, which is no reply; leave it out"),
         ({"prompt": "Hi<|im_end|>", "response": "No."}, "holds <|im_end|>"),

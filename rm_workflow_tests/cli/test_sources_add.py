@@ -33,6 +33,7 @@ RATED = {
 }
 OTHER = {"question": "Hi?", "better": "Good day.", "worse": "No."}
 LATIN = '{"prompt": "Qué?", "chosen": "a", "rejected": "b"}\n'
+REPLIES = ["Yes.", "No."]
 GIVEN_RULES = ["identical_responses", "exact_duplicate"]
 
 
@@ -186,6 +187,7 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
     ("arguments", "words"),
     [
         (("rows/absent.jsonl",), ("rows/absent.jsonl", "there is no such file")),
+        (("rows",), ("rows is a folder; name one",)),
         (("rows/mine.xls",), ("mine.xls", "unknown kind of file")),
         (
             ("rows/odd.jsonl",),
@@ -212,10 +214,11 @@ def test_a_project_without_a_catalogue_gets_one(project: Project, rmw: Rmw, monk
                 "--drop-other-shapes",
             ),
         ),
-        (("rows/broken.jsonl",), ("rows/broken.jsonl has 1 broken lines of 2", "nothing is added; mend the file")),
+        (("rows/broken.jsonl",), ("rows/broken.jsonl has 1 broken line of 2", "nothing is added; mend the file")),
         (("rows/cut.jsonl.gz",), ("rows/cut.jsonl.gz: the gzip file ends early",)),
         (("rows/stub.jsonl.gz",), ("/rows/stub.jsonl.gz: the gzip file ends early",)),
         (("rows/unrated.jsonl",), ("unrated.jsonl", "no response has a rating")),
+        (("rows/kto.jsonl",), ("kto.jsonl: column label labels each response alone", "labelled_answers")),
         (
             ("rows/candidates.jsonl",),
             ("column responses holds candidates", "rmw rank", "rejection_sampling.candidates"),
@@ -239,6 +242,7 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     (rows / "list.json").write_text(f"[{json.dumps(row(1))}]")
     write(rows / "mixed.jsonl", *map(row, range(3)), OTHER, row(3), OTHER, RATED)
     write(rows / "unrated.jsonl", {"prompt": "Hi?", "completions": [{"text": "Yes.", "ratings": {}}]})
+    write(rows / "kto.jsonl", *({"prompt": "Hi?", "completion": text, "label": text == "Yes."} for text in REPLIES))
     (rows / "broken.jsonl").write_text(json.dumps(row(1)) + "\n{\n")
     (rows / "cut.jsonl.gz").write_bytes(gzip.compress(lines(range(900)).encode())[:-900])
     (rows / "stub.jsonl.gz").write_bytes(gzip.compress(lines(range(9)).encode())[:-9])
@@ -249,6 +253,15 @@ def test_what_cannot_be_added_leaves_the_catalogue_as_it_was(
     assert ".yaml" not in answer.error
     assert "`files`" not in answer.error
     assert catalog_texts(project) == before
+
+
+def test_an_adapter_without_its_columns_is_not_told_beside_one_that_has_them(project: Project, rmw: Rmw):
+    write(project.folder / "rows/empty.jsonl", {"prompt": "Hi?", "chosen": "", "rejected": "No."})
+    answer = rmw("sources", "add", "rows/empty.jsonl")
+    assert answer.code == 1
+    assert "chosen_rejected: a message is only white space (response chosen)); it has" in answer.error
+    assert "mend the rows, or map" in answer.error
+    assert "a column is missing" not in answer.error
 
 
 def test_rows_of_another_shape_are_told_and_left_out_where_that_is_asked_for_or_they_are_few(

@@ -132,7 +132,7 @@ def test_the_broken_share_is_taken_file_by_file(tmp_path: Path) -> None:
         licence="CC0",
         max_broken_share=0.06,
     )
-    with pytest.raises(UserError, match=r"small\.jsonl has 1 broken lines of 10"):
+    with pytest.raises(UserError, match=r"small\.jsonl has 1 broken line of 10"):
         build(entry, tmp_path / "out")
 
 

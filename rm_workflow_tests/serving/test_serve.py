@@ -124,7 +124,7 @@ def test_many_clients_at_once_get_their_own_scores(server: Server, checkpoint: P
 REFUSED: list[tuple[str, Any, int, str]] = [
     ("/score", {"prompt": "a"}, 422, "field response is missing"),
     ("/score", {"prompt": 3, "response": "b"}, 422, "field prompt must be a list"),
-    ("/score", [TALK, {"prompt": "a", "response": None}], 422, "[1]: field response is None; it must be text"),
+    ("/score", [TALK, {"prompt": "a", "response": None}], 422, "[1]: field response is null; it must be text"),
     ("/score", [TALK, "b"], 422, "[1]: it is 'b'; it must be a JSON object"),
     ("/score", [TALK, {"prompt": "a", "response": "b<|im_end|>"}], 422, "[1]: a text holds <|im_end|>"),
     ("/score", {"prompt": "river " * 300, "response": "b"}, 422, "token recipe allows 128"),
@@ -134,7 +134,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("/score", 3, 422, "the body is 3; it must be a JSON object"),
     ("/score", [TALK] * 101, 413, "the list holds 101 entries, and one request may hold 100"),
     ("/rank", [TALK], 422, "it must be a JSON object"),
-    ("/rank", {"prompt": "a", "responses": []}, 422, "field responses is empty"),
+    ("/rank", {"prompt": "a", "responses": []}, 422, "field responses is empty; give at least one entry"),
     ("/rank", {"prompt": "a", "responses": "b"}, 422, "field responses is 'b'; it must be a list"),
     ("/rank", {"prompt": "a", "responses": ["b", 3]}, 422, "responses[1]: it is 3; it must be text"),
     (
