@@ -19,6 +19,7 @@ from rm_workflow.evaluation.checkpoint_scores import ScoredCheckpoint, checkpoin
 from rm_workflow.evaluation.compare import NEITHER, OVERALL, Comparison, parts_of
 from rm_workflow.evaluation.paired import ALPHA
 from rm_workflow.evaluation.stored import StoredRows
+from rm_workflow.reporting.words import artifact_name
 from rm_workflow.settings import load_settings, user_path
 
 SIDE_HELP = "An asset, asset@version, a folder, or a .jsonl file of item scores (with --benchmark)."
@@ -42,6 +43,11 @@ class Side:
     checkpoint: ScoredCheckpoint | None = None
     rows: tuple[tuple[str, dict[str, Any]], ...] = ()
 
+    @property
+    def shown(self) -> str:
+        """Return the name as people read it."""
+        return artifact_name(self.name, self.checkpoint.run) if self.checkpoint else self.name
+
 
 def compare_command(
     a: Annotated[str, typer.Argument(metavar="A", help=SIDE_HELP)],
@@ -61,14 +67,14 @@ def compare_command(
     store = ArtifactStore(load_settings().home)
     sides = (_side(store, a), _side(store, b))
     if sides[0].name == sides[1].name:
-        typer.echo(for_terminal(f"A and B are one and the same: {sides[0].name}"), err=True)
+        typer.echo(for_terminal(f"A and B are one and the same: {sides[0].shown}"), err=True)
     compared = {
         name: _compare(store, sides, name, power, all_items, told=bool(benchmark))
         for name in _benchmarks(sides, [name.replace("-", "_") for name in benchmark or []])
     }
     found = {name: result for name, result in compared.items() if result}
     if not found:
-        raise UserError(f"{sides[0].name} and {sides[1].name} have no item in common; score both on one benchmark")
+        raise UserError(f"{sides[0].shown} and {sides[1].shown} have no item in common; score both on one benchmark")
     if json_:
         print_json({"a": sides[0].name, "b": sides[1].name, "benchmarks": found})
     else:
@@ -191,7 +197,7 @@ def _print(sides: tuple[Side, Side], found: Mapping[str, dict[str, Any]]) -> Non
     for name, result in found.items():
         parts = {result["of"]: result, **result["sections"], **result["subsets"]}
         rows = [{"": part, **_row(figure)} for part, figure in parts.items()]
-        print_table(f"{name}: A = {sides[0].name}, B = {sides[1].name}", rows)
+        print_table(f"{name}: A = {sides[0].shown}, B = {sides[1].shown}", rows)
         for sentence in _sentences(name, result):
             typer.echo(sentence)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -46,9 +47,10 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         _print_stacked(title, rows)
         return
     table = Table(title=Text(for_terminal(title)), title_justify="left", title_style="bold")
+    widths = _column_widths(rows)
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", width=widths.get(name))
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console(width=_width()).print(table)
@@ -67,13 +69,35 @@ def _width() -> int:
 
 def fits(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a table can be read on this terminal: no word is cut, unless there are two columns."""
-    width = _width()
     names = list(rows[0]) if rows else []
-    if width >= NARROW or len(names) <= PAIR:
-        return True
+    return _width() >= NARROW or len(names) <= PAIR or sum(_longest_words(rows).values()) <= _room(names)
+
+
+def _column_widths(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return widths by which the widest columns alone break lines, between words; empty where that is not to be had.
+
+    rich would take from every column, and cut words in those that have room for no more.
+    """
+    least, room = _longest_words(rows), _room(list(rows[0]) if rows else [])
+    lines = {name: [name, *(line for row in rows for line in _cell(row[name]).split("\n"))] for name in least}
+    widths = {name: min(room, max(map(cell_len, of_column))) for name, of_column in lines.items()}
+    while sum(widths.values()) > room:
+        name = max(widths, key=lambda name: widths[name] - least[name])
+        if widths[name] <= least[name]:
+            return {}
+        widths[name] -= 1
+    return widths
+
+
+def _room(names: Sequence[str]) -> int:
+    """Return how many characters the cells of a line may have beside the frame."""
+    return _width() - 3 * len(names) - 1
+
+
+def _longest_words(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    names = list(rows[0]) if rows else []
     words = {name: [*name.split(), *(word for row in rows for word in _cell(row[name]).split())] for name in names}
-    longest = (max(map(len, of_column), default=0) for of_column in words.values())
-    return sum(longest) + 3 * len(names) + 1 <= width
+    return {name: max(map(cell_len, of_column), default=0) for name, of_column in words.items()}
 
 
 def _print_stacked(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rm_workflow.artifacts import ArtifactStore
+from rm_workflow.reporting.words import artifact_name
 from rm_workflow_tests.cli.conftest import Answer, Project
 from rm_workflow_tests.evaluation.stored_scores import item_ids, publish_benchmark, publish_scores
 
@@ -61,7 +62,7 @@ def test_a_version_a_folder_and_scores_name_the_same_checkpoint(store: ArtifactS
     for name in names:
         answer = rmw("compare", name, "good_checkpoint", "--json")
         found = json.loads(answer.out)
-        assert answer.err == f"A and B are one and the same: {checkpoint.id}\n"
+        assert answer.err == f"A and B are one and the same: {artifact_name(checkpoint.id)}\n"
         assert (found["a"], found["b"]) == (checkpoint.id, checkpoint.id)
         assert found["benchmarks"]["test"]["verdict"] == "not distinguishable"
 

@@ -104,6 +104,17 @@ def test_a_table_that_does_not_fit_a_narrow_terminal_is_printed_row_by_row(
     assert "\x1b" not in printed
 
 
+def test_a_wide_table_breaks_lines_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "100")
+    names = ("part", "A", "B", "difference", "95 % interval", "p", "Cohen's h", "only A / B", "n", "verdict")
+    values = ("overall", 0.56, 0.52, 0.043, "-0.058 to 0.143", "0.48", 0.085, None, 188, "not distinguishable, so far")
+    print_table("compared", [dict(zip(names, values, strict=True))])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 100
+    for word in ("difference", "interval", "distinguishable"):
+        assert word in printed
+
+
 def test_a_narrow_funnel_names_the_rules_that_removed_nothing_in_one_line(
     project: Project, rmw: Rmw, monkeypatch: pytest.MonkeyPatch
 ):
