@@ -20,7 +20,7 @@ reward, which no data have taught.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rm_workflow.catalog.models import Source
 from rm_workflow.evaluation.items import FieldError, Row, shown, storable, text, texts, value
@@ -30,6 +30,7 @@ from rm_workflow.preferences.tables import RowDropped
 
 Asked = tuple[Conversation, StepEnds]
 Answer = dict[str, Any]
+Found = TypeVar("Found")
 
 ROLES = ("system", "user", "assistant")
 ERROR, STEP_SCORES = "error", "step_scores"
@@ -127,10 +128,10 @@ def read_candidates(row: Row) -> list[Conversation]:
     if found == []:
         raise FieldError("field responses is empty; give at least one entry")
     replies = found if isinstance(found, list) and found else texts(row, "responses")
-    problems = problems_of(replies, lambda reply: _reply(reply, None))
+    responses, problems = read_each(replies, lambda reply: _reply(reply, None))
     if problems:
         raise RepliesError(problems, "responses")
-    return [(prompt, response) for response in replies]
+    return [(prompt, response) for response in responses]
 
 
 class RepliesError(FieldError):
@@ -145,15 +146,16 @@ class RepliesError(FieldError):
         self.problems = problems
 
 
-def problems_of(entries: Sequence[Any], read: Callable[[Any], Any]) -> dict[int, str]:
-    """Return index -> what is wrong, of the entries that cannot be read."""
-    found = {}
+def read_each(entries: Sequence[Any], read: Callable[[Any], Found]) -> tuple[list[Found], dict[int, str]]:
+    """Return the entries that can be read, as ``read`` gives them, and index -> what is wrong with the others."""
+    good: list[Found] = []
+    problems = {}
     for index, entry in enumerate(entries):
         try:
-            read(entry)
+            good.append(read(entry))
         except FieldError as error:
-            found[index] = str(error)
-    return found
+            problems[index] = str(error)
+    return good, problems
 
 
 def problems_told(problems: Mapping[int, str], named: str = "") -> str:

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.items import FieldError, shown
-from rm_workflow.evaluation.row_verbs import RANK, SCORE, Asked, RepliesError, best_of, problems_of, problems_told
+from rm_workflow.evaluation.row_verbs import RANK, SCORE, Asked, RepliesError, best_of, problems_told, read_each
 from rm_workflow.evaluation.scorer import Scorer
 from rm_workflow.evaluation.steps import AGGREGATOR
 from rm_workflow.preferences.files import refuse_constant, unique_keys
@@ -213,8 +213,10 @@ def make_app(served: Served) -> Gate:
         rows = body if isinstance(body, list) else [_object(body)]
         _check_count(len(rows), "the list", served.limits)
         named = "" if isinstance(body, list) else None
-        _refuse(problems_of(rows, _read), named)
-        scored = await scores_of(Job([_read(row) for row in rows]), named)
+        asked, problems = read_each(rows, _read)
+        if problems:
+            raise _rows_refused(problems, named)
+        scored = await scores_of(Job(asked), named)
         return Scores(scores=scored.scores, step_scores=scored.step_scores, truncated=scored.num_truncated)
 
     @app.post("/rank", response_model_exclude_none=True)
@@ -281,17 +283,15 @@ async def _scores_of(thread: ScoringThread, job: Job, limits: Limits, named: str
             f"it was not scored within {limits.seconds:g} s; send fewer at once, or serve with a longer --timeout",
         ) from None
     except RowRefusedError as refused:
-        _refuse(refused.problems, named)
-        raise
+        raise _rows_refused(refused.problems, named) from None
     except UserError as error:
         raise RefusedError(500, str(error)) from None
 
 
-def _refuse(problems: Mapping[int, str], named: str | None) -> None:
-    """Refuse a request of which some rows cannot be scored; ``named`` is what the list is called, None of one row."""
-    if problems:
-        told = problems_told(problems, named) if named is not None else next(iter(problems.values()))
-        raise RefusedError(422, told, rows=list(problems))
+def _rows_refused(problems: Mapping[int, str], named: str | None) -> RefusedError:
+    """Return the refusal of rows that cannot be scored; ``named`` is what the list is called, None of one row."""
+    told = problems_told(problems, named) if named is not None else next(iter(problems.values()))
+    return RefusedError(422, told, rows=list(problems))
 
 
 def _check_count(count: int, named: str, limits: Limits) -> None:

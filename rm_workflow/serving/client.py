@@ -87,17 +87,16 @@ class RewardFunction:
         Args:
             folder: with a saved reward model, as the ``model`` folder of a checkpoint.
         """
-        from rm_workflow.evaluation.row_verbs import problems_of, problems_told, read_conversation
+        from rm_workflow.evaluation.row_verbs import problems_told, read_conversation, read_each
         from rm_workflow.evaluation.scorer import Scorer
         from rm_workflow.evaluation.steps import aggregate
 
         scorer = Scorer.load(Path(folder), device, precision)
 
         def score(rows: Sequence[Row]) -> Rewards:
-            problems = problems_of(rows, read_conversation)
+            conversations, problems = read_each(rows, read_conversation)
             if problems and unscorable == "refuse":
                 raise UserError(f"completions: {problems_told(problems)}")
-            conversations = [read_conversation(row) for place, row in enumerate(rows) if place not in problems]
             if unscorable == "refuse":
                 return [float(reward) for reward in scorer.score_texts(conversations)[0]]
             prepared = iter([row if not row.problem else None for row in scorer.prepare(conversations)])

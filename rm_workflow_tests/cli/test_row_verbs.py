@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rm_workflow.evaluation.row_verbs import read_conversation, read_each
 from rm_workflow.evaluation.scorer import Scorer
 from rm_workflow_tests.cli.test_score import ROWS, checkpoint, quiet_machine, read, rmw, write_lines
 
@@ -316,3 +317,17 @@ def test_a_terminal_of_60_columns_without_colour_shows_progress_and_speed(checkp
     bars = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part) for part in re.split(r"[\r\n]+", text)]
     assert [bar for bar in bars if bar.startswith("scoring") and len(bar) > 60] == []
     assert json.loads(out.read_bytes().splitlines()[0])["score"] is not None
+
+
+def test_rows_are_read_once_and_those_that_cannot_be_are_told_by_their_place():
+    met: list[dict[str, Any]] = []
+
+    def read(entry: dict[str, Any]) -> Any:
+        met.append(entry)
+        return read_conversation(entry)
+
+    rows = [{"prompt": "a", "response": reply} for reply in ("b", None, "c")]
+    good, problems = read_each(rows, read)
+    assert met == rows
+    assert [reply for _, reply in good] == ["b", "c"]
+    assert problems == {1: "field response is null; it must be text"}
