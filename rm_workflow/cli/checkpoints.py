@@ -8,6 +8,7 @@ from rm_workflow.catalog.names import nearest
 from rm_workflow.cli.targets import find_artifact, split_partition
 from rm_workflow.errors import UserError
 from rm_workflow.keys import content_id
+from rm_workflow.reporting.words import SHORT_VERSION, artifact_name
 from rm_workflow.settings import load_settings, user_path
 
 MODEL = "model"
@@ -32,6 +33,12 @@ class NamedCheckpoint:
     label: str
     hub_id: str | None = None
     artifact: Artifact | None = None
+
+    def shown(self, digits: int | None = SHORT_VERSION) -> str:
+        """Return its label with the run of a sweep that made it and so many digits of its version; None for all."""
+        if self.artifact is None:
+            return self.label
+        return artifact_name(self.artifact.id, self.artifact.manifest["partition"], digits)
 
     @property
     def identity(self) -> str:

@@ -64,8 +64,8 @@ def serve_command(
             warn(f"whoever reaches {listen} can use this model; set {TOKEN_VARIABLE} to ask for a token")
         scorer = load_scorer(checkpoint, precision, batch_tokens, deterministic)
         url = f"http://{shown_address(listen)}:{bound.getsockname()[1]}"
-        served = Served(scorer, named.label, named.folder, aggregate, limits, token)
-        ready = f"serving {named.label} in {scorer.precision} on {scorer.device}: {url} (docs: {url}/docs)"
+        served = Served(scorer, named.shown(digits=None), named.folder, aggregate, limits, token)
+        ready = f"serving {named.shown()} in {scorer.precision} on {scorer.device}: {url} (docs: {url}/docs)"
         serve(served, bound, lambda: typer.echo(ready, err=True))
     typer.echo("stopped", err=True)
 

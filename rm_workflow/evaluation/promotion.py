@@ -29,6 +29,7 @@ SELECTED = (
 )
 PROMOTION, ROLLBACK, REFUSAL = "promotion", "rollback", "refusal"
 CHANGES = (PROMOTION, ROLLBACK)
+SHOWN_DIGITS = 12  # of a version
 
 Event = Mapping[str, Any]
 
@@ -223,18 +224,20 @@ def rollback(store: ArtifactStore, recipe: str) -> Decision:
         if not stack:
             raise UserError(f"recipe '{recipe}' has no main to roll back from; rmw promote makes one")
         if len(stack) < 2:
-            raise UserError(f"recipe '{recipe}' had no main before {_id(stack[-1])}; there is nothing to roll back to")
+            raise UserError(
+                f"recipe '{recipe}' had no main before {_shown(stack[-1])}; there is nothing to roll back to"
+            )
         present, previous = stack[-1], stack[-2]
         if store.find(previous["asset"], previous["version"]) is None:
             raise UserError(
-                f"the former main {_id(previous)} is gone from RMW_HOME ({store.home}); promote another one"
+                f"the former main {_shown(previous)} is gone from RMW_HOME ({store.home}); promote another one"
             )
         kept = ("partition", "scores", "metric", "score", "ci_low", "ci_high", "contamination", "num_candidates")
         facts = {
             **{name: previous.get(name) for name in kept},
             **_of_event(recipe, previous["version"], ""),
             "previous": _id(present),
-            "reason": f"rolled back from {_id(present)}",
+            "reason": f"rolled back from {_shown(present)}",
         }
         event = store.record(ROLLBACK, previous["asset"], facts)
         return Decision(_id(previous), _id(previous), True, str(facts["reason"]), event=event)
@@ -397,6 +400,12 @@ def _of_event(recipe: str, version: str, run_id: str) -> dict[str, Any]:
 
 def _id(event: Event) -> str:
     return f"{event['asset']}@{event['version']}"
+
+
+def _shown(event: Event) -> str:
+    """Return the checkpoint of an event as people name it: with its run, the version cut to its first digits."""
+    run = event.get("partition")
+    return f"{event['asset']}{f'[{run}]' if run else ''}@{event['version'][:SHOWN_DIGITS]}"
 
 
 def _turn(store: ArtifactStore) -> Any:

@@ -45,7 +45,7 @@ def recipe_page(site: Site, name: str) -> dict[str, Any]:
         "mixtures": [_data(site, mixture) for mixture in latest if mixture],
         "metric": metric,
         "runs": _runs(site, recipe, metric, main),
-        "main": Link(artifact_name(main), addresses.checkpoint(main)) if main else None,
+        "main": site.checkpoint_link(main) if main else None,
     }
 
 

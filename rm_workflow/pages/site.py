@@ -14,7 +14,9 @@ from rm_workflow.checked_catalog import load_checked_catalog
 from rm_workflow.errors import UserError
 from rm_workflow.evaluation.checkpoint_scores import ScoredCheckpoint, scored_checkpoints
 from rm_workflow.lineage.store import LineageStore
+from rm_workflow.pages import addresses
 from rm_workflow.reporting import html_report
+from rm_workflow.reporting.words import artifact_name
 from rm_workflow.settings import Settings, load_settings
 
 # As people write numbers: 0.583, +1.25, 12,345, 5e-4. Ids are longer or have letters.
@@ -80,6 +82,12 @@ class Site:
                 f"there is no checkpoint {name[:100]!r} under RMW_HOME; the start page lists those with scores"
             )
         return found
+
+    def checkpoint_link(self, name: str) -> Link:
+        """Return a link to the page of a checkpoint (``asset@version``), called with the run that made it."""
+        found = self.store.find(*name.split("@"))
+        run = found.manifest["partition"] if found else None
+        return Link(artifact_name(name, run), addresses.checkpoint(name))
 
     def scored(self) -> Mapping[str, ScoredCheckpoint]:
         """Return all checkpoints that have scores, by id."""

@@ -63,7 +63,7 @@ def _recipe_rows(site: Site, recipe: Recipe) -> list[Row]:
                 "mixture": artifact_name(mixture.id) if mixture else "",
                 "made": mixture.manifest["created"][:10] if mixture else "",
                 **{name: number(facts[name]) if name in facts else "" for name in ("kept", "train", "test")},
-                "main": Link(artifact_name(main), addresses.checkpoint(main)) if main else "",
+                "main": site.checkpoint_link(main) if main else "",
             }
         )
     return rows

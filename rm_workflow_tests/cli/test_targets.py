@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from rm_workflow.artifacts import ArtifactStore, Built, Request
+from rm_workflow.cli.checkpoints import find_checkpoint
 from rm_workflow.cli.targets import find_artifact
 from rm_workflow.errors import UserError
 from rm_workflow_tests.cli.conftest import RECIPE, Project
@@ -74,6 +75,15 @@ def test_a_run_of_the_sweep_that_is_not_made_yet_is_answered_with_the_command_th
         assert str(caught.value) == f"asset {asset} has no run lr5e-4 yet; make it with: rmw run toy --key lr5e-4"
     with pytest.raises(UserError, match=r"has no run lr4e-4; did you mean 'lr3e-4'\?"):
         find_artifact(store, "toy_checkpoint[lr4e-4]")
+
+
+def test_a_checkpoint_is_shown_with_its_run_and_the_first_digits_of_its_version(project: Project):
+    publish_scores(ArtifactStore(project.home), "toy", [1.0] * 4, partition="lr3e-4")
+    named = find_checkpoint("toy_checkpoint[lr3e-4]")
+    version = named.label.partition("@")[2]
+    assert named.shown() == f"toy_checkpoint[lr3e-4]@{version[:12]}"
+    assert named.shown(digits=None) == f"toy_checkpoint[lr3e-4]@{version}"
+    assert find_checkpoint(str(named.folder)).shown() == str(named.folder)
 
 
 def test_a_run_of_a_recipe_that_the_catalogue_lacks_is_answered_with_the_runs_that_are_there(project: Project):

@@ -77,6 +77,21 @@ def test_a_score_of_few_items_makes_a_main_and_the_reason_says_how_few(store: Ar
     assert "by chance" not in promotion.promote(store, "toy", PROMOTION, run_with(store, 160), []).reason
 
 
+def test_a_rollback_calls_a_checkpoint_with_its_run(store: ArtifactStore):
+    runs = [
+        Run(key, {}, publish_scores(store, "toy", margins(120, size), partition=key))
+        for key, size in (("s0", 1.0), ("s1", 2.0))
+    ]
+    names = [f"toy_checkpoint[{run.key}]@{str(run.checkpoint).partition('@')[2][:12]}" for run in runs]
+    promotion.promote(store, "toy", PROMOTION, runs[0], runs)
+    with pytest.raises(UserError) as caught:
+        promotion.rollback(store, "toy")
+    assert f"had no main before {names[0]};" in str(caught.value)
+    promotion.promote(store, "toy", PROMOTION, runs[1], runs)
+    decision = promotion.rollback(store, "toy")
+    assert (decision.reason, decision.main) == (f"rolled back from {names[1]}", runs[0].checkpoint)
+
+
 def test_a_surely_worse_one_is_refused_once_with_its_reason(store: ArtifactStore):
     main, worse = run_with(store, 160), run_with(store, 120)
     considered(store, main)

@@ -11,12 +11,17 @@ import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
+from rm_workflow.artifacts import ArtifactStore, Built, Request
+from rm_workflow.catalog.models import Promotion
 from rm_workflow.database import connect
 from rm_workflow.errors import UserError
+from rm_workflow.evaluation import promotion
+from rm_workflow.evaluation.run_table import Run
 from rm_workflow.pages import addresses, search
 from rm_workflow.pages.checkpoints import PAGE_ROWS
 from rm_workflow.pages.site import Link, numeric_columns
 from rm_workflow_tests.cli.lived_in import LivedIn
+from rm_workflow_tests.evaluation.stored_scores import publish_scores
 from rm_workflow_tests.hostile import NAMES
 
 
@@ -76,6 +81,19 @@ def test_an_empty_home_says_what_to_do_first_and_which_recipes_cannot_be_used(
     assert {addresses.job("quickstart"), "/assets"} <= set(Links(answer.text).found)
     assert "bad.yaml:3: not valid YAML" in words(answer)
     assert "bad.yaml:3: not valid YAML" in words(client.get(addresses.recipe("bad")))
+
+
+def test_main_is_called_with_the_run_of_the_sweep_that_made_it(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RMW_HOME", str(tmp_path))
+    monkeypatch.delenv("RMW_CATALOG", raising=False)
+    store = ArtifactStore(tmp_path)
+    run = Run("lr3e-4", {}, publish_scores(store, "quickstart", [1.0] * 40, partition="lr3e-4"))
+    promotion.promote(store, "quickstart", Promotion(), run, [run])
+    store.materialize(Request("quickstart_mixture", "mixture", "1", {}), lambda out: Built({}), "run")
+    name = str(run.checkpoint).replace("@", "[lr3e-4]@")[: len("quickstart_checkpoint[lr3e-4]@") + 12]
+    assert f">{name}</a>" in shown(client, addresses.START).text.partition("<h2>Recipes</h2>")[2]
 
 
 def test_columns_of_numbers_stand_right_and_no_ids():
