@@ -27,6 +27,10 @@ def answering(answer: bytes) -> Iterator[str]:
                 with asked:
                     asked.recv(65536)
                     asked.sendall(answer)
+                    # Closed with a request that is not read to its end, the connection would be reset.
+                    asked.shutdown(socket.SHUT_WR)
+                    while asked.recv(65536):
+                        pass
 
         threading.Thread(target=answer_all, daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -126,13 +126,16 @@ def test_a_group_tells_its_lines_its_code_and_leaves_no_process():
         _signal_group(group)
 
 
-@pytest.mark.parametrize(("ends_others", "found"), [(True, "lives"), (False, "ended")])
-def test_a_command_that_ends_others_itself_has_them_until_then(ends_others, found):
+@pytest.mark.parametrize(("ends_others", "seconds", "found"), [(True, 0.5, "lives"), (False, 30, "ended")])
+def test_a_command_that_ends_others_itself_has_them_until_then(ends_others, seconds, found):
     script = (
         "import signal, subprocess, sys, time\n"
         "def end(*_):\n"
-        "    time.sleep(0.5); print('lives' if other.poll() is None else 'ended', file=sys.stderr, flush=True)\n"
-        "    sys.exit(0)\n"
+        "    try:\n"
+        f"        other.wait({seconds}); found = 'ended'\n"
+        "    except subprocess.TimeoutExpired:\n"
+        "        found = 'lives'\n"
+        "    print(found, file=sys.stderr, flush=True); sys.exit(0)\n"
         "other = subprocess.Popen(['sleep', '60'])\n"
         "signal.signal(signal.SIGTERM, end); print('ready', file=sys.stderr, flush=True); time.sleep(60)\n"
     )
